@@ -1,0 +1,53 @@
+"""r1lab: reproduce DeepSeek-R1 and find out which parts of its recipe matter.
+
+The map, in the order of the flow. Data walks one way; each stage hands the next a small typed record (`types.py`), and
+`module/` is the only place where stages meet.
+
+    conf -> train.py, which builds everything below (build.py)
+            task -> rollout -> reward -> advantage -> loss -> update (module) -> log (callback)
+            Prompt  Completion [P,G]     [P,G]        scalar  Lightning
+
+Verbs, each `python -m r1lab.<verb>`:
+    train       compose a config, build, score, fit, score, sum up
+    evaluate    score a checkpoint: pass@1, pass@k, greedy, lengths, with intervals
+    generate    let a checkpoint answer a prompt, or a whole split into Parquet
+
+Packages; the same word names the package, its folder in conf, its folder in tests and the prefix of its metrics:
+    types       Prompt, Completion; the legend of the shape letters
+    task        where prompts and their checkable answers come from; the prompt templates
+    rollout     prompts -> groups of completions: the engine protocol, its engines, keyed randomness; collate
+    reward      completion -> number: accuracy, format; the weighted sum
+    advantage   rewards of a group -> advantages
+    loss        logprobs -> scalar, pure functions, the definitions: ratio, clip, kl, aggregate, grpo, sft, logprob
+    model       the policy from a folder, the hub or a fresh config; the frozen reference; the shipped tiny base
+    data        LightningDataModules: prompts for RL, documents for supervised training; the tiny base's corpus
+    module      LightningModules, thin: base, grpo, sft; evaluation; checkpoints
+    callback    what watches a run: progress, metrics.csv, samples.jsonl, checkpoints, the base's gate
+    metric      pass_at_k, majority_vote, bootstrap intervals
+    analysis    what notebooks import: load a run, plot its curves
+
+Entry files: entry.py (Hydra and errors of one line), build.py (config -> objects), run_folder.py (where a run lives).
+Only they know Hydra and OmegaConf: everything else takes plain arguments. An algorithm's parameters have no default in
+code where the YAML sets them.
+
+Words that mean one thing here: `completion_mask` True = the token counts in the loss; `logprobs` with gradient,
+`old_logprobs` before the update, `ref_logprobs` of the frozen reference, `sampling_logprobs` of the engine; a `batch`
+is one rollout, a `minibatch` one optimizer step, a `microbatch` one forward pass.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from r1lab.module.checkpoint import load_checkpoint
+
+__version__ = "0.1.0"
+__all__ = ["load_checkpoint"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on demand: `import r1lab` alone loads neither torch nor transformers.
+    if name == "load_checkpoint":
+        from r1lab.module.checkpoint import load_checkpoint
+
+        return load_checkpoint
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,42 @@
+"""The records that one stage hands to the next, and the legend of the shape letters.
+
+Shapes: P prompts, G completions of one prompt (the group), B = P * G, S prompt length, T completion length,
+V vocabulary, H width, E experts. Completions are ordered by prompt: row b belongs to prompt b // G.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question with its template, ready to be sampled from.
+
+    `index` is the number that made it within its split: it keys the randomness of sampling.
+    `columns` holds whatever else the task's checker or a reward needs (dataset columns).
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    answer: str
+    index: int = 0
+    kind: str = ""
+    language: str = "en"
+    difficulty: int = 0
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the policy wrote after a prompt, the end-of-sequence token included when it wrote one.
+
+    `truncated` is True when the length limit ended it. `sampling_logprobs` are the engine's own, one a token,
+    at the sampling temperature. `policy_version` is the optimizer step of the weights that sampled it.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    truncated: bool
+    sampling_logprobs: tuple[float, ...] = ()
+    policy_version: int = 0
