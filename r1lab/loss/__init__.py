@@ -1,0 +1,1 @@
+"""Log-probabilities -> scalar, pure PyTorch: the definitions that kernels are tested against."""

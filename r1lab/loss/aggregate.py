@@ -1,0 +1,42 @@
+"""Per-token values -> scalar, as a share that does not depend on how the minibatch is split.
+
+Each aggregate takes values [b, T] and completion_mask bool [b, T] of one microbatch, and the size of the whole
+minibatch: `sequences` rows, `tokens` counted tokens, `max_length` tokens a row at most. It returns this microbatch's
+share; the shares of all microbatches and ranks add up to the aggregate over the minibatch. A value under the mask
+may be NaN or infinite: it changes neither the value nor the gradient.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def sequence_mean(values: Tensor, completion_mask: Tensor, *, sequences: int, tokens: int, max_length: int) -> Tensor:
+    """Mean over rows of each row's mean over its counted tokens: DeepSeekMath (arXiv 2402.03300) eq. 3.
+
+    A row with nothing counted adds 0 and still counts in `sequences`.
+    """
+    counted = completion_mask.sum(dim=1).clamp(min=1)
+    return (_masked(values, completion_mask).sum(dim=1) / counted).sum() / sequences
+
+
+def token_mean(values: Tensor, completion_mask: Tensor, *, sequences: int, tokens: int, max_length: int) -> Tensor:
+    """Mean over all counted tokens of the minibatch: DAPO (arXiv 2503.14476) eq. 8. 0 when nothing is counted."""
+    return _masked(values, completion_mask).sum() / max(tokens, 1)
+
+
+def constant_length(values: Tensor, completion_mask: Tensor, *, sequences: int, tokens: int, max_length: int) -> Tensor:
+    """Sum over counted tokens over sequences * max_length: Dr. GRPO (arXiv 2503.20783), no length in the weights."""
+    return _masked(values, completion_mask).sum() / (sequences * max_length)
+
+
+def _masked(values: Tensor, completion_mask: Tensor) -> Tensor:
+    return torch.where(completion_mask, values, 0.0)
+
+
+AGGREGATES: dict[str, Callable[..., Tensor]] = {
+    "sequence_mean": sequence_mean,
+    "token_mean": token_mean,
+    "constant_length": constant_length,
+}

@@ -1,0 +1,132 @@
+"""The loss of group relative policy optimisation and its variants."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from r1lab.loss.aggregate import AGGREGATES, token_mean
+from r1lab.loss.clip import clipped_surrogate
+from r1lab.loss.kl import KL_ESTIMATORS, PLACEMENTS, k3
+from r1lab.loss.ratio import importance_ratio
+
+
+class LossOutput(NamedTuple):
+    """`loss` scalar with gradient, `metrics` scalars without: all of them shares that add up over microbatches."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+def grpo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor | None,
+    advantages: Tensor,
+    completion_mask: Tensor,
+    entropy: Tensor | None,
+    *,
+    sequences: int,
+    tokens: int,
+    max_length: int,
+    epsilon_low: float,
+    epsilon_high: float,
+    ratio_cap: float | None,
+    ratio_level: str,
+    beta: float,
+    kl: str,
+    kl_placement: str,
+    aggregate: str,
+    entropy_coef: float,
+) -> LossOutput:
+    """This microbatch's share of the minibatch loss: -aggregate(clipped objective - beta KL) - entropy_coef entropy.
+
+    logprobs, old_logprobs, ref_logprobs, entropy [b, T] in nats; advantages [b]; completion_mask bool [b, T].
+    `sequences`, `tokens`, `max_length` are those of the whole minibatch over all microbatches and ranks (see
+    aggregate.py). DeepSeekMath (arXiv 2402.03300) eq. 3; DeepSeek-R1 (arXiv 2501.12948) eq. 1-3.
+
+    The KL term goes through the same aggregate as the policy term, and enters only with `kl_placement="loss"`; its
+    ratio (for ratio_k3) is that of `ratio_level`, before clip and cap. The entropy bonus is a mean over tokens under
+    every aggregate. Nothing at a masked token changes the value or the gradient, NaN included.
+
+    Metrics (all means over counted tokens but the three parts of the loss): `policy_loss`, and `kl_loss` and
+    `entropy_loss` where they enter; `kl` (k3) where ref_logprobs are given, `entropy` where given, `ratio_mean`,
+    `clip_fraction_low`, `clip_fraction_high`, `clip_fraction`.
+
+    Raises ValueError for shapes that do not match, unknown names, a KL term without ref_logprobs, or an entropy
+    bonus without entropy.
+    """
+    _check_shapes(logprobs, old_logprobs, ref_logprobs, advantages, completion_mask, entropy)
+    _check_names(kl=(kl, KL_ESTIMATORS), kl_placement=(kl_placement, PLACEMENTS), aggregate=(aggregate, AGGREGATES))
+    size = {"sequences": sequences, "tokens": tokens, "max_length": max_length}
+    reduce = AGGREGATES[aggregate]
+
+    logprobs, old_logprobs, ref_logprobs, entropy = (
+        None if values is None else torch.where(completion_mask, values, 0.0)
+        for values in (logprobs, old_logprobs, ref_logprobs, entropy)
+    )
+    ratio = importance_ratio(logprobs, old_logprobs, completion_mask, level=ratio_level)
+    objective, clipped_low, clipped_high = clipped_surrogate(
+        ratio,
+        advantages[:, None].expand_as(ratio),
+        epsilon_low=epsilon_low,
+        epsilon_high=epsilon_high,
+        ratio_cap=ratio_cap,
+    )
+    parts = {"policy_loss": -reduce(objective, completion_mask, **size)}
+    if kl_placement == "loss" and beta != 0:
+        if ref_logprobs is None:
+            raise ValueError(f"beta {beta} with the KL in the loss needs ref_logprobs: set a reference, or beta to 0")
+        estimate = KL_ESTIMATORS[kl](logprobs, ref_logprobs.detach(), ratio)
+        parts["kl_loss"] = beta * reduce(estimate, completion_mask, **size)
+    if entropy_coef != 0:
+        if entropy is None:
+            raise ValueError(f"entropy_coef {entropy_coef} needs the entropy")
+        parts["entropy_loss"] = -entropy_coef * token_mean(entropy, completion_mask, **size)
+
+    measured = {
+        "ratio_mean": ratio,
+        "clip_fraction_low": clipped_low,
+        "clip_fraction_high": clipped_high,
+        "clip_fraction": clipped_low | clipped_high,
+    }
+    if ref_logprobs is not None:
+        measured["kl"] = k3(logprobs.detach(), ref_logprobs.detach())
+    if entropy is not None:
+        measured["entropy"] = entropy
+    metrics = {name: part.detach() for name, part in parts.items()}
+    for name, values in measured.items():
+        metrics[name] = token_mean(values.detach().to(logprobs.dtype), completion_mask, **size)
+    return LossOutput(sum(parts.values()), metrics)
+
+
+def _check_shapes(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor | None,
+    advantages: Tensor,
+    completion_mask: Tensor,
+    entropy: Tensor | None,
+) -> None:
+    # A [b, 1] or [b, b] operand would broadcast into a plausible wrong number.
+    others = {
+        "old_logprobs": old_logprobs,
+        "ref_logprobs": ref_logprobs,
+        "completion_mask": completion_mask,
+        "entropy": entropy,
+    }
+    for name, values in others.items():
+        if values is not None and values.shape != logprobs.shape:
+            raise ValueError(f"{name} must be {list(logprobs.shape)} like logprobs, got {list(values.shape)}")
+    if logprobs.ndim != 2 or advantages.shape != logprobs.shape[:1]:
+        raise ValueError(
+            f"logprobs must be [b, T] and advantages [b], got {list(logprobs.shape)} and {list(advantages.shape)}"
+        )
+    if completion_mask.dtype != torch.bool:
+        raise ValueError(f"completion_mask must be bool, got {completion_mask.dtype}")
+
+
+def _check_names(**choices) -> None:
+    for argument, (name, known) in choices.items():
+        if name not in known:
+            raise ValueError(f"{argument} {name!r} is not one of {', '.join(known)}")
