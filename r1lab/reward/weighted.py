@@ -1,0 +1,159 @@
+"""The reward: a weighted sum of named terms, each of them kept for the log."""
+
+import asyncio
+import inspect
+import math
+import numbers
+from collections.abc import Awaitable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from r1lab.types import Completion, Prompt
+
+_SHOWN = 200
+
+
+class RewardError(RuntimeError):
+    """A reward term failed; the message names the term, the completion's number in the batch, and its text."""
+
+
+class RewardTerm(Protocol):
+    """A named part of the reward, called once with the whole batch; may be `async def`."""
+
+    def __call__(
+        self, prompts: list[Prompt], completions: list[Completion]
+    ) -> list[float | None] | Awaitable[list[float | None]]:
+        """One number for each completion, None where the term does not apply. `completions[b]` answers `prompts[b]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """total: float32 [B], the weighted sum. terms: for each name the B unweighted numbers, None = does not apply."""
+
+    total: Tensor
+    terms: dict[str, list[float | None]]
+
+
+class WeightedSum:
+    """`total[b] = sum over terms of weights[name] * term[b]`, where None adds nothing.
+
+    A weight of 0 measures a term without rewarding it. `weights` may be changed between calls (schedules).
+    """
+
+    def __init__(self, terms: Mapping[str, RewardTerm], weights: Mapping[str, float]):
+        """Raises ValueError where terms and weights differ in their names, or a weight is not a finite number."""
+        if set(terms) != set(weights):
+            missing, unknown = sorted(set(terms) - set(weights)), sorted(set(weights) - set(terms))
+            raise ValueError(f"each reward term needs one weight: no weight for {missing}, no term for {unknown}")
+        self.terms = dict(terms)
+        self.weights = {name: float(weight) for name, weight in weights.items()}
+        for name, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise ValueError(f"reward.{name}.weight must be finite, got {weight}")
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Rewards:
+        """Score B completions of B prompts (each prompt repeated for each completion of its group).
+
+        Raises:
+            RewardError: a term raises, or returns a wrong number of rewards, NaN, infinity or something not a number.
+        """
+        prompts, completions = list(prompts), list(completions)
+        if len(prompts) != len(completions):
+            raise ValueError(f"{len(prompts)} prompts for {len(completions)} completions; give one prompt for each")
+        results = _call_all(self.terms, prompts, completions)
+        terms = {name: _checked(name, result, completions) for name, result in results.items()}
+        total = [
+            sum(self.weights[name] * values[b] for name, values in terms.items() if values[b] is not None)
+            for b in range(len(completions))
+        ]
+        return Rewards(torch.tensor(total, dtype=torch.float32), terms)
+
+
+def _call_all(terms: Mapping[str, RewardTerm], prompts: list[Prompt], completions: list[Completion]) -> dict[str, Any]:
+    """What each term returned: plain terms one after the other, then the async ones at the same time."""
+    results: dict[str, Any] = {}
+    errors: dict[str, Exception] = {}
+    for name, term in terms.items():
+        try:
+            results[name] = term(prompts, completions)
+        except Exception as error:
+            errors[name] = error
+            break
+    waiting = {name: result for name, result in results.items() if inspect.isawaitable(result)}
+    if errors:
+        for result in waiting.values():
+            if inspect.iscoroutine(result):
+                result.close()
+    elif waiting:
+        outcomes = dict(zip(waiting, _await_all(list(waiting.values())), strict=True))
+        results.update(outcomes)
+        errors = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Exception)}
+    for name, error in errors.items():
+        raise RewardError(_describe(name, terms[name], error, prompts, completions)) from error
+    return results
+
+
+def _await_all(awaitables: list[Awaitable[Any]]) -> list[Any]:
+    """Results in order, a failure in its place, also when called from within a running event loop (a notebook)."""
+
+    async def gather():
+        return await asyncio.gather(*awaitables, return_exceptions=True)
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(gather())
+    # A loop cannot be entered twice, so the terms get one in a thread of their own.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(asyncio.run, gather()).result()
+
+
+def _describe(
+    name: str, term: RewardTerm, error: Exception, prompts: list[Prompt], completions: list[Completion]
+) -> str:
+    """Name the completion that makes the term fail, found by scoring one at a time until the same error comes."""
+    what = f"reward term {name!r} raised {type(error).__name__}: {error}"
+    for b, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        try:
+            result = term([prompt], [completion])
+            if inspect.isawaitable(result):
+                result = _await_all([result])[0]
+            if isinstance(result, Exception):
+                raise result
+        except Exception as again:
+            if repr(again) == repr(error):
+                return f"{what}, {_place(b, completion)}"
+    return f"{what}, for a batch of {len(completions)} completions but for none of them alone"
+
+
+def _checked(name: str, result: Any, completions: list[Completion]) -> list[float | None]:
+    values = result.tolist() if hasattr(result, "tolist") else result
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise RewardError(f"reward term {name!r} returned {_shorten(repr(result))} instead of a list of numbers")
+    if len(values) != len(completions):
+        raise RewardError(f"reward term {name!r} returned {len(values)} rewards for {len(completions)} completions")
+    return [_number(name, value, b, completions[b]) for b, value in enumerate(values)]
+
+
+def _number(name: str, value: Any, b: int, completion: Completion) -> float | None:
+    if value is None:
+        return None
+    # Tensors and NumPy scalars of one element count as the number they hold.
+    number = value.item() if hasattr(value, "item") else value
+    if not isinstance(number, numbers.Real) or not math.isfinite(number):
+        shown = _shorten(repr(value))
+        raise RewardError(f"reward term {name!r} returned {shown}, not a finite number, {_place(b, completion)}")
+    return float(number)
+
+
+def _place(b: int, completion: Completion) -> str:
+    return f"for completion {b}: {_shorten(completion.text)!r}"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

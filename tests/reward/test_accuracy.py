@@ -1,0 +1,83 @@
+import pytest
+
+from r1lab.reward.accuracy import Accuracy
+from r1lab.types import Completion, Prompt
+
+PROMPT = Prompt(ids=(1,), text="q", answer="7")
+
+
+def score(text: str, truncated: bool = False) -> float:
+    accuracy = Accuracy(is_correct=lambda prompt, answer: answer == prompt.answer)
+    return accuracy([PROMPT], [Completion((1,), text, truncated)])[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think> 3 + 4 </think> <answer> 7 </answer>",
+        "<answer>\n7\n</answer>",
+        # Reasoning and what stands outside are the format reward's part.
+        "3 + 4 = <answer>7</answer> I hope",
+        "<think> 3 + 4 <answer> 7 </answer>",
+        "3 + 4 </think> <answer> 7 </answer>",
+    ],
+)
+def test_right(text):
+    assert score(text) == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "7",
+        "<answer> 8 </answer>",
+        "<think> 7 </think>",
+        # Two answers, of which one is right: guessing twice must not pay.
+        "<answer> 7 </answer> <answer> 7 </answer>",
+        "<answer> 8 </answer> <answer> 7 </answer>",
+        "<think> <answer> 7 </answer> </think> <answer> 8 </answer>",
+        "<answer> <answer> 7 </answer> </answer>",
+        "<answer> 7 </answer> </answer>",
+        # Within the reasoning.
+        "<think> a <answer> 7 </answer> </think>",
+        "<answer> 7 </answer> <think> a </think>",
+        "<answer> <think> 7 </think> </answer>",
+        # Broken tags.
+        "</answer> 7 <answer>",
+        "<answer> 7",
+        "7 </answer>",
+        "<Answer> 7 </Answer>",
+        "<\u0430nswer> 7 </\u0430nswer>",
+        # Look-alikes of the digit.
+        "<answer> \uff17 </answer>",
+        "<answer> 7\u200b </answer>",
+    ],
+)
+def test_wrong(text):
+    assert score(text) == 0.0
+
+
+def test_truncated_is_wrong():
+    assert score("<answer> 7 </answer>", truncated=True) == 0.0
+
+
+def test_empty_answers_never_reach_the_task():
+    def fails(prompt, answer):
+        raise AssertionError(answer)
+
+    completions = [Completion((1,), text, False) for text in ("<answer></answer>", "<answer> \n </answer>", "no")]
+    assert Accuracy(fails)([PROMPT] * 3, completions) == [0.0, 0.0, 0.0]
+
+
+def test_partial_scores_and_each_prompt_with_its_own_completion():
+    prompts = [Prompt(ids=(1,), text="q", answer=a) for a in ("0.25", "0.5")]
+    completions = [Completion((1,), f"<answer>{a}</answer>", False) for a in ("x", "y")]
+    seen = []
+
+    def is_correct(prompt, answer):
+        seen.append((prompt.answer, answer))
+        return float(prompt.answer)
+
+    assert Accuracy(is_correct)(prompts, completions) == [0.25, 0.5]
+    assert seen == [("0.25", "x"), ("0.5", "y")]

@@ -1,0 +1,139 @@
+import asyncio
+import math
+
+import pytest
+import torch
+
+from r1lab.reward.weighted import RewardError, WeightedSum
+from r1lab.types import Completion, Prompt
+
+PROMPTS = [Prompt(ids=(1,), text="q", answer="7", index=b) for b in range(3)]
+COMPLETIONS = [Completion((1,), f"text {b}", False) for b in range(3)]
+
+
+def gives(values):
+    return lambda prompts, completions: values
+
+
+def total(**terms):
+    return WeightedSum(terms, dict.fromkeys(terms, 1.0))(PROMPTS, COMPLETIONS)
+
+
+def test_weighted_sum_with_terms_that_do_not_apply():
+    terms = {"a": gives([1.0, None, 0.0]), "b": gives([2, True, None])}
+    rewards = WeightedSum(terms, {"a": 1.0, "b": 0.5})(PROMPTS, COMPLETIONS)
+    # 1 * 1 + .5 * 2,   nothing + .5 * 1,   1 * 0 + nothing
+    assert rewards.total.tolist() == [2.0, 0.5, 0.0]
+    assert rewards.total.dtype == torch.float32
+    assert rewards.terms == {"a": [1.0, None, 0.0], "b": [2.0, 1.0, None]}
+
+
+def test_weight_zero_measures_and_weights_may_change():
+    reward = WeightedSum({"a": gives([1.0, 2.0, 3.0])}, {"a": 0.0})
+    assert reward(PROMPTS, COMPLETIONS).total.tolist() == [0.0, 0.0, 0.0]
+    assert reward(PROMPTS, COMPLETIONS).terms["a"] == [1.0, 2.0, 3.0]
+    reward.weights["a"] = 2.0
+    assert reward(PROMPTS, COMPLETIONS).total.tolist() == [2.0, 4.0, 6.0]
+
+
+def test_tensors_and_their_elements_are_numbers():
+    rewards = total(a=gives(torch.tensor([1.0, 0.0, 0.5])), b=gives([torch.tensor(1.0), 0, 0]))
+    assert rewards.total.tolist() == [2.0, 0.0, 0.5]
+
+
+def test_terms_and_weights_must_match():
+    with pytest.raises(ValueError, match=r"no weight for \['a'\], no term for \['b'\]"):
+        WeightedSum({"a": gives([])}, {"b": 1.0})
+    with pytest.raises(ValueError, match="reward.a.weight"):
+        WeightedSum({"a": gives([])}, {"a": math.nan})
+    with pytest.raises(ValueError, match="3 prompts for 2 completions"):
+        WeightedSum({"a": gives([0, 0])}, {"a": 1.0})(PROMPTS, COMPLETIONS[:2])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, "1", [1.0], torch.tensor(math.nan), 1j])
+def test_not_a_number_names_term_and_completion(bad):
+    with pytest.raises(RewardError, match="'a' returned .*, not a finite number, for completion 1: 'text 1'"):
+        total(a=gives([1.0, bad, 1.0]))
+
+
+@pytest.mark.parametrize("bad", [1.0, None, "1.0", {0: 1.0}, torch.tensor(1.0)])
+def test_not_a_list(bad):
+    with pytest.raises(RewardError, match="'a' returned .* instead of a list"):
+        total(a=gives(bad))
+
+
+def test_wrong_length():
+    with pytest.raises(RewardError, match="'a' returned 2 rewards for 3 completions"):
+        total(a=gives([1.0, 1.0]))
+
+
+def fails_on_text_1(prompts, completions):
+    return [1 / (c.text != "text 1") for c in completions]
+
+
+async def fails_on_text_1_later(prompts, completions):
+    await asyncio.sleep(0)
+    return fails_on_text_1(prompts, completions)
+
+
+@pytest.mark.parametrize("term", [fails_on_text_1, fails_on_text_1_later])
+def test_a_term_that_raises_names_the_completion(term):
+    with pytest.raises(RewardError, match="'a' raised ZeroDivisionError: .*, for completion 1: 'text 1'") as caught:
+        total(ok=gives([0, 0, 0]), a=term)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_term_that_raises_for_the_batch_alone():
+    def fails(prompts, completions):
+        if len(completions) > 1:
+            raise KeyError("batch")
+        return [0.0]
+
+    with pytest.raises(RewardError, match="'a' raised KeyError: 'batch', for a batch of 3 completions but for none"):
+        total(a=fails)
+
+
+def test_long_texts_are_shortened():
+    completions = [Completion((1,), "x" * 10_000, False)]
+    with pytest.raises(RewardError) as caught:
+        WeightedSum({"a": gives([math.nan])}, {"a": 1.0})(PROMPTS[:1], completions)
+    assert len(str(caught.value)) < 400
+
+
+def rendezvous(number: int):
+    """Async terms that each wait for all the others to have started: in sequence they would never end."""
+    started, everyone = [], asyncio.Event()
+
+    def term(name):
+        async def wait(prompts, completions):
+            started.append(name)
+            if len(started) == number:
+                everyone.set()
+            await asyncio.wait_for(everyone.wait(), timeout=5)
+            return [1.0] * len(completions)
+
+        return wait
+
+    return {f"t{n}": term(n) for n in range(number)}
+
+
+def test_async_terms_run_at_the_same_time():
+    assert total(plain=gives([1, 0, 0]), **rendezvous(3)).total.tolist() == [4.0, 3.0, 3.0]
+
+
+def test_async_terms_inside_a_running_loop():
+    async def notebook():
+        return total(**rendezvous(2))
+
+    assert asyncio.run(notebook()).total.tolist() == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::pytest.PytestUnraisableExceptionWarning")
+def test_a_failing_term_leaves_no_coroutine_unawaited():
+    with pytest.raises(RewardError):
+        total(later=rendezvous(1)["t0"], now=fails_on_text_1)
+
+
+def test_no_completions():
+    rewards = WeightedSum({"a": gives([])}, {"a": 1.0})([], [])
+    assert rewards.total.shape == (0,)
