@@ -1,0 +1,201 @@
+"""Tasks of reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760) by name, scored by their own scorers.
+
+An item is made by a dataset of size one whose seed comes from (split, index, attempt), every split from its own range
+of seeds. A hash of the question says which split it belongs to, and a question of another split is passed over for the
+next attempt's: so no two splits share one, however few questions a dataset has.
+
+Some scorers evaluate the answer as Python. What a policy wrote is not run: those get literals or plain formulas only.
+"""
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import random
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from r1lab.task.expression import FUNCTIONS, is_plain_formula
+from r1lab.task.protocol import SPLITS
+from r1lab.task.template import Template
+from r1lab.types import Prompt
+
+# Tenths of all questions that belong to each split. Train is drawn from most, and so finds its own soonest.
+_SHARES = {"train": 4, "validation": 2, "heldout": 2, "harder": 2}
+# Seeds of a split. All of them stay below 2**32, the limit of NumPy's seeds, which some datasets use.
+_SEEDS = 2**29
+_ATTEMPTS = 1000
+_CACHED_ENTRIES = 4096
+# Python's fractions write such a number out in full, digit for digit.
+_HUGE_NUMBER = re.compile(r"[0-9.][eE][+-]?[0-9_,]{4}")
+# Datasets whose scorers call `eval` on an answer, to read it as a list.
+_READ_AS_LITERAL = ("binary_matrix", "n_queens", "spiral_matrix", "string_insertion")
+# Datasets whose scorers give an answer to `sympy.parse_expr`, with the functions that it may call.
+_READ_AS_FORMULA = {
+    "countdown": frozenset(),
+    "puzzle24": frozenset(),
+    "polynomial_multiplication": frozenset(),
+    "simple_integration": FUNCTIONS,
+    "intermediate_integration": FUNCTIONS,
+}
+
+
+def split_of(question: str) -> str:
+    """The split that a question belongs to."""
+    tenth = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") % 10
+    return [split for split in SPLITS for _ in range(_SHARES[split])][tenth]
+
+
+class ReasoningGym:
+    """A reasoning-gym dataset as a task.
+
+    Args:
+        tokenizer, template: from the question to the prompt's ids.
+        name: of the dataset, such as `chain_sum`.
+        config: its parameters; those not given keep reasoning-gym's defaults.
+        harder_config: parameters that `harder` changes; without them there is no such split.
+
+    Raises:
+        ImportError: reasoning-gym is not installed.
+        ValueError: unknown name or parameter (with the nearest ones), or a value that the dataset refuses.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        template: Template,
+        name: str,
+        config: Mapping[str, Any] | None = None,
+        harder_config: Mapping[str, Any] | None = None,
+    ):
+        self.tokenizer, self.template, self.name = tokenizer, template, name
+        self._config_class = _config_class(name)
+        if name in _READ_AS_LITERAL:
+            # Shadows the built-in within that scorer's module alone.
+            sys.modules[self._config_class.__module__].eval = ast.literal_eval
+        self.config = dict(config or {})
+        self.harder_config = {**self.config, **harder_config} if harder_config else None
+        self._check_keys("config", self.config)
+        self._check_keys("harder_config", harder_config or {})
+        if self.harder_config == self.config:
+            raise ValueError("task.harder_config changes nothing: give it other values than task.config has")
+        self._scorers = {"harder": self._dataset(self.harder_config, 0)} if self.harder_config else {}
+        self._scorers |= dict.fromkeys(SPLITS[:3], self._dataset(self.config, 0))
+        # Scoring needs the whole entry, which follows from (split, index) and is not worth a place in every record.
+        self._entry = lru_cache(_CACHED_ENTRIES)(self._make_entry)
+
+    def sample(self, split: str, index: int) -> Prompt:
+        entry = self._entry(split, index)
+        text = self.template(entry["question"])
+        return Prompt(
+            ids=tuple(self.tokenizer.encode(text, add_special_tokens=False)),
+            text=text,
+            answer=str(entry["answer"]),
+            index=index,
+            kind=self.name,
+            difficulty=int(split == "harder"),
+            columns={"question": entry["question"], "split": split},
+        )
+
+    def is_correct(self, prompt: Prompt, answer: str) -> float:
+        """The dataset's own score, in 0..1: many give part of it for an answer that is nearly right."""
+        split = prompt.columns["split"]
+        entry = self._entry(split, prompt.index)
+        if answer != entry["answer"] and not self._may_be_scored(answer):
+            return 0.0
+        try:
+            return float(self._scorers[split].score_answer(answer, entry))
+        except ImportError:
+            raise
+        except Exception:
+            # Several scorers raise on text that they cannot parse, and such an answer is wrong.
+            return 0.0
+
+    def _may_be_scored(self, answer: str) -> bool:
+        formula = self.name in _READ_AS_FORMULA
+        return not _HUGE_NUMBER.search(answer) and (
+            not formula or is_plain_formula(answer, _READ_AS_FORMULA[self.name])
+        )
+
+    def _make_entry(self, split: str, index: int) -> dict[str, Any]:
+        config = self._split_config(split)
+        for attempt in range(_ATTEMPTS):
+            seed = _seed(split, index, attempt)
+            with _own_generators(seed):
+                entry = self._dataset(config, seed)[0]
+            if split_of(entry["question"]) == split:
+                return entry
+        raise ValueError(
+            f"reasoning-gym dataset {self.name!r} makes too few different questions for the split {split!r}: "
+            f"none of {_ATTEMPTS} belongs to it; widen its parameters in task.{'harder_' * (split == 'harder')}config"
+        )
+
+    def _split_config(self, split: str) -> dict[str, Any]:
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+        if split != "harder":
+            return self.config
+        if self.harder_config is None:
+            raise ValueError(
+                f"the split 'harder' of {self.name!r} needs task.harder_config: parameters that make its problems "
+                f"harder than those of task.config; there are {', '.join(self._parameters())}"
+            )
+        return self.harder_config
+
+    def _dataset(self, config: Mapping[str, Any], seed: int):
+        try:
+            return _library().create_dataset(self.name, **config, seed=seed, size=1)
+        except (AssertionError, TypeError, ValueError) as error:
+            raise ValueError(f"reasoning-gym dataset {self.name!r} refuses {dict(config)}: {error}") from error
+
+    def _parameters(self) -> list[str]:
+        return [f.name for f in dataclasses.fields(self._config_class) if f.name not in ("seed", "size")]
+
+    def _check_keys(self, setting: str, config: Mapping[str, Any]) -> None:
+        for key in config:
+            if key in ("seed", "size"):
+                raise ValueError(f"task.{setting}.{key} is not yours to set: it follows from split and index")
+            if key not in self._parameters():
+                nearest = difflib.get_close_matches(key, self._parameters(), n=3) or self._parameters()
+                raise ValueError(f"{self.name!r} has no parameter task.{setting}.{key}; nearest: {', '.join(nearest)}")
+
+
+def _library() -> ModuleType:
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        raise ImportError("task=reasoning_gym needs the package reasoning-gym: pip install reasoning-gym") from error
+    return reasoning_gym
+
+
+def _config_class(name: str) -> type:
+    datasets = _library().factory.DATASETS
+    if name not in datasets:
+        nearest = difflib.get_close_matches(name, datasets, n=3, cutoff=0.4) or sorted(datasets)[:3]
+        raise ValueError(f"reasoning-gym has no dataset {name!r} (task.name); nearest: {', '.join(nearest)}")
+    return datasets[name][1]
+
+
+def _seed(split: str, index: int, attempt: int) -> int:
+    digest = hashlib.sha256(f"{index}/{attempt}".encode()).digest()
+    return SPLITS.index(split) * _SEEDS + int.from_bytes(digest[:8], "big") % _SEEDS
+
+
+@contextmanager
+def _own_generators(seed: int) -> Iterator[None]:
+    """Seed Python's and NumPy's global generators, then put them back: some datasets draw from them, or seed them."""
+    python, numpy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
