@@ -2,8 +2,8 @@
 #
 # PYTHON  the interpreter that .venv is made with: make r1zero PYTHON=python3.12
 # ARGS    goes to the command: make r1zero ARGS="seed=2 loss.beta=0.01", make test ARGS="tests/loss -x"
-# TORCH   options for the installation of torch; PyPI's build for Linux is the one for NVIDIA's GPUs, without one
-#         TORCH="--index-url https://download.pytorch.org/whl/cpu" is a smaller download
+# TORCH   options for the installation of torch: PyPI's build for Linux is the one for NVIDIA's GPUs; without one
+#         TORCH="--index-url URL" with PyTorch's index of CPU builds is a smaller download
 
 PYTHON ?= python3
 ARGS ?=

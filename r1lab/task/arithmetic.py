@@ -1,8 +1,8 @@
 """Chains of operations modulo 100: endless, checkable, and worth working out step by step.
 
-A problem is `7 + 5 * 8 - 3`, read from left to right, every result kept modulo 100. Every number is one token of the
+A problem is `7 + 5 * 4 - 3`, read from left to right, every result kept modulo 100. Every number is one token of the
 tiny tokenizer and all hundred answers are about equally frequent: guessing is worth nothing. Products between sums
-keep a model from adding everything up in one pass. A working lists the single steps, `7 + 5 = 12 , 12 * 8 = 96 , ...`.
+keep a model from adding everything up in one pass. A working lists the single steps, `7 + 5 = 12 , 12 * 4 = 48 , ...`.
 
 Splits: `train`, `validation` and `heldout` share lengths and are kept apart by a hash of the problem itself, `harder`
 has longer chains than any of them. A problem follows from (split, index) alone.

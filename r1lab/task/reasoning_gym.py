@@ -171,7 +171,8 @@ def _library() -> ModuleType:
     try:
         import reasoning_gym
     except ImportError as error:
-        raise ImportError("task=reasoning_gym needs the package reasoning-gym: pip install reasoning-gym") from error
+        needed = "task=reasoning_gym needs the package reasoning-gym: pip install 'r1lab[reasoning-gym]'"
+        raise ImportError(needed) from error
     return reasoning_gym
 
 

@@ -23,7 +23,7 @@ def make(name="chain_sum", config=None, harder_config=None):
 
 def test_absent_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(ImportError, match="pip install reasoning-gym"):
+    with pytest.raises(ImportError, match="r1lab.reasoning-gym"):
         make()
 
 
