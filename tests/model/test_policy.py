@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from r1lab.model.policy import (
+    load_policy,
+    load_tokenizer,
+    model_folder,
+    new_policy,
+    pack_config,
+    pack_tokenizer,
+    rebuild,
+    unpack_tokenizer,
+)
+from r1lab.model.tiny import tiny_tokenizer
+
+CONFIG = yaml.safe_load((Path(__file__).parents[2] / "conf/model/tiny_untrained.yaml").read_text())["policy"]["config"]
+IDS = torch.tensor([[7, 20, 30, 40]])
+
+
+@pytest.fixture(scope="module")
+def policy():
+    policy = new_policy(CONFIG, seed=0)
+    # The routing bias is a buffer, and 0 in a new policy.
+    for name, buffer in policy.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.normal_(generator=torch.Generator().manual_seed(0))
+    return policy
+
+
+def test_a_new_policy_follows_from_its_seed_and_leaves_the_global_generator_alone():
+    state = torch.random.get_rng_state()
+    first, again, other = new_policy(CONFIG, seed=0), new_policy(CONFIG, seed=0), new_policy(CONFIG, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    weights = [torch.cat([p.flatten() for p in model.parameters()]) for model in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert not first.training
+
+
+def test_config_and_weights_make_the_same_policy(policy):
+    again = rebuild(pack_config(policy), policy.state_dict())
+    assert type(again) is type(policy)
+    assert again.config.to_dict() | {"dtype": None} == policy.config.to_dict() | {"dtype": None}
+    assert all(torch.equal(a, b) for a, b in zip(again.buffers(), policy.buffers(), strict=True))
+    with torch.no_grad():
+        assert torch.equal(again(IDS).logits, policy(IDS).logits)
+    assert not again.training
+
+
+def test_rebuild_keeps_the_dtype(policy):
+    weights = {k: v.bfloat16() if v.is_floating_point() else v for k, v in policy.state_dict().items()}
+    assert rebuild(pack_config(policy), weights).dtype == torch.bfloat16
+
+
+def test_rebuild_refuses_weights_of_another_model(policy):
+    weights = dict(policy.state_dict())
+    weights.pop("model.norm.weight")
+    with pytest.raises(RuntimeError, match="model.norm.weight"):
+        rebuild(pack_config(policy), weights)
+
+
+def test_hugging_face_folder(policy, tmp_path):
+    policy.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    loaded = load_policy(str(tmp_path), dtype="float32", attention="sdpa", experts="grouped_mm")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IDS).logits, policy(IDS).logits)
+    assert load_tokenizer(str(tmp_path)).get_vocab() == tiny_tokenizer().get_vocab()
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token_id == 1
+
+
+def test_a_folder_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match="model.name=./nowhere"):
+        model_folder("./nowhere")
+
+
+def test_tokenizer_as_text():
+    tokenizer = tiny_tokenizer()
+    files = pack_tokenizer(tokenizer)
+    assert all(isinstance(text, str) for text in files.values())
+    again = unpack_tokenizer(files)
+    text = "User: 7 + 5 * 99 Assistant: <think> 7 + 5 = 12 , hmm </think> <answer> 0 </answer>"
+    ids = tokenizer.encode(text)
+    assert again.encode(text) == ids
+    assert again.decode(ids) == tokenizer.decode(ids) == text
+    assert (again.pad_token_id, again.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1)
