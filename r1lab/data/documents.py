@@ -1,0 +1,106 @@
+"""Documents for supervised training: (prompt, completion) texts in fixed batches, numbered so that a resume goes on."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import lightning as L
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from r1lab.rollout.collate import Batch, collate, microbatches
+from r1lab.task.protocol import Task
+from r1lab.types import Prompt
+
+
+class Documents(Protocol):
+    """Where documents come from: endless, each made from its number."""
+
+    def document(self, index: int) -> tuple[str, str]:
+        """The texts of prompt and completion, without the end-of-sequence token."""
+        ...
+
+
+class DocumentBatches(IterableDataset):
+    """Batch s holds the documents s * batch_size .. (s + 1) * batch_size - 1, the rank's share, in microbatches."""
+
+    def __init__(
+        self,
+        documents: Documents,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int,
+        microbatch_tokens: int,
+        rank: int,
+        world_size: int,
+        first_step: int,
+    ):
+        if batch_size % world_size:
+            raise ValueError(f"data.batch_size={batch_size} does not divide among {world_size} ranks")
+        self.documents, self.tokenizer = documents, tokenizer
+        self.batch_size, self.microbatch_tokens = batch_size, microbatch_tokens
+        self.rank, self.world_size, self.first_step = rank, world_size, first_step
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        step, eos = self.first_step, [self.tokenizer.eos_token_id]
+        while True:
+            numbers = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world_size)
+            texts = [self.documents.document(i) for i in numbers]
+            prompts, completions = (
+                self.tokenizer(list(side), add_special_tokens=False)["input_ids"] for side in zip(*texts, strict=True)
+            )
+            rows = [(prompt, [*ids, *eos]) for prompt, ids in zip(prompts, completions, strict=True)]
+            parts = microbatches([len(prompt) + len(ids) for prompt, ids in rows], self.microbatch_tokens)
+            yield [collate(*zip(*(rows[i] for i in part), strict=True), self.tokenizer.pad_token_id) for part in parts]
+            step += 1
+
+
+class DocumentData(L.LightningDataModule):
+    """Documents for training, prompts of a task's validation split for scoring.
+
+    Args:
+        batch_size: documents a step over all ranks. microbatch_tokens: padded tokens a forward pass may hold (0: all).
+    """
+
+    def __init__(
+        self,
+        documents: Documents,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        *,
+        batch_size: int,
+        microbatch_tokens: int,
+        validation_prompts: int,
+    ):
+        super().__init__()
+        self.documents, self.tokenizer, self.task = documents, tokenizer, task
+        self.batch_size, self.microbatch_tokens = batch_size, microbatch_tokens
+        self.validation_prompts = validation_prompts
+        self.first_step = 0
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        batches = DocumentBatches(
+            self.documents,
+            self.tokenizer,
+            batch_size=self.batch_size,
+            microbatch_tokens=self.microbatch_tokens,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            first_step=self.first_step,
+        )
+        return DataLoader(batches, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        mine = range(self.trainer.global_rank, self.validation_prompts, self.trainer.world_size)
+        prompts: list[Prompt] = [self.task.sample("validation", i) for i in mine]
+        return DataLoader([prompts], batch_size=None)
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx: int):
+        # Prompts and microbatches are put on the device one by one, when their turn comes.
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.trainer.lightning_module.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.first_step = state["step"]

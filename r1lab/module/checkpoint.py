@@ -1,0 +1,107 @@
+"""Checkpoints: one self-contained file with policy, optimizer, loop state, config and tokenizer, never half written."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from r1lab.model.policy import pack_config, pack_tokenizer, rebuild, unpack_tokenizer
+
+_KEY = "r1lab"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, foreign or damaged, or that could not be written."""
+
+
+def save_state(module: L.LightningModule, checkpoint: dict[str, Any], state: dict[str, Any]) -> None:
+    """Add to a Lightning checkpoint what makes it self-contained: configs, tokenizer, the module's own state."""
+    checkpoint[_KEY] = {
+        "config": module.run_config,
+        "model_config": pack_config(module.policy),
+        "tokenizer": pack_tokenizer(module.tokenizer),
+        **state,
+    }
+
+
+def load_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What `save_state` added."""
+    if _KEY not in checkpoint:
+        raise CheckpointError("this is a Lightning checkpoint, but not one of r1lab's: it holds no r1lab state")
+    return checkpoint[_KEY]
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a Lightning checkpoint, its tensors on the CPU, read without running any code that it may hold.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}; give the path of a .ckpt file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its parsers come upon
+        first_sentence = str(error).split(". ")[0].split("\n")[0]
+        what = f"{type(error).__name__}: {first_sentence}"
+        raise CheckpointError(f"{path} is damaged, or no checkpoint ({what})") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(f"{path} is not a Lightning checkpoint: it has no state_dict")
+    return checkpoint
+
+
+def load_checkpoint(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """The policy, its tokenizer and the resolved config of the run, from the file alone.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or not a checkpoint of r1lab.
+    """
+    checkpoint = read_checkpoint(path)
+    state = load_state(checkpoint)
+    prefix = "policy."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    return rebuild(state["model_config"], weights), unpack_tokenizer(state["tokenizer"]), state["config"]
+
+
+def slim(path: str | Path, out: str | Path) -> None:
+    """Write the policy of a checkpoint alone: for sharing, not for going on. `load_checkpoint` reads it."""
+    checkpoint = read_checkpoint(path)
+    weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("policy.")}
+    state = {key: load_state(checkpoint)[key] for key in ("config", "model_config", "tokenizer", "step")}
+    AtomicCheckpointIO().save_checkpoint({"state_dict": weights, _KEY: state}, out)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs, then renames: a process that dies meanwhile leaves the old file as it was."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            # torch may report a failed write as a RuntimeError from its archive writer.
+            full = "inline_container" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            reason = "the disk is full" if full else str(error).splitlines()[0]
+            raise CheckpointError(
+                f"the checkpoint {path} was not written ({reason}); the one before it is whole. "
+                "Make room, then go on with ckpt_path=last"
+            ) from error
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        checkpoint = read_checkpoint(path)
+        if "optimizer_states" not in checkpoint:
+            raise CheckpointError(f"{path} holds weights alone, without what it takes to go on training them")
+        return checkpoint

@@ -1,0 +1,145 @@
+"""Scores of a policy on held-out prompts: pass@1 with its interval, greedy, format, lengths, pass@k, cons@k."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from r1lab.metric.interval import bootstrap_interval
+from r1lab.metric.majority_vote import cons_at_k
+from r1lab.metric.pass_at_k import pass_at_k
+from r1lab.reward.accuracy import Accuracy
+from r1lab.reward.format import Format, split_completion
+from r1lab.rollout.engine import RolloutEngine
+from r1lab.rollout.sampling import Sampling
+from r1lab.task.protocol import Task
+from r1lab.types import Completion, Prompt
+
+# The step that keys the draws of an evaluation: training counts up from 0, so the two never share a draw.
+EVALUATION_STEP = -1
+
+# Completions sampled at a time: what 512 prompts x 64 samples hold in a key-value cache at once would not fit.
+AT_A_TIME = 1024
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: RolloutEngine,
+    prompts: Sequence[Prompt],
+    is_correct: Callable[[Prompt, str], float],
+    *,
+    sampling: Sampling,
+    num_samples: int,
+    seed: int,
+    greedy: bool = True,
+    ks: Sequence[int] = (),
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Sample each prompt `num_samples` times, score strictly (see `Accuracy`), and sum up.
+
+    Args:
+        ks: pass_at_k and cons_at_k are measured for each, 1 <= k <= num_samples.
+        advance: called with the number of completions whenever some are done, greedy ones included.
+
+    Returns:
+        pass_at_1 with pass_at_1_low and pass_at_1_high (95 % bootstrap over prompts), greedy (accuracy of the greedy
+        completion), format (share of well-formed completions), completion_length, reasoning_length (tokens inside
+        <think>, 0 without it), wellformed_reasoning_length (among well-formed completions alone), truncated (share),
+        num_prompts, and for each k above 1 pass_at_k and cons_at_k with intervals. Lengths are means, in tokens.
+
+    Raises:
+        ValueError: if a k is below 1 or exceeds `num_samples`.
+    """
+    if wrong := [k for k in ks if not 1 <= k <= num_samples]:
+        raise ValueError(f"pass@{wrong[0]} needs 1 <= k <= samples a prompt, got {num_samples} samples")
+    completions = sample(model, engine, prompts, num_samples=num_samples, sampling=sampling, seed=seed, advance=advance)
+    correct = _correct(prompts, completions, is_correct)
+    reasoning = [reasoning_length(c, tokenizer) for c in completions]
+    wellformed = np.array(Format()(_expand(prompts, completions), completions)) == 1.0
+    scores = {
+        **_with_interval("pass_at_1", correct.mean(1)),
+        "format": float(wellformed.mean()),
+        "completion_length": float(np.mean([len(c.ids) for c in completions])),
+        "reasoning_length": float(np.mean(reasoning)),
+        "wellformed_reasoning_length": float(np.mean(np.array(reasoning)[wellformed])) if wellformed.any() else 0.0,
+        "truncated": float(np.mean([c.truncated for c in completions])),
+        "num_prompts": len(prompts),
+    }
+    answers = np.array([_answer(c) for c in completions], dtype=object).reshape(len(prompts), -1)
+    for k in sorted(set(ks) - {1}):
+        scores |= _with_interval(f"pass_at_{k}", pass_at_k(num_samples, correct.sum(1), k))
+        scores |= _with_interval(f"cons_at_{k}", cons_at_k(answers, correct, k, resamples=20, seed=0))
+    if greedy:
+        first = Sampling(temperature=0.0, max_new_tokens=sampling.max_new_tokens)
+        likeliest = sample(model, engine, prompts, num_samples=1, sampling=first, seed=seed, advance=advance)
+        scores["greedy"] = float(_correct(prompts, likeliest, is_correct).mean())
+    return scores
+
+
+def evaluate_splits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: RolloutEngine,
+    task: Task,
+    *,
+    splits: Sequence[str],
+    num_prompts: int,
+    **options: Any,
+) -> dict[str, dict[str, float]]:
+    """`evaluate` on the first `num_prompts` prompts of each split, which are the same for every run; by split."""
+    # All are made before the first is sampled, so that a split which does not exist is told at once.
+    prompts = {split: [task.sample(split, i) for i in range(num_prompts)] for split in splits}
+    return {split: evaluate(model, tokenizer, engine, prompts[split], task.is_correct, **options) for split in splits}
+
+
+def sample(
+    model: PreTrainedModel,
+    engine: RolloutEngine,
+    prompts: Sequence[Prompt],
+    *,
+    num_samples: int,
+    sampling: Sampling,
+    seed: int,
+    step: int = EVALUATION_STEP,
+    advance: Callable[[int], None] | None = None,
+) -> list[Completion]:
+    """`num_samples` completions of each prompt, in order, so many prompts at a time as hold `AT_A_TIME` completions.
+
+    What is drawn is keyed by prompt, so the parts change nothing.
+    """
+    chunk = max(1, AT_A_TIME // num_samples)
+    completions: list[Completion] = []
+    for start in range(0, len(prompts), chunk):
+        part = prompts[start : start + chunk]
+        completions += engine.generate(model, part, group_size=num_samples, sampling=sampling, seed=seed, step=step)
+        if advance is not None:
+            advance(len(part) * num_samples)
+    return completions
+
+
+def _with_interval(name: str, values: Sequence[float]) -> dict[str, float]:
+    """The mean over prompts and its 95 % interval."""
+    low, high = bootstrap_interval(values, level=0.95, resamples=1000, seed=0)
+    return {name: float(np.mean(np.asarray(values))), f"{name}_low": low, f"{name}_high": high}
+
+
+def _answer(completion: Completion) -> str | None:
+    return None if completion.truncated else split_completion(completion.text).answer
+
+
+def _expand(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Prompt]:
+    return [prompt for prompt in prompts for _ in range(len(completions) // len(prompts))]
+
+
+def _correct(prompts, completions, is_correct) -> np.ndarray:
+    """Whether each completion is right, [P, samples]: partial credit of a task's scorer does not count."""
+    scores = np.array(Accuracy(is_correct)(_expand(prompts, completions), completions))
+    return (scores >= 1.0).astype(float).reshape(len(prompts), -1)
+
+
+def reasoning_length(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the text inside <think> and </think>; 0 without both tags."""
+    reasoning = split_completion(completion.text).reasoning
+    return len(tokenizer.encode(reasoning, add_special_tokens=False)) if reasoning else 0

@@ -1,0 +1,83 @@
+"""What working is worth: accuracy when the policy is made to write a given share of it before it answers.
+
+Forced are the opening tag, the first number, and at the end of each step the decision to go on or to answer. All else
+is the policy's own, greedily: which operation comes next, its operand, every result, and the answer.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from r1lab.module.evaluation import evaluate
+from r1lab.task.arithmetic import Chain
+
+SHARES = {"direct": 0.0, "third": 1 / 3, "two_thirds": 2 / 3, "all": 1.0}
+_STEP_TOKENS = 4  # after its first number, a step goes on with a sign, an operand, `=` and a result
+
+
+@torch.no_grad()
+def forced_accuracy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chains: Sequence[Chain],
+    text: Callable[[Chain], str],
+    share: float,
+) -> float:
+    """Share of the chains answered rightly after round(share * steps) steps of working (half a step counts as one)."""
+
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    groups: dict[int, list[Chain]] = {}
+    for chain in chains:
+        groups.setdefault(len(chain.steps), []).append(chain)
+    right = 0
+    for length, group in groups.items():
+        rows = [ids(text(chain)) for chain in group]
+        num_steps = int(share * length + 0.5)
+        if num_steps:
+            rows = [[*row, *ids(f"<think> {chain.first}")] for row, chain in zip(rows, group, strict=True)]
+        for step in range(num_steps):
+            # Every step but the first begins with a number of the policy's own, after the forced comma.
+            rows = _continue(model, rows, _STEP_TOKENS + (step > 0))
+            rows = [[*row, *ids("," if step + 1 < num_steps else "</think>")] for row in rows]
+        rows = _continue(model, [[*row, *ids("<answer>")] for row in rows], 1)
+        right += sum(tokenizer.decode([row[-1]]) == chain.answer for row, chain in zip(rows, group, strict=True))
+    return right / len(chains)
+
+
+def _continue(model: PreTrainedModel, rows: list[list[int]], num_tokens: int) -> list[list[int]]:
+    """Append the likeliest tokens to rows of one length."""
+    ids = torch.tensor(rows, device=model.device)
+    for _ in range(num_tokens):
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
+    return ids.tolist()
+
+
+def measure_base(module, data) -> dict:
+    """What the tiny base's gate asks of it, on 512 problems of the validation split, and the corpus that made it."""
+    task, tokenizer = data.task, module.tokenizer
+    chains = [task.chain("validation", i) for i in range(512)]
+    sampled = evaluate(
+        module.policy,
+        tokenizer,
+        module.engine,
+        [task.sample("validation", i) for i in range(512)],
+        task.is_correct,
+        sampling=module.validation_sampling,
+        num_samples=4,
+        seed=module.evaluation_seed,
+    )
+    forced = {
+        name: forced_accuracy(module.policy, tokenizer, chains, task.text, share) for name, share in SHARES.items()
+    }
+    return {"forced": forced, "sampled": sampled, "chance": chance_level(task), "corpus_sha256": data.documents.hash()}
+
+
+def chance_level(task, num_problems: int = 20_000) -> float:
+    """Share of the problems that the most frequent answer solves: what guessing is worth."""
+    answers = Counter(task.chain("train", i).answer for i in range(num_problems))
+    return answers.most_common(1)[0][1] / num_problems

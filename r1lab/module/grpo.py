@@ -1,0 +1,376 @@
+"""GRPO as a LightningModule: where rollout, rewards, advantages and the loss meet.
+
+One training step is one optimizer step on one minibatch. A rollout of P prompts x G completions serves
+`num_minibatches * num_iterations` of them (R1: 512 x 16 completions, 16 minibatches, 1 iteration); the batch that
+starts a rollout brings its prompts, the others are empty. A half-used rollout is part of the checkpoint.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from r1lab.advantage.group import zero_std_groups
+from r1lab.loss.kl import next_beta, reward_penalty
+from r1lab.model.reference import frozen_copy, refresh
+from r1lab.module.base import PolicyModule
+from r1lab.module.evaluation import reasoning_length
+from r1lab.module.logprobs import completion_logprobs
+from r1lab.reward.weighted import WeightedSum
+from r1lab.rollout.collate import Batch, collate, microbatches
+from r1lab.rollout.sampling import Sampling
+from r1lab.types import Completion, Prompt
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A sampled batch with what the update needs of it; lists have one entry a completion (B = P * G).
+
+    old_logprobs and ref_logprobs: one float32 tensor [T_b] a completion, or empty where the loss does not need them.
+    """
+
+    prompts: list[Prompt]
+    completions: list[Completion]
+    rewards: Tensor  # [B], after the KL in the reward, where it is placed there
+    reward_terms: dict[str, list[float | None]]
+    advantages: Tensor  # [B]
+    old_logprobs: list[Tensor]
+    ref_logprobs: list[Tensor]
+
+    def pack(self) -> dict[str, Any]:
+        """Plain data and tensors, for a checkpoint that loads with `weights_only=True`."""
+        data = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        data["prompts"] = [asdict(p) for p in self.prompts]
+        data["completions"] = [asdict(c) for c in self.completions]
+        return data
+
+    @classmethod
+    def unpack(cls, data: dict[str, Any]) -> "Rollout":
+        data = dict(data)
+        data["prompts"] = [Prompt(**p) for p in data["prompts"]]
+        data["completions"] = [Completion(**c) for c in data["completions"]]
+        return cls(**data)
+
+
+class GRPO(PolicyModule):
+    """Group Relative Policy Optimization (DeepSeekMath, 2402.03300, section 4; DeepSeek-R1, 2501.12948, section 2.1).
+
+    Args (beside those of `PolicyModule`):
+        reward: the weighted sum of reward terms.
+        advantage: rewards [P,G] -> advantages [P,G].
+        loss: `r1lab.loss.grpo.grpo_loss` with its parameters bound, but for the KL penalty's.
+        beta, kl, kl_placement: weight, estimator and place of the KL penalty; at beta 0 there is no reference.
+        kl_target, kl_horizon: adapt beta to hold the KL at the target; None keeps beta.
+        refresh_every, decay: of the reference, see `r1lab.model.reference.refresh`; None: there is none.
+        sampling: of rollouts; seed keys it.
+        batch_size, group_size: completions a rollout over all ranks, B = P * G, and completions a prompt.
+        num_minibatches, num_iterations: optimizer steps a pass over the rollout, and passes.
+        microbatch_tokens: padded tokens a forward pass may hold (0: no limit).
+        max_bad_steps: steps with a non-finite loss or gradient that are skipped before training stops.
+
+    Raises:
+        ValueError: for settings that do not go together.
+    """
+
+    def __init__(
+        self,
+        *,
+        reward: WeightedSum,
+        advantage: Callable[[Tensor], Tensor],
+        loss: Callable,
+        beta: float,
+        kl: str,
+        kl_placement: str,
+        kl_target: float | None,
+        kl_horizon: int,
+        refresh_every: int | None,
+        decay: float,
+        sampling: Sampling,
+        seed: int,
+        batch_size: int,
+        group_size: int,
+        num_minibatches: int,
+        num_iterations: int,
+        microbatch_tokens: int,
+        max_bad_steps: int,
+        **policy_parts: Any,
+    ):
+        super().__init__(**policy_parts)
+        _check_sizes(batch_size, group_size, num_minibatches, num_iterations)
+        _check_penalty(beta, kl_placement, refresh_every)
+        if sampling.temperature == 0:
+            raise ValueError("rollout.temperature is 0: greedy completions of a prompt are all alike, set it above 0")
+        advantage(torch.zeros(1, group_size))  # refuses a group that has no spread before anything is sampled
+        self.reward, self.advantage, self.loss = reward, advantage, loss
+        self.beta, self.kl, self.kl_placement = beta, kl, kl_placement
+        self.kl_target, self.kl_horizon = kl_target, kl_horizon
+        self.refresh_every, self.decay = refresh_every, decay
+        self.sampling, self.seed = sampling, seed
+        self.batch_size, self.group_size = batch_size, group_size
+        self.num_minibatches, self.num_iterations = num_minibatches, num_iterations
+        self.microbatch_tokens, self.max_bad_steps = microbatch_tokens, max_bad_steps
+
+        self.reference: nn.Module | None = None
+        self.rollout: Rollout | None = None
+        self.used = 0  # minibatches of the rollout that have been trained on
+        self.bad_steps = 0
+
+    # ---- set-up -------------------------------------------------------------------------------------------------
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.beta > 0 and self.kl_placement != "none"
+
+    @property
+    def prompts_per_rollout(self) -> int:
+        return self.batch_size // self.group_size
+
+    @property
+    def updates_per_rollout(self) -> int:
+        return self.num_minibatches * self.num_iterations
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.reference is None and self.needs_reference:
+            self.reference = frozen_copy(self.policy)
+
+    # ---- one step -----------------------------------------------------------------------------------------------
+
+    def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> None:
+        started = time.perf_counter()
+        seconds = {"rollout": 0.0, "logprob": 0.0}
+        if prompts:
+            self.rollout, seconds = self.make_rollout(prompts)
+            self.used = 0
+            self.log_step(self.rollout_metrics(self.rollout), sync_dist=True)
+        update_started = time.perf_counter()
+        self.update(self.minibatch())
+        self.used += 1
+        now = time.perf_counter()
+        seconds |= {"update": now - update_started, "step": now - started}
+        self.log_step({f"time/{name}_seconds": value for name, value in seconds.items()})
+
+    def make_rollout(self, prompts: Sequence[Prompt]) -> tuple[Rollout, dict[str, float]]:
+        """Sample, score and prepare a batch; also the seconds that sampling and the passes for logprobs took."""
+        started = time.perf_counter()
+        completions = self.engine.generate(
+            self.policy,
+            prompts,
+            group_size=self.group_size,
+            sampling=self.sampling,
+            seed=self.seed,
+            step=self.step,
+            policy_version=self.step,
+        )
+        sampled = time.perf_counter()
+        expanded = [prompt for prompt in prompts for _ in range(self.group_size)]
+        rewards = self.reward(expanded, completions)
+        rollout = Rollout(expanded, completions, rewards.total, rewards.terms, torch.empty(0), [], [])
+
+        scored = time.perf_counter()
+        if self.updates_per_rollout > 1 or self.kl_placement == "reward":
+            rollout = replace(rollout, old_logprobs=self.logprobs(self.policy, rollout))
+        if self.reference is not None:
+            rollout = replace(rollout, ref_logprobs=self.logprobs(self.reference, rollout))
+        if self.reference is not None and self.kl_placement == "reward":
+            rollout = replace(rollout, rewards=rollout.rewards - self.kl_penalty(rollout))
+        seconds = {"rollout": sampled - started, "logprob": time.perf_counter() - scored}
+        return replace(rollout, advantages=self.advantages(rollout.rewards)), seconds
+
+    def advantages(self, rewards: Tensor) -> Tensor:
+        """[B] -> [B]; all ranks' groups together, since a std of the batch is over the whole batch."""
+        rewards = rewards.view(-1, self.group_size)
+        everyone = self.all_gather(rewards).reshape(-1, self.group_size)
+        start = self.global_rank * len(rewards)
+        return self.advantage(everyone.cpu())[start : start + len(rewards)].reshape(-1)
+
+    def kl_penalty(self, rollout: Rollout) -> Tensor:
+        old, ref = (nn.utils.rnn.pad_sequence(x, True) for x in (rollout.old_logprobs, rollout.ref_logprobs))
+        mask = nn.utils.rnn.pad_sequence([torch.ones(len(x), dtype=torch.bool) for x in rollout.old_logprobs], True)
+        return reward_penalty(old, ref, mask, estimator=self.kl, beta=self.beta)
+
+    @torch.no_grad()
+    def logprobs(self, model: nn.Module, rollout: Rollout) -> list[Tensor]:
+        """Logprobs of every completion under a model, one float32 tensor [T_b] on the CPU each."""
+        out: list[Tensor] = [torch.empty(0)] * len(rollout.completions)
+        for rows, batch in self.batches(rollout, range(len(rollout.completions))):
+            logprobs, _ = completion_logprobs(model, batch.to(self.device), temperature=self.temperature)
+            for row, values, mask in zip(rows, logprobs.cpu(), batch.completion_mask.cpu(), strict=True):
+                out[row] = values[mask]
+        return out
+
+    @property
+    def temperature(self) -> float:
+        """Logprobs are those of the distribution that was sampled from."""
+        return self.sampling.temperature
+
+    def batches(self, rollout: Rollout, rows: Sequence[int]):
+        """(row numbers, Batch) of each microbatch of the given rows."""
+        rows = list(rows)
+        lengths = [len(rollout.prompts[i].ids) + len(rollout.completions[i].ids) for i in rows]
+        for part in microbatches(lengths, self.microbatch_tokens):
+            part = [rows[i] for i in part]
+            yield (
+                part,
+                collate(
+                    [rollout.prompts[i].ids for i in part],
+                    [rollout.completions[i].ids for i in part],
+                    self.tokenizer.pad_token_id,
+                ),
+            )
+
+    def minibatch(self) -> list[int]:
+        """Row numbers of the next minibatch: each iteration is a random split of the rollout (R1: Methods)."""
+        iteration, number = divmod(self.used, self.num_minibatches)
+        rows = len(self.rollout.completions)
+        if self.num_minibatches == 1:
+            return list(range(rows))
+        order = list(range(rows))
+        random.Random(f"{self.seed}/{self.step - self.used}/{iteration}").shuffle(order)
+        size = rows // self.num_minibatches
+        return order[number * size : (number + 1) * size]
+
+    def update(self, rows: list[int]) -> None:
+        """One optimizer step on the given rows of the rollout, microbatch by microbatch."""
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        metrics = self.accumulate(rows)
+        norm = self.clipped_norm()
+        if math.isfinite(metrics["total"]) and math.isfinite(norm):
+            optimizer.step()
+        else:
+            self.skip(rows, metrics["total"], norm)
+        self.lr_schedulers().step()
+        self.step += 1
+        refreshed = self.reference is not None and refresh(
+            self.reference, self.policy, step=self.step, every=self.refresh_every, decay=self.decay
+        )
+        if self.kl_target is not None and "kl" in metrics:
+            self.beta = next_beta(self.beta, metrics["kl"], target=self.kl_target, horizon=self.kl_horizon)
+        self.log_step({f"loss/{name}": value for name, value in metrics.items()})
+        learning = {
+            "optimizer/lr": optimizer.param_groups[0]["lr"],
+            "optimizer/gradient_norm": norm,
+            "optimizer/bad_steps": float(self.bad_steps),
+            "loss/beta": self.beta,
+            "loss/reference_refreshed": float(refreshed),
+        }
+        self.log_step(learning)
+
+    def accumulate(self, rows: list[int]) -> dict[str, float]:
+        """The gradient of the loss over the rows of all ranks; the loss (`total`) and its metrics."""
+        rollout = self.rollout
+        mine = torch.tensor([len(rows), sum(len(rollout.completions[i].ids) for i in rows)], device=self.device)
+        sequences, tokens = self.all_gather(mine).reshape(-1, 2).sum(0).tolist()
+        parts = list(self.batches(rollout, rows))
+        shares: list[dict[str, Tensor]] = []
+        for number, (part, batch) in enumerate(parts, 1):
+            with self.exchange(number == len(parts)):
+                output = self.microbatch_loss(rollout, part, batch.to(self.device), sequences, tokens)
+                self.backward_share(output.loss)
+            shares.append({**output.metrics, "total": output.loss.detach()})
+        sums = torch.stack([sum(share[name] for share in shares) for name in shares[0]])
+        everyone = self.all_gather(sums).reshape(-1, len(sums)).sum(0)
+        return dict(zip(shares[0], everyone.tolist(), strict=True))
+
+    def microbatch_loss(self, rollout: Rollout, rows: list[int], batch: Batch, sequences: int, tokens: int):
+        logprobs, entropy = completion_logprobs(self.policy, batch, temperature=self.temperature, entropy=True)
+
+        def padded(values: list[Tensor]) -> Tensor:
+            picked = nn.utils.rnn.pad_sequence([values[i] for i in rows], batch_first=True)
+            return picked.to(self.device)
+
+        return self.loss(
+            logprobs,
+            # A single update of fresh samples has its own logprobs as the old ones: the ratio is 1, with a gradient.
+            padded(rollout.old_logprobs) if self.updates_per_rollout > 1 else logprobs.detach(),
+            padded(rollout.ref_logprobs) if self.reference is not None else None,
+            rollout.advantages[rows].to(self.device),
+            batch.completion_mask,
+            entropy,
+            sequences=sequences,
+            tokens=tokens,
+            max_length=self.sampling.max_new_tokens,
+            beta=self.beta,
+            kl=self.kl,
+            kl_placement=self.kl_placement,
+        )
+
+    def skip(self, rows: list[int], loss: float, norm: float) -> None:
+        """Count a step whose numbers are not finite, keep its batch for a look, and give up after too many."""
+        self.bad_steps += 1
+        path = Path(self.trainer.default_root_dir, f"bad_step_{self.step}.pt")
+        torch.save({"rollout": self.rollout.pack(), "rows": rows, "loss": loss, "gradient_norm": norm}, path)
+        if self.bad_steps > self.max_bad_steps:
+            raise FloatingPointError(
+                f"the loss or its gradient was not finite in {self.bad_steps} steps (loss {loss}, gradient {norm}); "
+                f"the batch is saved in {path}. Try a lower optimizer.lr or a larger loss.beta"
+            )
+
+    # ---- what is watched ----------------------------------------------------------------------------------------
+
+    def rollout_metrics(self, rollout: Rollout) -> dict[str, float]:
+        lengths = torch.tensor([len(c.ids) for c in rollout.completions], dtype=torch.float)
+        rewards = rollout.rewards.view(-1, self.group_size)
+        metrics = {
+            "reward/mean": float(rewards.mean()),
+            "reward/std": float(rewards.std(1, correction=0).mean()),
+            "advantage/zero_std_groups": float(zero_std_groups(rewards).float().mean()),
+            "rollout/completion_length": float(lengths.mean()),
+            "rollout/reasoning_length": sum(reasoning_length(c, self.tokenizer) for c in rollout.completions)
+            / len(rollout.completions),
+            "rollout/truncated": sum(c.truncated for c in rollout.completions) / len(rollout.completions),
+        }
+        for name, values in rollout.reward_terms.items():
+            known = [v for v in values if v is not None]
+            if known:
+                metrics[f"reward/{name}"] = sum(known) / len(known)
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        half_used = self.rollout is not None and self.used < self.updates_per_rollout
+        return super().state() | {
+            "used": self.used,
+            "beta": self.beta,
+            "bad_steps": self.bad_steps,
+            "rollout": self.rollout.pack() if half_used else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.used, self.beta, self.bad_steps = state["used"], state["beta"], state["bad_steps"]
+        self.rollout = Rollout.unpack(state["rollout"]) if state["rollout"] else None
+
+
+def _check_sizes(batch_size: int, group_size: int, num_minibatches: int, num_iterations: int) -> None:
+    sizes = {
+        "rollout.batch_size": batch_size,
+        "rollout.group_size": group_size,
+        "module.num_minibatches": num_minibatches,
+        "module.num_iterations": num_iterations,
+    }
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    for name in ("rollout.group_size", "module.num_minibatches"):
+        if batch_size % sizes[name]:
+            raise ValueError(
+                f"rollout.batch_size={batch_size} is not divisible by {name}={sizes[name]}; "
+                f"take a batch of {batch_size - batch_size % sizes[name] or sizes[name]}, or change {name}"
+            )
+
+
+def _check_penalty(beta: float, kl_placement: str, refresh_every: int | None) -> None:
+    if beta < 0:
+        raise ValueError(f"loss.beta must be at least 0, got {beta}")
+    if beta > 0 and kl_placement != "none" and refresh_every is None:
+        raise ValueError(
+            f"loss.beta={beta} needs a reference, but reference=none; "
+            "choose reference=fixed, or set loss.beta=0 or loss.kl_placement=none"
+        )

@@ -1,0 +1,98 @@
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from r1lab.analysis.run import load_run
+from r1lab.module.checkpoint import read_checkpoint
+
+# Completions of random policies differ in length alone; a reward with a spread gives every group a gradient.
+SPREAD = (
+    "+reward.even={_target_: tests.module.test_grpo.even, weight: 1.0}",
+    "evaluate=false",
+    "callback.samples.shown=0",
+)
+
+
+def even(prompts, completions):
+    return [float(sum(c.ids) % 2) for c in completions]
+
+
+def metrics(folder) -> pd.DataFrame:
+    return load_run(folder).metrics
+
+
+def test_microbatches_change_nothing(train_small, tmp_path):
+    whole, split = (
+        metrics(train_small(tmp_path / name, *SPREAD, f"module.microbatch_tokens={tokens}"))
+        for name, tokens in (("whole", 0), ("split", 30))
+    )
+    for name in ("loss/total", "loss/policy_loss", "loss/entropy", "optimizer/gradient_norm"):
+        # Float32 sums in another order; the first step's gradient norm is about 1.
+        assert split[name].tolist() == pytest.approx(whole[name].tolist(), rel=1e-3, abs=1e-5), name
+    assert whole["optimizer/gradient_norm"][0] > 1e-2
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("loss.kl=k1", "loss.kl_placement=reward", "loss.beta=0.1"),
+        ("loss.kl=ratio_k3", "module.num_minibatches=2", "module.num_iterations=2", "trainer.max_steps=4"),
+        ("loss.kl_target=0.05",),
+        ("reference=ema",),
+        ("reference=none", "loss.beta=0"),
+        ("loss.kl_placement=none",),
+        ("advantage.scale=batch_std", "advantage.ddof=1"),
+        ("loss.ratio_level=sequence", "loss.aggregate=token_mean"),
+        ("loss.entropy_coef=0.01", "loss.ratio_cap=3.0", "advantage.scale=none", "loss.aggregate=constant_length"),
+    ],
+)
+def test_every_part_can_be_chosen(overrides, train_small, tmp_path):
+    run = load_run(train_small(tmp_path, *SPREAD, *overrides))
+    assert run.summary["status"] == "finished"
+    assert run.metrics["loss/total"].map(math.isfinite).all()
+    has_kl = not {"reference=none", "loss.kl_placement=none"} & set(overrides)
+    assert ("loss/kl" in run.metrics) == has_kl
+    if "loss.kl_target=0.05" in overrides:
+        # The first KL is 0, below the target: the error is clipped to -0.2, so beta falls by 0.2 / 10 (kl_horizon).
+        assert run.metrics["loss/beta"][0] == pytest.approx(0.001 * (1 - 0.2 / 10))
+
+
+def test_minibatches_cover_a_rollout_once_each_iteration(train_small, tmp_path):
+    options = (
+        "module.num_minibatches=4",
+        "module.num_iterations=2",
+        "trainer.max_steps=8",
+        "trainer.val_check_interval=8",
+    )
+    run = load_run(train_small(tmp_path, *SPREAD, *options))
+    # One rollout serves all eight steps; only from the second on has the policy moved away from the sampling one.
+    sampled = run.metrics["time/rollout_seconds"] > 0
+    assert sampled.tolist() == [True] + [False] * 7
+    assert run.metrics["loss/ratio_mean"][0] == pytest.approx(1, abs=1e-5)
+    assert (run.metrics["loss/ratio_mean"][1:] - 1).abs().max() > 1e-5
+
+
+def test_non_finite_steps_are_skipped_counted_and_then_end_the_run(train_small, tmp_path):
+    # The first step throws the weights out of range, so the second one's loss is not finite.
+    with pytest.raises(FloatingPointError, match="2 steps.*bad_step_2.pt"):
+        train_small(tmp_path, *SPREAD, "optimizer.lr=1e30", "module.max_bad_steps=1", "trainer.val_check_interval=50")
+    run = load_run(tmp_path)
+    assert run.summary["status"] == "failed"
+    kept = torch.load(tmp_path / "bad_step_2.pt", weights_only=True)
+    assert len(kept["rows"]) == 8
+    assert not math.isfinite(kept["loss"]) or not math.isfinite(kept["gradient_norm"])
+
+
+def test_the_reference_is_refreshed_when_due(train_small, tmp_path):
+    weights = {}
+    for name, overrides in {
+        "fixed": ("reference=fixed",),
+        "refresh": ("reference=refresh", "reference.refresh_every=2"),
+    }.items():
+        folder = train_small(tmp_path / name, *SPREAD, *overrides)
+        state = read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+        weights[name] = {part: state[f"{part}.model.embed_tokens.weight"] for part in ("policy", "reference")}
+    assert torch.equal(weights["refresh"]["reference"], weights["refresh"]["policy"])
+    assert not torch.equal(weights["fixed"]["reference"], weights["fixed"]["policy"])
