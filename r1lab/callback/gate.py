@@ -1,0 +1,68 @@
+"""The gate of the tiny base: reasoning must be there, latent, and worth its length; else RL has nothing to find."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+
+
+class GateError(RuntimeError):
+    """A base that R1-Zero would not learn from."""
+
+
+class BaseGate(L.Callback):
+    """At the end of the fit: measure the base, write `gate.json`, save it as a Hugging Face folder if it passes.
+
+    Args:
+        measure: module and data -> {"forced": {direct, third, two_thirds, all}, "sampled": scores, ...}.
+        folder: the run's folder.
+        forced_all: least accuracy when made to write the whole working.
+        sampled: largest accuracy of its own samples. wellformed: largest share of well-formed ones.
+        rise: least rise of the forced accuracy from one share of the working to the next.
+        provenance: written beside the weights: what remakes them.
+    """
+
+    def __init__(
+        self,
+        *,
+        measure: Callable[[L.LightningModule, L.LightningDataModule], dict],
+        folder: str,
+        forced_all: float,
+        sampled: float,
+        wellformed: float,
+        rise: float,
+        provenance: dict[str, str],
+    ):
+        self.measure, self.folder, self.provenance = measure, Path(folder), provenance
+        self.forced_all, self.sampled, self.wellformed, self.rise = forced_all, sampled, wellformed, rise
+
+    def failures(self, forced: dict[str, float], sampled: dict[str, float]) -> list[str]:
+        """What keeps a base from passing, in words; empty when it passes."""
+        values = list(forced.values())
+        rises = [b - a for a, b in zip(values, values[1:], strict=False)]
+        return [
+            f"{what}: {value:.3f}, needed {bound}"
+            for what, value, bound, passed in [
+                ("forced accuracy", values[-1], f"at least {self.forced_all}", values[-1] >= self.forced_all),
+                ("sampled accuracy", sampled["pass_at_1"], f"at most {self.sampled}",
+                 sampled["pass_at_1"] <= self.sampled),
+                ("well-formed samples", sampled["format"], f"at most {self.wellformed}",
+                 sampled["format"] <= self.wellformed),
+                ("least rise with more working", min(rises), f"at least {self.rise}", min(rises) >= self.rise),
+            ]
+            if not passed
+        ]  # fmt: skip
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.global_rank:
+            return
+        measured = self.measure(module, trainer.datamodule)
+        failures = self.failures(measured["forced"], measured["sampled"])
+        report = {"passed": not failures, "failures": failures, **measured, **self.provenance}
+        (self.folder / "gate.json").write_text(json.dumps(report, indent=2) + "\n")
+        if failures:
+            raise GateError(f"the base did not pass its gate: {'; '.join(failures)}; see {self.folder}/gate.json")
+        module.policy.save_pretrained(self.folder / "base")
+        module.tokenizer.save_pretrained(self.folder / "base")
+        (self.folder / "base" / "gate.json").write_text(json.dumps(report, indent=2) + "\n")

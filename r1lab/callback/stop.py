@@ -1,0 +1,54 @@
+"""Ctrl-C during a fit: the step is finished and saved first; a second one stops at once.
+
+Lightning answers a KeyboardInterrupt with `sys.exit(1)` wherever it strikes, be it in the middle of an optimizer step.
+"""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+class Interrupted(BaseException):
+    """Ctrl-C ended the fit. `step` is the newest step that is saved, `checkpoint` its file; None: none is."""
+
+    def __init__(self, step: int | None, checkpoint: Path | None):
+        self.step, self.checkpoint = step, checkpoint
+        super().__init__(
+            f"stopped; step {step} is saved in {checkpoint}" if checkpoint else "stopped; nothing is saved"
+        )
+
+
+class CtrlC:
+    """Notes the first Ctrl-C in `pressed`, and raises `Interrupted` at the second."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+        self.saved: tuple[int, Path] | None = None  # step and file of the newest checkpoint
+        self._before: Any = None
+        self._installed = False
+
+    def install(self) -> None:
+        """Take over SIGINT; in threads other than the main one, where Python cannot, do nothing."""
+        if not self._installed and threading.current_thread() is threading.main_thread():
+            self.pressed = False
+            self._before, self._installed = signal.signal(signal.SIGINT, self._handle), True
+
+    def restore(self) -> None:
+        """Give SIGINT back."""
+        if self._installed:
+            signal.signal(signal.SIGINT, self._before or signal.default_int_handler)
+            self._installed = False
+
+    def leave(self) -> None:
+        """Raise `Interrupted`."""
+        raise Interrupted(*(self.saved or (None, None)))
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.pressed:
+            self.leave()
+        self.pressed = True
+        # A print could strike in the middle of another one, which Python forbids.
+        os.write(2, b"\nstopping after this step, which will be saved; Ctrl-C again stops at once\n")

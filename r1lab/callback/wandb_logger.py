@@ -1,0 +1,40 @@
+"""Weights & Biases: offline without an account; online without a key is one clear line, at once."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+
+
+def wandb_logger(*, save_dir: str | Path, offline: bool, **options: Any) -> WandbLogger:
+    """Lightning's logger for W&B.
+
+    Args:
+        save_dir: where its files go. offline: keep them there; `wandb sync` uploads them later.
+        options: of `WandbLogger` and `wandb.init`: project, name, entity, tags.
+
+    Raises:
+        ValueError: if wandb is not installed, or if it would go online and has no key.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError("logger=wandb needs the package: pip install wandb") from error
+    online = not offline and os.environ.get("WANDB_MODE", "online") not in ("offline", "dryrun", "disabled")
+    if online and not _has_key(wandb):
+        raise ValueError("W&B has no API key: run `wandb login`, or stay offline with logger.wandb.offline=true")
+    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    return WandbLogger(save_dir=save_dir, offline=offline, **options)
+
+
+def _has_key(wandb: Any) -> bool:
+    """Whether W&B finds a key without asking for one, on the network or at the keyboard."""
+    try:
+        return wandb.login(prompt=False, verify=False)
+    except TypeError:  # older versions can only ask
+        return bool(wandb.api.api_key)
+    except wandb.errors.AuthenticationError as error:
+        raise ValueError(
+            f"W&B refuses its API key ({error}): run `wandb login`, or stay offline with logger.wandb.offline=true"
+        ) from error
