@@ -1,0 +1,63 @@
+"""From the resolved config to objects: the one place that knows which part needs which."""
+
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from hydra.utils import get_object, instantiate
+from transformers import PreTrainedTokenizerBase
+
+from r1lab.reward.weighted import WeightedSum
+from r1lab.rollout.sampling import Sampling
+from r1lab.task.protocol import Task
+
+
+def build_reward(
+    config: Mapping[str, Mapping[str, Any]], task: Task, tokenizer: PreTrainedTokenizerBase
+) -> WeightedSum:
+    """The weighted terms of `reward`: `{name: {_target_, weight, ...}}`.
+
+    A term whose constructor takes `task`, `is_correct` or `tokenizer` is given it. A plain function serves as a term
+    too; what its config holds beside `_target_` and `weight` is bound to its arguments.
+    """
+    at_hand = {"task": task, "is_correct": task.is_correct, "tokenizer": tokenizer}
+    terms, weights = {}, {}
+    for name, term in config.items():
+        term = dict(term)
+        if "_target_" not in term or "weight" not in term:
+            raise ValueError(f"reward.{name} needs both _target_ and weight, got {', '.join(term) or 'nothing'}")
+        weights[name] = term.pop("weight")
+        target = get_object(term["_target_"])
+        wanted = {key: value for key, value in at_hand.items() if key in inspect.signature(target).parameters}
+        maker = partial(instantiate(term, _partial_=True, _convert_="all"), **wanted)
+        terms[name] = maker() if inspect.isclass(target) else maker
+    return WeightedSum(terms, weights)
+
+
+def make(config: Mapping[str, Any], **given: Any) -> Any:
+    """The object that `config` names by its `_target_`, made with its values and the given objects.
+
+    Lists and mappings of the config arrive as plain ones. The given objects go past OmegaConf, which would put a proxy
+    in the place of a dataclass such as `Sampling`.
+    """
+    return instantiate(config, _partial_=True, _convert_="all")(**given)
+
+
+def build_policy_parts(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, Any]:
+    """Tokenizer (the config's own unless one is given), task and engine: what training and evaluation both need."""
+    tokenizer = tokenizer or make(config["model"]["tokenizer"])
+    task = make(config["task"], tokenizer=tokenizer)
+    return {"tokenizer": tokenizer, "task": task, "engine": make(config["rollout"]["engine"], tokenizer=tokenizer)}
+
+
+def rollout_sampling(config: Mapping[str, Any]) -> Sampling:
+    """How training samples: `rollout.temperature`, `max_new_tokens`, `top_k`, `top_p`."""
+    rollout = config["rollout"]
+    return Sampling(rollout["temperature"], rollout["max_new_tokens"], rollout["top_k"], rollout["top_p"])
+
+
+def evaluation_sampling(config: Mapping[str, Any]) -> Sampling:
+    """How evaluation samples: the same fields under `evaluation`."""
+    evaluation = config["evaluation"]
+    return Sampling(evaluation["temperature"], evaluation["max_new_tokens"], evaluation["top_k"], evaluation["top_p"])

@@ -1,0 +1,126 @@
+"""How the commands start: Hydra, with errors of one line that say which setting is wrong and how to mend it."""
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+
+from r1lab.run_folder import run_folder
+
+_PACKAGE = Path(__file__).parent
+# In a checkout `conf` lies beside the package, in an installed wheel inside it.
+CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+
+OmegaConf.register_new_resolver("run_dir", run_folder, use_cache=True, replace=True)
+# What a wrong setting, file or package raises; anything else may be a mistake of ours, so it says where it arose.
+_EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)
+
+
+class Interrupted(RuntimeError):
+    """The user stopped the run; the message says how to go on."""
+
+
+def run(task: Callable[[DictConfig], object], config_name: str) -> None:
+    """Compose `config_name` with the command line, call `task` with it, and end with one line if it fails.
+
+    HYDRA_FULL_ERROR=1 shows the traceback instead.
+    """
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Makes Hydra raise what it would print itself, so that there is one way of telling errors.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    failures: list[BaseException] = []
+
+    def guarded(config: DictConfig) -> object:
+        try:
+            return task(config)
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the sweeper's to judge
+            # Past Hydra, which would add a line of its own.
+            failures.append(error)
+            return None
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
+        if failures:
+            raise failures[0]
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("stopped; nothing was saved yet", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if full:
+            raise
+        print(f"error: {describe(error, config_name)}", file=sys.stderr)
+        known = _ours(error) or isinstance(error, _EXPECTED)
+        if not known:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"  in {where.filename}:{where.lineno}; HYDRA_FULL_ERROR=1 shows the traceback", file=sys.stderr)
+        sys.exit(1)
+
+
+def _ours(error: Exception) -> bool:
+    return type(error).__module__.startswith("r1lab") or isinstance(error, FloatingPointError)
+
+
+def describe(error: Exception, config_name: str) -> str:
+    """One line for an error; for an unknown choice or key, with the nearest names."""
+    cause = root(error)
+    if isinstance(cause, MissingConfigException) and cause.missing_cfg_file and cause.options is not None:
+        group, _, choice = str(cause.missing_cfg_file).rpartition("/")
+        return f"there is no {group}={choice}; {_nearest(choice, cause.options)}"
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause.full_key} must be given: add {cause.full_key}=... to the command"
+    if isinstance(error, ConfigCompositionException) and "Could not override" in str(error):
+        key = str(error).split("'")[1].split("=")[0]
+        return f"there is no setting {key}; {_nearest(key, list(_keys(_default_config(config_name))))}"
+    text = " ".join(str(cause).split())
+    if "Missing [UNK]" in text:
+        return "the tokenizer lacks a word of the prompt; model=tiny knows task=arithmetic alone, take model=smollm2"
+    readable = isinstance(cause, (ValueError, RuntimeError, OSError)) and text
+    return text if readable else f"{type(cause).__name__}: {text}"
+
+
+def root(error: BaseException) -> BaseException:
+    """What went wrong inside Hydra's `instantiate` or a resolver, which wrap it in errors of their own."""
+    while isinstance(error, (InstantiationException, InterpolationResolutionError)) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _nearest(name: str, options: list[str]) -> str:
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+    # A key that was spelt rightly but put in the wrong place.
+    near = near or [option for option in options if option.rpartition(".")[2] == name.rpartition(".")[2]][:3]
+    return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(options)[:40])}"
+
+
+def _default_config(config_name: str) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(config_name)
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        yield prefix + str(key)
+        if OmegaConf.is_dict(node := config._get_node(key)) and not node._is_none():
+            yield from _keys(node, f"{prefix}{key}.")
+
+
+def plain(config: DictConfig) -> dict:
+    """The resolved config as plain data: no OmegaConf object goes any further."""
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

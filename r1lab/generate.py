@@ -1,0 +1,230 @@
+"""python -m r1lab.generate checkpoint=PATH: what a policy says, to a prompt on the screen or over a split as Parquet.
+
+`prompt="7 + 5 * 3"` prints completions. `split=heldout output=FOLDER` writes shards of `shard_size` prompts; one that
+is already there is kept, so that the same command goes on where it was interrupted. meta.json beside them says how they
+were made, and a command with other settings is refused. Draws are keyed by prompt: the shards are the same however
+often it was interrupted.
+
+Columns, one row a completion: prompt_index, kind, prompt, answer, number (of the completion among its prompt's),
+completion, completion_ids, length (tokens), truncated, accuracy (the task's score, 0 without an answer), wellformed,
+sampling_logprobs.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+from rich.text import Text
+
+from r1lab.build import evaluation_sampling
+from r1lab.entry import run
+from r1lab.evaluate import override
+from r1lab.load import Loaded, load, policy_hash
+from r1lab.module.evaluation import sample
+from r1lab.reward.accuracy import Accuracy
+from r1lab.reward.format import Format
+from r1lab.rollout.sampling import Sampling
+from r1lab.run_folder import write_whole
+from r1lab.types import Completion, Prompt
+
+# The step that keys the draws, next to that of evaluations (-1): no draw is shared with either them or training.
+GENERATION_STEP = -2
+
+SCHEMA = pa.schema(
+    {
+        "prompt_index": pa.int64(),
+        "kind": pa.string(),
+        "prompt": pa.string(),
+        "answer": pa.string(),
+        "number": pa.int32(),
+        "completion": pa.string(),
+        "completion_ids": pa.list_(pa.int32()),
+        "length": pa.int32(),
+        "truncated": pa.bool_(),
+        "accuracy": pa.float32(),
+        "wellformed": pa.bool_(),
+        "sampling_logprobs": pa.list_(pa.float32()),
+    }
+)
+
+
+def generate(config: DictConfig) -> None:
+    """Answer a prompt, or write a split."""
+    given = OmegaConf.to_container(config)
+    if (given["prompt"] is None) == (given["split"] is None):
+        raise ValueError('give either prompt="7 + 5 * 3" or split=heldout')
+    if given["split"] is not None and given["output"] is None:
+        raise ValueError("split needs output=FOLDER, where the Parquet files go")
+    loaded = load(given["checkpoint"], model=given.get("model"), task=given.get("task"))
+    settings = override(loaded.config["evaluation"], given)
+    sampling = evaluation_sampling({"evaluation": settings})
+    if given["prompt"] is not None:
+        prompt = make_prompt(loaded, str(given["prompt"]))
+        options = {"num_samples": given["num_samples"], "sampling": sampling, "seed": settings["seed"]}
+        completions = sample(loaded.policy, loaded.engine, [prompt], step=GENERATION_STEP, **options)
+        show(prompt, completions)
+    else:
+        write_split(
+            loaded,
+            Path(given["output"]),
+            split=given["split"],
+            num_prompts=given["num_prompts"],
+            num_samples=given["num_samples"],
+            shard_size=given["shard_size"],
+            sampling=sampling,
+            seed=settings["seed"],
+        )
+
+
+def make_prompt(loaded: Loaded, question: str) -> Prompt:
+    """A question of one's own in the task's template. Raises ValueError for words that the tokenizer cannot write."""
+    text = loaded.task.template(question)
+
+    def ids(text: str) -> list[int]:
+        return loaded.tokenizer.encode(text, add_special_tokens=False)
+
+    try:
+        return Prompt(ids=tuple(ids(text)), text=text, answer="")
+    except Exception as error:  # tokenizers has no error of its own
+        unknown = []
+        for word in text.split():
+            try:
+                ids(word)
+            except Exception:
+                unknown.append(word)
+        words = ", ".join(map(repr, dict.fromkeys(unknown))) or error
+        raise ValueError(f"this policy's tokenizer does not know {words} (tokens are separated by spaces)") from error
+
+
+def show(prompt: Prompt, completions: list[Completion]) -> None:
+    """The prompt and, below it, what the policy wrote."""
+    console = Console()
+    console.print(Text(prompt.text, style="bold"), soft_wrap=True)
+    for completion in completions:
+        end = Text(" …cut off by the length limit" if completion.truncated else "", style="dim")
+        console.print(Text(completion.text) + end, soft_wrap=True)
+
+
+def write_split(
+    loaded: Loaded,
+    folder: Path,
+    *,
+    split: str,
+    num_prompts: int,
+    num_samples: int,
+    shard_size: int,
+    sampling: Sampling,
+    seed: int,
+) -> None:
+    """Write the shards of the first `num_prompts` prompts of a split that are not there yet.
+
+    Raises:
+        ValueError: the folder holds shards that were made otherwise, or a number is below 1.
+    """
+    numbers = {"num_prompts": num_prompts, "num_samples": num_samples, "shard_size": shard_size}
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    claim(
+        folder,
+        {
+            "checkpoint": str(loaded.file or loaded.config["model"]["name"]),
+            "policy_sha256": policy_hash(loaded.policy),
+            "task": loaded.config["task"],
+            "split": split,
+            **numbers,
+            "sampling": asdict(sampling),
+            "seed": seed,
+        },
+    )
+    starts = range(0, num_prompts, shard_size)
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        progress = bar.add_task("sampling", total=num_prompts * num_samples)
+        advance = partial(bar.advance, progress)
+        for number, start in enumerate(starts):
+            indices = range(start, min(start + shard_size, num_prompts))
+            path = folder / f"shard-{number:05}-of-{len(starts):05}.parquet"
+            if path.exists():
+                advance(len(indices) * num_samples)
+                continue
+            prompts = [loaded.task.sample(split, i) for i in indices]
+            completions = sample(
+                loaded.policy,
+                loaded.engine,
+                prompts,
+                num_samples=num_samples,
+                sampling=sampling,
+                seed=seed,
+                step=GENERATION_STEP,
+                advance=advance,
+            )
+            expanded = [prompt for prompt in prompts for _ in range(num_samples)]
+            write_shard(path, table(expanded, completions, loaded, num_samples))
+    print(f"{num_prompts * num_samples} completions in {len(starts)} files in {folder}")
+
+
+def claim(folder: Path, meta: dict[str, Any]) -> None:
+    """Note in meta.json how a folder's shards are made; refuse one whose shards were made otherwise.
+
+    Where the weights lay does not matter, their hash does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "meta.json"
+    meta = json.loads(json.dumps(meta))
+    if path.exists():
+        old = json.loads(path.read_text())
+        changed = [key for key in meta if key != "checkpoint" and old.get(key) != meta[key]]
+        if changed:
+            differences = "; ".join(f"{key} was {old.get(key)} and is now {meta[key]}" for key in changed)
+            raise ValueError(f"{folder} holds shards made with other settings ({differences}); choose another output")
+    else:
+        write_whole(path, json.dumps(meta, indent=2) + "\n")
+
+
+def table(prompts: list[Prompt], completions: list[Completion], loaded: Loaded, num_samples: int) -> pa.Table:
+    """The rows of B completions, each with its own prompt."""
+    columns = {
+        "prompt_index": [p.index for p in prompts],
+        "kind": [p.kind for p in prompts],
+        "prompt": [p.text for p in prompts],
+        "answer": [p.answer for p in prompts],
+        "number": [row % num_samples for row in range(len(completions))],
+        "completion": [c.text for c in completions],
+        "completion_ids": [c.ids for c in completions],
+        "length": [len(c.ids) for c in completions],
+        "truncated": [c.truncated for c in completions],
+        "accuracy": Accuracy(loaded.task.is_correct)(prompts, completions),
+        "wellformed": [value == 1.0 for value in Format()(prompts, completions)],
+        "sampling_logprobs": [c.sampling_logprobs for c in completions],
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def write_shard(path: Path, rows: pa.Table) -> None:
+    """Whole or not at all, so that a shard which is there is complete."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            pq.write_table(rows, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main() -> None:
+    run(generate, "generate")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The folder of a run: where it is, what its summary says, and which one `ckpt_path=last` means."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RUNS = Path("runs")
+FINISHED = "finished"
+
+
+def run_folder(name: str, ckpt_path: str | None) -> str:
+    """A new folder `runs/<name>/<time>`; with `ckpt_path=last` that of the newest unfinished run which can go on."""
+    if ckpt_path == "last":
+        unfinished = newest_unfinished(name)
+        if unfinished is None:
+            raise FileNotFoundError(
+                f"ckpt_path=last: there is no unfinished run with a checkpoint in {RUNS / name}; "
+                "leave ckpt_path out to start one, or name its folder with hydra.run.dir"
+            )
+        return str(unfinished)
+    return str(RUNS / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def newest_unfinished(name: str) -> Path | None:
+    folders = sorted((RUNS / name).glob("*/checkpoints/last.ckpt"), reverse=True)
+    return next((f.parents[1] for f in folders if read_summary(f.parents[1]).get("status") != FINISHED), None)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The run's summary, empty where there is none."""
+    path = Path(folder, "summary.json")
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Whole or not at all: a reader never sees half a summary."""
+    write_whole(Path(folder, "summary.json"), json.dumps(summary, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Twelve hex digits that tell two configs apart; the same for a run and its resumption."""
+    kept = {key: value for key, value in config.items() if key != "ckpt_path"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def commit() -> str | None:
+    """The commit of the source that runs, with `+` where it was changed since; None outside a checkout."""
+    source = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(source), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(source)).strip()
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("r1lab", "torch", "transformers", "lightning", "hydra-core"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "source"
+    return found
+
+
+def device_name() -> str:
+    """The GPU's name, or the CPU's with the number of threads in use."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,242 @@
+"""python -m r1lab.train experiment=NAME: compose a config, build, score, fit, score, sum up.
+
+The run's folder (`hydra.run.dir`, by default runs/<name>/<time>) gets config.yaml, metrics.csv, samples.jsonl,
+curves.png, summary.json and checkpoints/. Returns `objective`, which a sweep maximises.
+"""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Timer
+from omegaconf import DictConfig
+from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
+
+from r1lab.analysis.curves import plot_curves
+from r1lab.analysis.run import read_metrics
+from r1lab.analysis.scores import score_table
+from r1lab.build import build_policy_parts, build_reward, evaluation_sampling, make, rollout_sampling
+from r1lab.callback import stop
+from r1lab.entry import Interrupted, plain, run
+from r1lab.loss.kl import kl_warning
+from r1lab.module.checkpoint import AtomicCheckpointIO
+from r1lab.module.evaluation import evaluate_splits
+from r1lab.run_folder import (
+    FINISHED,
+    commit,
+    config_hash,
+    device_name,
+    read_summary,
+    versions,
+    write_summary,
+    write_whole,
+)
+
+log = logging.getLogger("r1lab.train")
+
+
+def train(config: DictConfig) -> float | None:
+    """One run. Returns the value of `objective` at its end, None where it was not measured."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    return train_in(folder, plain(config))
+
+
+def train_in(folder: Path, config: dict[str, Any]) -> float | None:
+    """The run of a resolved config in its folder."""
+    quieten()
+    folder.mkdir(parents=True, exist_ok=True)
+    resumed = checkpoint_to_resume(folder, config["ckpt_path"])
+    L.seed_everything(config["seed"], workers=True, verbose=False)
+    parts = build_policy_parts(config)
+    module = build_module(config, parts)
+    # Built before the trainer builds it, so that it can be scored before the first step.
+    module.configure_model()
+    data = build_data(config, parts, module)
+    timer = Timer()
+    trainer = build_trainer(config, folder, [timer])
+
+    if trainer.is_global_zero:
+        write_whole(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    summary = read_summary(folder) if resumed else {}
+
+    def note(entry: dict[str, Any]) -> None:
+        if trainer.is_global_zero:
+            write_summary(folder, entry)
+
+    summary |= {
+        "status": "running",
+        "objective": None,
+        "experiment": config["name"],
+        "seed": config["seed"],
+        "config_hash": config_hash(config),
+        "parent": config["model"]["name"],
+        "commit": commit(),
+        "versions": versions(),
+        "device": device_name(),
+        "train_seconds": None,
+        "steps": 0,
+    }
+    note(summary)
+    if config["evaluate"] and "before" not in summary:
+        summary["before"] = score(config, parts, module)
+        note(summary)
+    try:
+        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+    except stop.Interrupted as halt:
+        note(summary | {"status": "interrupted", "steps": halt.step or 0})
+        how = f"step {halt.step} is saved in {folder}; the same command with ckpt_path=last goes on"
+        raise Interrupted(f"stopped; {how if halt.checkpoint else 'nothing was saved yet'}") from None
+    except BaseException as error:
+        summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "steps": module.step}
+        note(summary)
+        raise
+    summary |= {"steps": module.step, "train_seconds": round(timer.time_elapsed("train"), 2)}
+    summary["objective"] = last_value(trainer, folder, config["objective"])
+    if config["evaluate"]:
+        summary["after"] = score(config, parts, module)
+    summary["status"] = FINISHED
+    note(summary)
+    if trainer.is_global_zero:
+        plot_curves(folder)
+        report(folder, summary)
+    return summary["objective"]
+
+
+def last_value(trainer: L.Trainer, folder: Path, metric: str) -> float | None:
+    """The newest value of a metric, None where it was never measured."""
+    value = trainer.callback_metrics.get(metric)
+    if value is None:
+        # A run that was killed behind its last step measures nothing when it goes on.
+        written = read_metrics(folder / "metrics.csv").get(metric, pd.Series(dtype=float)).dropna()
+        value = None if written.empty else np.float32(written.iloc[-1])
+    return None if value is None else float(value)
+
+
+def checkpoint_to_resume(folder: Path, ckpt_path: str | None) -> str | None:
+    """The file to go on from: with `last`, the newest of the run's own folder."""
+    if ckpt_path != "last":
+        if ckpt_path is not None and not Path(ckpt_path).is_file():
+            raise FileNotFoundError(f"ckpt_path={ckpt_path}: there is no such file")
+        return ckpt_path
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        raise FileNotFoundError(f"ckpt_path=last: there is no {last}; leave ckpt_path out to start anew")
+    return str(last)
+
+
+def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningModule:
+    """The LightningModule: what all have in common, and what GRPO needs beside it."""
+    optimizer = instantiate(config["optimizer"], _convert_="all")
+    common = {
+        "policy": instantiate(config["model"]["policy"], _convert_="all"),
+        "tokenizer": parts["tokenizer"],
+        "engine": parts["engine"],
+        "is_correct": parts["task"].is_correct,
+        "optimizer": optimizer["optimizer"],
+        "scheduler": optimizer["scheduler"],
+        "gradient_clip": optimizer["gradient_clip"],
+        "validation_sampling": evaluation_sampling(config),
+        "evaluation_seed": config["evaluation"]["seed"],
+    }
+    module_config = dict(config["module"])
+    if module_config["_target_"].endswith("GRPO"):
+        loss = dict(config["loss"])
+        note_kl(loss, config["module"])
+        penalty = {key: loss.pop(key) for key in ("beta", "kl", "kl_placement", "kl_target", "kl_horizon")}
+        common |= penalty | config["reference"] | {
+            "loss": instantiate(loss),
+            "reward": build_reward(config["reward"], parts["task"], parts["tokenizer"]),
+            "advantage": instantiate(config["advantage"]),
+            "sampling": rollout_sampling(config),
+            "batch_size": config["rollout"]["batch_size"],
+            "group_size": config["rollout"]["group_size"],
+            "seed": config["seed"],
+        }  # fmt: skip
+    module = make(module_config, **common)
+    module.run_config = config
+    return module
+
+
+def note_kl(loss: dict[str, Any], module: dict[str, Any]) -> None:
+    """Say where the KL penalty's gradient is not the reverse KL's: a line for the published choice, else a warning."""
+    pair = loss["kl"], loss["kl_placement"]
+    off_policy = module["num_minibatches"] * module["num_iterations"] > 1
+    reason = kl_warning(*pair, off_policy=off_policy, ratio_level=loss["ratio_level"])
+    if loss["beta"] > 0 and reason:
+        published = pair == ("k3", "loss")  # DeepSeekMath's and DeepSeek-R1's own
+        log.log(logging.INFO if published else logging.WARNING, f"loss.kl={pair[0]} in the {pair[1]}: {reason}")
+
+
+def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModule) -> L.LightningDataModule:
+    data = dict(config["data"])
+    documents = data.pop("documents", None)
+    if documents is not None:
+        documents = make(documents, task=parts["task"])
+        return make(data, documents=documents, task=parts["task"], tokenizer=parts["tokenizer"])
+    return make(
+        data,
+        task=parts["task"],
+        prompts_per_rollout=module.prompts_per_rollout,
+        updates_per_rollout=module.updates_per_rollout,
+    )
+
+
+def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
+    loggers = list(instantiate(config["logger"]).values())
+    callbacks = [*instantiate(config["callback"]).values(), *callbacks]
+    plugins = [AtomicCheckpointIO()]
+    return make(config["trainer"], logger=loggers, callbacks=callbacks, default_root_dir=str(folder), plugins=plugins)
+
+
+def score(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModule) -> dict[str, dict[str, float]]:
+    """Each split of `evaluation` on prompts that are the same for every run."""
+    evaluation = config["evaluation"]
+    return evaluate_splits(
+        module.policy,
+        parts["tokenizer"],
+        parts["engine"],
+        parts["task"],
+        splits=evaluation["splits"],
+        num_prompts=evaluation["num_prompts"],
+        num_samples=evaluation["num_samples"],
+        sampling=evaluation_sampling(config),
+        seed=evaluation["seed"],
+        ks=evaluation["ks"],
+    )
+
+
+def report(folder: Path, summary: dict[str, Any]) -> None:
+    """The table at the end of a run."""
+    console = Console()
+    if "after" in summary:
+        console.print(score_table(summary["after"], summary["before"]))
+    console.print(f"{summary['steps']} steps in {summary['train_seconds']:.0f} s; everything is in {folder}")
+
+
+def quieten() -> None:
+    """Silence what the libraries say at every start, and what is as it should be here."""
+    disable_progress_bar()
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*in eval mode at the start of training.*",  # no dropout: the policy that learns is the one that sampled
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*does not have many workers.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def main() -> None:
+    run(train, "train")
+
+
+if __name__ == "__main__":
+    main()

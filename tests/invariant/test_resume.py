@@ -1,0 +1,169 @@
+"""A run that is stopped or killed while its rollout is half used, and then resumed, is the run that was not."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from r1lab.module.grpo import GRPO
+
+ROOT = Path(__file__).parents[2]
+
+# Six steps on three rollouts of two minibatches, a validation after the fourth. A new reference after the third, which
+# is then neither the policy that starts nor the one that is resumed.
+OVERRIDES = (
+    "name=resumed",
+    "reference=refresh",
+    "reference.refresh_every=3",
+    "module.num_minibatches=2",
+    "trainer.max_steps=6",
+    "trainer.val_check_interval=4",
+    "loss.beta=0.5",
+    "loss.kl_target=0.01",
+    "loss.entropy_coef=0.01",
+    "optimizer.lr=0.003",
+    "+reward.variety={_target_: rewards.variety, weight: 1.0}",
+    "callback.checkpoint.every_n_train_steps=1",
+    "callback.samples.every=1",
+    "callback.samples.shown=0",
+    "evaluate=false",
+)
+# Accuracy and format are 0 for an untrained policy, and would teach it nothing.
+REWARD = """
+def variety(prompts, completions):
+    return [len(set(c.ids)) / len(c.ids) + c.ids[0] % 5 for c in completions]
+"""
+
+# The train command, which stands still in the update of its fourth step until it is killed.
+CHILD = """
+import os, pathlib, sys, time, torch
+torch.set_num_threads(1)
+from r1lab.module.grpo import GRPO
+import r1lab.train
+update = GRPO.update
+def stand_still(self, rows):
+    if self.step == 3:
+        pathlib.Path("ready").touch()
+        time.sleep(60)
+    update(self, rows)
+if "ckpt_path=last" not in sys.argv:
+    GRPO.update = stand_still
+r1lab.train.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def rewards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rewards")
+    (folder / "rewards.py").write_text(REWARD)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+    sys.modules.pop("rewards", None)
+
+
+@pytest.fixture(scope="module")
+def whole(rewards, train_small, tmp_path_factory):
+    return train_small(tmp_path_factory.mktemp("whole"), *OVERRIDES)
+
+
+def read(folder):
+    """All that a run leaves which does not tell the time."""
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    with open(folder / "metrics.csv") as file:
+        rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
+    ours = {key: value for key, value in checkpoint["r1lab"].items() if key != "config"}
+    return {
+        "parameters": checkpoint["state_dict"],
+        "optimizer": checkpoint["optimizer_states"],
+        "schedule": checkpoint["lr_schedulers"],
+        "global_step": checkpoint["global_step"],
+        "state": ours,
+        "metrics": rows,
+        "samples": (folder / "samples.jsonl").read_text(),
+    }
+
+
+def assert_same(first, second, where=""):
+    assert type(first) is type(second), where
+    if isinstance(first, dict):
+        assert list(first) == list(second), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}/{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_same(a, b, f"{where}/{i}")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    else:
+        assert first == second, where
+
+
+def test_the_run_that_is_compared_with_learns_and_refreshes(whole):
+    # Else the tests below would hold whatever a resume forgets.
+    run = read(whole)
+    policy, reference = (
+        {k.removeprefix(p): v for k, v in run["parameters"].items() if k.startswith(p)}
+        for p in ("policy.", "reference.")
+    )
+    assert all(torch.equal(policy[k], reference[k]) for k in policy)  # refreshed after step 6
+    rows = run["metrics"]
+    assert [row["step"] for row in rows] == list("123456")
+    assert [float(row["loss/reference_refreshed"]) for row in rows] == [0, 0, 1, 0, 0, 1]
+    assert [float(row["loss/kl"]) > 0 for row in rows] == [False, True, True, True, True, True]
+    assert len({row["loss/beta"] for row in rows}) == 6
+    assert all(float(row["optimizer/gradient_norm"]) > 0 for row in rows)
+    assert rows[3]["validation/pass_at_1"] != ""
+
+
+@pytest.mark.parametrize("steps", [3, 4, 5])  # the rollout is half used, used up with a validation, half used
+def test_stopped_and_resumed(whole, train_small, tmp_path, monkeypatch, steps):
+    def fail(module, prompts, batch_idx, original=GRPO.training_step):
+        if module.step == steps:
+            raise RuntimeError("power cut")
+        original(module, prompts, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GRPO, "training_step", fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_small(tmp_path, *OVERRIDES)
+    state = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["r1lab"]
+    assert state["step"] == steps
+    assert (state["rollout"] is not None) == (steps % 2 == 1)
+    assert_same(read(whole), read(train_small(tmp_path, *OVERRIDES, "ckpt_path=last")))
+
+
+def test_killed_and_resumed_by_the_same_command(whole, rewards, small, tmp_path):
+    (tmp_path / "child.py").write_text(CHILD)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{rewards}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "child.py", *small, *OVERRIDES]
+    options = {
+        "cwd": tmp_path,
+        "env": environment,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
+    child = subprocess.Popen(command, **options)
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "ready").exists():
+            assert child.poll() is None and time.monotonic() < until, child.communicate()[0]
+            time.sleep(0.05)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    (folder,) = (tmp_path / "runs/resumed").iterdir()
+    assert len(read(folder)["metrics"]) == 3
+    done = subprocess.run([*command, "ckpt_path=last"], **options, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert [folder] == list((tmp_path / "runs/resumed").iterdir())
+    assert_same(read(whole), read(folder))

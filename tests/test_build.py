@@ -1,0 +1,94 @@
+import sys
+
+import pytest
+
+from r1lab.build import build_policy_parts, build_reward, evaluation_sampling, make, rollout_sampling
+from r1lab.model.tiny import tiny_tokenizer
+from r1lab.rollout.sampling import Sampling
+from r1lab.types import Completion, Prompt
+
+TERMS = """
+def short(prompts, completions, limit, tokenizer):
+    return [float(len(c.ids) <= limit and tokenizer.eos_token_id in c.ids) for c in completions]
+
+class Kind:
+    def __init__(self, task, tokenizer, bonus):
+        self.task, self.tokenizer, self.bonus = task, tokenizer, bonus
+
+    def __call__(self, prompts, completions):
+        return [self.bonus if p.kind == self.task.name else None for p in prompts]
+"""
+
+
+class Task:
+    name = "doubling"
+
+    def is_correct(self, prompt, answer):
+        return float(answer == prompt.answer)
+
+
+@pytest.fixture
+def terms(tmp_path, monkeypatch):
+    (tmp_path / "custom_terms.py").write_text(TERMS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("custom_terms", None)
+
+
+PROMPTS = [Prompt((1,), "", "12", kind="doubling"), Prompt((1,), "", "7", kind="other")]
+COMPLETIONS = [Completion((5, 1), "<answer> 12 </answer>", False), Completion((5, 6, 1), "<answer> 8 </answer>", False)]
+
+
+def test_classes_and_functions_get_what_they_ask_for(terms):
+    config = {
+        "accuracy": {"_target_": "r1lab.reward.accuracy.Accuracy", "weight": 1.0},
+        "short": {"_target_": "custom_terms.short", "weight": 0.5, "limit": 2},
+        "kind": {"_target_": "custom_terms.Kind", "weight": 10, "bonus": 3.0},
+    }
+    tokenizer = tiny_tokenizer()
+    reward = build_reward(config, Task(), tokenizer)
+    assert reward.terms["kind"].tokenizer is tokenizer
+    rewards = reward(PROMPTS, COMPLETIONS)
+    assert rewards.terms == {"accuracy": [1.0, 0.0], "short": [1.0, 0.0], "kind": [3.0, None]}
+    assert rewards.total.tolist() == [1 + 0.5 + 30, 0.0]
+    assert config["short"] == {"_target_": "custom_terms.short", "weight": 0.5, "limit": 2}  # as it was
+
+
+@pytest.mark.parametrize("term", [{"_target_": "r1lab.reward.format.Format"}, {"weight": 1.0}, {}])
+def test_a_term_needs_target_and_weight(term):
+    with pytest.raises(ValueError, match="reward.format needs both _target_ and weight"):
+        build_reward({"format": term}, Task(), tiny_tokenizer())
+
+
+def test_made_objects_get_plain_values_and_the_very_objects_that_are_given():
+    sampling = Sampling(1.0, 8)
+    config = {"_target_": "builtins.dict", "numbers": [1, 2], "names": {"a": {"b": 1}}}
+    made = make(config, sampling=sampling)
+    assert made["sampling"] is sampling
+    assert type(made["numbers"]) is list and type(made["names"]) is dict and type(made["names"]["a"]) is dict
+
+
+def test_parts_share_the_tokenizer():
+    config = {
+        "model": {"tokenizer": {"_target_": "r1lab.model.tiny.tiny_tokenizer"}},
+        "task": {
+            "_target_": "r1lab.task.arithmetic.Arithmetic",
+            "template": {"_target_": "r1lab.task.template.Template", "text": "User: {question} Assistant:"},
+            "question": "{chain}",
+            "num_steps": [2],
+            "harder_num_steps": [5],
+            "operands": {"+": [1, 9]},
+        },
+        "rollout": {"engine": {"_target_": "r1lab.rollout.hf.CachedLoop", "batch_size": 0}},
+    }
+    parts = build_policy_parts(config)
+    assert parts["task"].tokenizer is parts["engine"].tokenizer is parts["tokenizer"]
+    mine = tiny_tokenizer()
+    parts = build_policy_parts(config, mine)
+    assert parts["task"].tokenizer is parts["engine"].tokenizer is parts["tokenizer"] is mine
+
+
+def test_samplings():
+    settings = {"temperature": 0.7, "max_new_tokens": 9, "top_k": 3, "top_p": 0.9}
+    assert rollout_sampling({"rollout": settings}) == Sampling(0.7, 9, 3, 0.9)
+    assert evaluation_sampling({"evaluation": settings}) == Sampling(0.7, 9, 3, 0.9)

@@ -1,0 +1,67 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from r1lab.entry import CONF, describe, plain
+
+ROOT = Path(__file__).parents[1]
+
+
+def error_of(*overrides):
+    """The error of composing a run with these overrides."""
+    with pytest.raises(Exception) as raised, initialize_config_dir(str(CONF), version_base="1.3"):
+        plain(compose("train", list(overrides)))
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    "override, line",
+    [
+        ("experiment=r1zer0", "there is no experiment=r1zer0; did you mean r1zero?"),
+        ("preset=drgrpo", "there is no preset=drgrpo; did you mean dr_grpo"),
+        ("loss.bta=0.1", "there is no setting loss.bta; did you mean loss.beta"),
+        ("rollout.groupsize=4", "there is no setting rollout.groupsize; did you mean rollout.group_size"),
+        ("beta=0.1", "there is no setting beta; did you mean loss.beta"),  # in the wrong place
+        ("sed=2", "there is no setting sed; did you mean seed"),
+    ],
+)
+def test_unknown_names_with_the_nearest(override, line):
+    text = describe(error_of(override), "train")
+    assert text.startswith(line)
+    assert "\n" not in text
+
+
+def test_a_name_like_no_other_lists_what_there_is():
+    text = describe(error_of("experiment=zzzz"), "train")
+    assert text.startswith("there is no experiment=zzzz; there are: ") and "r1zero" in text
+
+
+def test_a_value_that_must_be_given():
+    text = describe(error_of("model=hf"), "train")
+    assert text.startswith("model.name must be given") and "\n" not in text
+
+
+def test_an_error_inside_a_constructor_is_told_as_itself():
+    with pytest.raises(Exception) as raised:
+        instantiate({"_target_": "r1lab.rollout.sampling.Sampling", "temperature": -1.0, "max_new_tokens": 1})
+    assert describe(raised.value, "train").startswith("rollout.temperature must be at least 0")
+
+
+def test_errors_of_no_text_keep_their_kind():
+    assert describe(ValueError(), "train") == "ValueError: "
+    assert describe(KeyError("x"), "train") == "KeyError: 'x'"
+    assert describe(ValueError("two\n  lines"), "train") == "two lines"
+
+
+def test_the_command_ends_with_one_line(tmp_path):
+    command = [sys.executable, "-m", "r1lab.evaluate", "checkpoint=nowhere.ckpt"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: there is no checkpoint at nowhere.ckpt")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

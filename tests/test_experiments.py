@@ -1,0 +1,79 @@
+"""Every experiment runs, and every preset takes effect and trains."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from r1lab.entry import CONF
+
+EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+PRESETS = sorted(file.stem for file in (CONF / "preset").glob("*.yaml"))
+# One step with nothing around it, at sizes that are for a test and not the preset's.
+ONE_STEP = (
+    "evaluate=false",
+    "rollout.batch_size=16",
+    "rollout.group_size=4",
+    "rollout.max_new_tokens=8",
+    "trainer.max_steps=1",
+    "+trainer.limit_val_batches=0",
+    "+trainer.enable_checkpointing=false",
+    "+trainer.enable_progress_bar=false",
+    "~callback.checkpoint",
+    "~callback.progress",
+    "~callback.samples",
+    "+reward.first={_target_: tests.test_experiments.first_token, weight: 1.0}",
+)
+
+
+def first_token(prompts, completions):
+    """A reward that differs within a group, so that an untrained policy has something to learn."""
+    return [float(completion.ids[0] % 2) for completion in completions]
+
+
+def read(folder: Path) -> tuple[dict, list[dict[str, str]]]:
+    """The summary of a run and its metrics, a row a step."""
+    with open(folder / "metrics.csv") as file:
+        return json.loads((folder / "summary.json").read_text()), list(csv.DictReader(file))
+
+
+def leaves(config: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
+    """{path: value} of all values of a nested dict."""
+    found = {}
+    for key, value in config.items():
+        found |= leaves(value, (*path, key)) if isinstance(value, dict) else {(*path, key): value}
+    return found
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_two_steps(experiment, train_small, tmp_path):
+    # Without its gate, which no base of two steps passes.
+    train_small(tmp_path, f"experiment={experiment}", "callback=default", "callback.samples.shown=0")
+    summary, rows = read(tmp_path)
+    assert (summary["status"], summary["experiment"], summary["steps"]) == ("finished", experiment, 2)
+    assert summary["objective"] is not None
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_takes_effect(preset):
+    """Each value that the preset sets is in the config of a run with it."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("train", ["experiment=r1zero", f"preset={preset}"]))
+    asked = OmegaConf.to_container(OmegaConf.load(CONF / "preset" / f"{preset}.yaml"))
+    asked.pop("defaults", None)
+    assert leaves(asked)
+    assert leaves(asked).items() <= leaves(composed).items()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_trains(preset, train_small, tmp_path):
+    train_small(tmp_path, "experiment=r1zero", f"preset={preset}", *ONE_STEP)
+    summary, rows = read(tmp_path)
+    assert summary["steps"] == 1
+    assert float(rows[0]["optimizer/gradient_norm"]) > 0
+    assert float(rows[0]["optimizer/bad_steps"]) == 0

@@ -1,0 +1,161 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from r1lab.generate import SCHEMA, generate
+from r1lab.load import load
+from r1lab.module.evaluation import sample
+from r1lab.rollout.hf import CachedLoop
+from r1lab.rollout.sampling import Sampling
+from r1lab.types import Completion
+
+
+@pytest.fixture
+def run_generate(command, tiny_run):
+    def run(*overrides):
+        generate(command("generate", f"checkpoint={tiny_run}", *overrides))
+
+    return run
+
+
+@pytest.fixture
+def write(run_generate, tmp_path):
+    """write(*overrides) -> rows of 7 prompts in shards of 3, two samples each."""
+
+    def run(*overrides):
+        settings = ["split=heldout", "num_prompts=7", "num_samples=2", "shard_size=3", f"output={tmp_path}/out"]
+        run_generate(*settings, *overrides)
+        return rows(tmp_path / "out")
+
+    return run
+
+
+def rows(folder):
+    return [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def files(folder):
+    return {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+
+def test_a_prompt_in_the_template_of_the_run(run_generate, capsys):
+    run_generate('prompt="7 + 5 * 8"', "num_samples=3")
+    first, *completions = capsys.readouterr().out.splitlines()
+    assert first == "User: 7 + 5 * 8 Assistant:"
+    assert len(completions) == 3 and len(set(completions)) == 3
+    run_generate('prompt="7 + 5 * 8"', "num_samples=3")
+    assert capsys.readouterr().out.splitlines() == [first, *completions]
+    run_generate('prompt="7 + 5 * 8"', "num_samples=2", "temperature=0")
+    _, *greedy = capsys.readouterr().out.splitlines()
+    assert len(greedy) == 2 and len(set(greedy)) == 1
+
+
+def test_words_that_the_tokenizer_does_not_know(run_generate):
+    with pytest.raises(ValueError, match=r"does not know 'what', 'is', '5\?' ") as raised:
+        run_generate('prompt="what is 7 + what is 5?"')
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "given, reason",
+    [
+        ([], "either prompt=.* or split="),
+        (["prompt=7", "split=heldout"], "either prompt=.* or split="),
+        (["split=heldout"], "split needs output=FOLDER"),
+        (["split=heldout", "output=nowhere", "num_samples=0"], "num_samples must be at least 1"),
+    ],
+)
+def test_settings_that_do_not_go_together(run_generate, given, reason):
+    with pytest.raises(ValueError, match=reason):
+        run_generate(*given)
+
+
+def test_columns(write, tmp_path, tiny_run):
+    got = write()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "meta.json",
+        *(f"shard-0000{n}-of-00003.parquet" for n in range(3)),
+    ]
+    assert pq.read_schema(tmp_path / "out/shard-00000-of-00003.parquet").equals(SCHEMA)
+    assert [(row["prompt_index"], row["number"]) for row in got] == [(p, n) for p in range(7) for n in range(2)]
+    # The same from the library, all at once.
+    loaded = load(str(tiny_run))
+    prompts = [loaded.task.sample("heldout", i) for i in range(7)]
+    settings = {"num_samples": 2, "sampling": Sampling(1.0, 8), "seed": loaded.config["evaluation"]["seed"]}
+    expected = sample(loaded.policy, loaded.engine, prompts, step=-2, **settings)
+    for row, completion in zip(got, expected, strict=True):
+        prompt = prompts[row["prompt_index"]]
+        assert (row["prompt"], row["answer"], row["kind"]) == (prompt.text, prompt.answer, "arithmetic")
+        assert row["completion_ids"] == list(completion.ids) and row["length"] == len(completion.ids)
+        assert (row["completion"], row["truncated"]) == (completion.text, completion.truncated)
+        assert row["sampling_logprobs"] == pytest.approx(completion.sampling_logprobs, abs=1e-4)
+    # No draw is shared with evaluations.
+    assert [c.ids for c in sample(loaded.policy, loaded.engine, prompts, **settings)] != [c.ids for c in expected]
+
+
+def say_the_answer(self, model, prompts, **options):
+    texts = [t for p in prompts for t in (f"<think> hmm </think> <answer> {p.answer} </answer>", "<answer> no")]
+    return [Completion((5, 1), text, False, (-0.5, -0.25)) for text in texts]
+
+
+def test_accuracy_and_format(write, monkeypatch):
+    monkeypatch.setattr(CachedLoop, "generate", say_the_answer)
+    assert [(row["accuracy"], row["wellformed"]) for row in write()] == [(1.0, True), (0.0, False)] * 7
+
+
+def test_interrupted_and_gone_on_with(write, tmp_path, monkeypatch):
+    whole = write()
+    folder = tmp_path / "out"
+    kept = folder / "shard-00000-of-00003.parquet"
+    for path in sorted(folder.glob("*.parquet"))[1:]:
+        path.unlink()
+    before = files(folder)
+    calls, original = [], CachedLoop.generate
+
+    def second_fails(self, model, prompts, **options):
+        calls.append([p.index for p in prompts])
+        if len(calls) == 2:
+            raise RuntimeError("power cut")
+        return original(self, model, prompts, **options)
+
+    monkeypatch.setattr(CachedLoop, "generate", second_fails)
+    with pytest.raises(RuntimeError, match="power cut"):
+        write()
+    # The first was there, the second is new, the third was never begun, and nothing lies about.
+    assert calls == [[3, 4, 5], [6]]
+    assert set(files(folder)) == {*before, "shard-00001-of-00003.parquet"}
+    assert write() == whole
+    assert calls[2:] == [[6]]
+    assert files(folder)[kept.name] == before[kept.name]
+    assert write() == whole and len(calls) == 3
+
+
+def test_a_shard_is_named_when_it_is_whole(write, tmp_path, monkeypatch):
+    def fail(table, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    with pytest.raises(OSError, match="No space"):
+        write()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["meta.json"]
+
+
+@pytest.mark.parametrize(
+    "change", ["temperature=0.5", "num_samples=3", "split=harder", "shard_size=4", "seed=1", "num_prompts=9"]
+)
+def test_other_settings_are_refused(write, tmp_path, change):
+    write()
+    before = files(tmp_path / "out")
+    with pytest.raises(ValueError, match=f"other settings .*{change.split('=')[0]}.* choose another output"):
+        write(change)
+    assert files(tmp_path / "out") == before
+
+
+def test_the_same_weights_from_another_place_are_not(write, tiny_run, tmp_path):
+    # Scored once, after its last step: the best checkpoint holds the weights of the last.
+    whole = write()
+    assert write(f"checkpoint={tiny_run}/checkpoints/best.ckpt") == whole
+    meta = json.loads((tmp_path / "out/meta.json").read_text())
+    assert meta["checkpoint"].endswith("last.ckpt") and len(meta["policy_sha256"]) == 64

@@ -1,0 +1,61 @@
+import re
+
+import pytest
+
+from r1lab import run_folder
+from r1lab.run_folder import config_hash, read_summary, write_summary
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "RUNS", tmp_path)
+    return tmp_path
+
+
+def make(runs, name, status, checkpoint=True):
+    folder = runs / "r1zero" / name
+    (folder / "checkpoints").mkdir(parents=True)
+    if checkpoint:
+        (folder / "checkpoints/last.ckpt").touch()
+    if status:
+        write_summary(folder, {"status": status})
+    return str(folder)
+
+
+def test_a_new_run_has_its_own_folder(runs):
+    folder = run_folder.run_folder("r1zero", None)
+    assert re.fullmatch(rf"{runs}/r1zero/\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d", folder)
+    assert run_folder.run_folder("r1zero", "some/file.ckpt").startswith(f"{runs}/r1zero/")
+
+
+def test_last_is_the_newest_unfinished_run_that_can_go_on(runs):
+    make(runs, "2025-01-01_00-00-00", "interrupted")
+    wanted = make(runs, "2025-01-02_00-00-00", "running")
+    make(runs, "2025-01-03_00-00-00", "finished")
+    make(runs, "2025-01-04_00-00-00", "running", checkpoint=False)
+    assert run_folder.run_folder("r1zero", "last") == wanted
+    newer = make(runs, "2025-01-05_00-00-00", None)  # killed before it could write a summary
+    assert run_folder.run_folder("r1zero", "last") == newer
+
+
+def test_last_of_nothing_says_what_to_do(runs):
+    make(runs, "2025-01-03_00-00-00", "finished")
+    with pytest.raises(FileNotFoundError, match="no unfinished run .* leave ckpt_path out"):
+        run_folder.run_folder("r1zero", "last")
+
+
+def test_summary_is_written_whole(tmp_path):
+    assert read_summary(tmp_path) == {}
+    write_summary(tmp_path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_summary(tmp_path, {"a": object()})
+    assert read_summary(tmp_path) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_config_hash_is_that_of_the_settings_but_not_of_a_resume():
+    config = {"seed": 1, "loss": {"beta": 0.1}, "ckpt_path": None}
+    assert re.fullmatch("[0-9a-f]{12}", config_hash(config))
+    assert config_hash(config | {"ckpt_path": "last"}) == config_hash(config)
+    assert config_hash({"ckpt_path": None, "loss": {"beta": 0.1}, "seed": 1}) == config_hash(config)
+    assert config_hash(config | {"loss": {"beta": 0.2}}) != config_hash(config)
