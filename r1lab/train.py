@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -40,6 +41,8 @@ from r1lab.run_folder import (
     write_whole,
 )
 
+_LARGE = 50_000_000  # parameters from which on a step of the default size takes minutes on a CPU
+
 log = logging.getLogger("r1lab.train")
 
 
@@ -59,6 +62,7 @@ def train_in(folder: Path, config: dict[str, Any]) -> float | None:
     module = build_module(config, parts)
     # Built before the trainer builds it, so that it can be scored before the first step.
     module.configure_model()
+    note_slowness(config["model"]["name"], module.policy)
     data = build_data(config, parts, module)
     timer = Timer()
     trainer = build_trainer(config, folder, [timer])
@@ -173,6 +177,15 @@ def note_kl(loss: dict[str, Any], module: dict[str, Any]) -> None:
     if loss["beta"] > 0 and reason:
         published = pair == ("k3", "loss")  # DeepSeekMath's and DeepSeek-R1's own
         log.log(logging.INFO if published else logging.WARNING, f"loss.kl={pair[0]} in the {pair[1]}: {reason}")
+
+
+def note_slowness(name: str, policy: torch.nn.Module) -> None:
+    size = sum(p.numel() for p in policy.parameters())
+    if size > _LARGE and not torch.cuda.is_available():
+        log.warning(
+            f"{name} has {size / 1e6:.0f} million parameters and there is no GPU: a full step takes many minutes; "
+            "debug=cpu makes it a few steps of 32 short completions"
+        )
 
 
 def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModule) -> L.LightningDataModule:

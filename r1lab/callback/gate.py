@@ -12,7 +12,10 @@ class GateError(RuntimeError):
 
 
 class BaseGate(L.Callback):
-    """At the end of the fit: measure the base, write `gate.json`, save it as a Hugging Face folder if it passes.
+    """After each validation: measure the base, and end the training as soon as it passes.
+
+    At the end `gate.json` is written, and a base that passed is saved as a Hugging Face folder, `base`. The base is
+    gated, not timed: with longer training it would learn to do more in its head, and working would be worth less.
 
     Args:
         measure: module and data -> {"forced": {direct, third, two_thirds, all}, "sampled": scores, ...}.
@@ -32,10 +35,12 @@ class BaseGate(L.Callback):
         sampled: float,
         wellformed: float,
         rise: float,
-        provenance: dict[str, str],
+        provenance: dict[str, str | int],
     ):
-        self.measure, self.folder, self.provenance = measure, Path(folder), provenance
+        # Hydra hands a mapping of its own, which neither merges with a dict nor turns into JSON.
+        self.measure, self.folder, self.provenance = measure, Path(folder), dict(provenance)
         self.forced_all, self.sampled, self.wellformed, self.rise = forced_all, sampled, wellformed, rise
+        self.report: dict = {}
 
     def failures(self, forced: dict[str, float], sampled: dict[str, float]) -> list[str]:
         """What keeps a base from passing, in words; empty when it passes."""
@@ -54,15 +59,19 @@ class BaseGate(L.Callback):
             if not passed
         ]  # fmt: skip
 
-    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.global_rank:
-            return
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         measured = self.measure(module, trainer.datamodule)
         failures = self.failures(measured["forced"], measured["sampled"])
-        report = {"passed": not failures, "failures": failures, **measured, **self.provenance}
-        (self.folder / "gate.json").write_text(json.dumps(report, indent=2) + "\n")
-        if failures:
+        self.report = {"passed": not failures, "failures": failures, "steps": module.step, **measured}
+        trainer.should_stop = trainer.should_stop or not failures
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.global_rank or not self.report:
+            return
+        text = json.dumps(self.report | self.provenance, indent=2) + "\n"
+        (self.folder / "gate.json").write_text(text)
+        if failures := self.report["failures"]:
             raise GateError(f"the base did not pass its gate: {'; '.join(failures)}; see {self.folder}/gate.json")
         module.policy.save_pretrained(self.folder / "base")
         module.tokenizer.save_pretrained(self.folder / "base")
-        (self.folder / "base" / "gate.json").write_text(json.dumps(report, indent=2) + "\n")
+        (self.folder / "base" / "gate.json").write_text(text)

@@ -13,7 +13,7 @@ from r1lab.reward.accuracy import Accuracy
 from r1lab.reward.format import Format, split_completion
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.rollout.sampling import Sampling
-from r1lab.task.protocol import Task
+from r1lab.task.protocol import SPLITS, Task
 from r1lab.types import Completion, Prompt
 
 # The step that keys the draws of an evaluation: training counts up from 0, so the two never share a draw.
@@ -88,7 +88,11 @@ def evaluate_splits(
     num_prompts: int,
     **options: Any,
 ) -> dict[str, dict[str, float]]:
-    """`evaluate` on the first `num_prompts` prompts of each split, which are the same for every run; by split."""
+    """`evaluate` on the first `num_prompts` prompts of each split, which are the same for every run; by split.
+
+    Of the splits in `SPLITS` those are left out that the task does not have.
+    """
+    splits = [split for split in splits if split not in SPLITS or split in task.splits]
     # All are made before the first is sampled, so that a split which does not exist is told at once.
     prompts = {split: [task.sample(split, i) for i in range(num_prompts)] for split in splits}
     return {split: evaluate(model, tokenizer, engine, prompts[split], task.is_correct, **options) for split in splits}

@@ -76,6 +76,7 @@ class Arithmetic:
     """The task: `sample` makes the prompt of an index, `is_correct` checks an answer."""
 
     name = "arithmetic"
+    splits = SPLITS
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ class Task(Protocol):
     """
 
     name: str
+    splits: tuple[str, ...]  # those of `SPLITS` that it has; a task without harder problems leaves `harder` out
 
     def sample(self, split: str, index: int) -> Prompt:
         """The prompt of number `index` (any int from 0) of a split. Raises ValueError for an unknown split."""

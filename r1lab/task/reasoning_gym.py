@@ -86,6 +86,7 @@ class ReasoningGym:
         self._check_keys("harder_config", harder_config or {})
         if self.harder_config == self.config:
             raise ValueError("task.harder_config changes nothing: give it other values than task.config has")
+        self.splits = SPLITS if self.harder_config else SPLITS[:3]
         self._scorers = {"harder": self._dataset(self.harder_config, 0)} if self.harder_config else {}
         self._scorers |= dict.fromkeys(SPLITS[:3], self._dataset(self.config, 0))
         # Scoring needs the whole entry, which follows from (split, index) and is not worth a place in every record.

@@ -117,6 +117,8 @@ def test_parts_change_nothing_and_are_reported(monkeypatch):
 
 def test_splits():
     class Task:
+        splits = ("heldout", "harder")
+
         def sample(self, split, index):
             # `harder` asks the third question alone.
             return PROMPTS[2 if split == "harder" else index]
@@ -129,6 +131,9 @@ def test_splits():
     assert list(got) == ["heldout", "harder"]
     assert [got[split]["pass_at_1"] for split in got] == [0.25, 0.0]
     assert [got[split]["num_prompts"] for split in got] == [2, 2]
+    # A task without harder problems is scored on the others.
+    Task.splits = ("heldout",)
+    assert list(evaluate_splits(None, TOKENIZER, Scripted(), Task(), **options)) == ["heldout"]
 
 
 def test_reasoning_length_counts_tokens_between_the_tags():
