@@ -24,7 +24,7 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     module      LightningModules, thin: base, grpo, sft; evaluation; checkpoints
     callback    what watches a run: progress, metrics.csv, samples.jsonl, checkpoints, the base's gate
     metric      pass_at_k, majority_vote, bootstrap intervals
-    analysis    what notebooks import: load a run, plot its curves
+    analysis    what notebooks import: load a run, its curves, samples and tokens; ship a run
 
 Entry files: entry.py (Hydra and errors of one line), build.py (config -> objects), run_folder.py (where a run lives).
 Only they know Hydra and OmegaConf: everything else takes plain arguments. An algorithm's parameters have no default in

@@ -52,8 +52,8 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """Twelve hex digits that tell two configs apart; the same for a run and its resumption."""
-    kept = {key: value for key, value in config.items() if key != "ckpt_path"}
+    """Twelve hex digits for what a run does; where it is written and how it is watched is left out."""
+    kept = {key: value for key, value in config.items() if key not in ("ckpt_path", "callback", "logger")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

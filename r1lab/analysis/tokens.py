@@ -48,6 +48,8 @@ def tokens_figure(table: pd.DataFrame) -> Figure:
     above, below = figure.subplots(2, 1, sharex=True)
     above.bar(positions, table["ratio"] - 1, bottom=1.0, color=BLUE)
     above.set_yscale("log")
+    for axis_format in (above.yaxis.set_major_formatter, above.yaxis.set_minor_formatter):
+        axis_format("{x:g}")
     above.axhline(1.0, color="black", lw=0.8)
     above.set_ylabel("policy / base")
     below.bar(positions, table["k3"], color=ORANGE)

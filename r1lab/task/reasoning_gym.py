@@ -61,6 +61,7 @@ class ReasoningGym:
         name: of the dataset, such as `chain_sum`.
         config: its parameters; those not given keep reasoning-gym's defaults.
         harder_config: parameters that `harder` changes; without them there is no such split.
+        harder_configs: the same by name, for tasks that are not given one.
 
     Raises:
         ImportError: reasoning-gym is not installed.
@@ -74,7 +75,9 @@ class ReasoningGym:
         name: str,
         config: Mapping[str, Any] | None = None,
         harder_config: Mapping[str, Any] | None = None,
+        harder_configs: Mapping[str, Mapping[str, Any]] | None = None,
     ):
+        harder_config = harder_config or (harder_configs or {}).get(name)
         self.tokenizer, self.template, self.name = tokenizer, template, name
         self._config_class = _config_class(name)
         if name in _READ_AS_LITERAL:

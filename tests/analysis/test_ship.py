@@ -31,9 +31,8 @@ def test_holds_the_run_and_its_policy(shipped, tiny_run):
 def test_holds_no_path_of_the_machine(shipped, tiny_run):
     callback = yaml.safe_load((shipped / "config.yaml").read_text())["callback"]
     assert callback["metrics"]["path"] == "metrics.csv" and callback["checkpoint"]["dirpath"] == "checkpoints"
-    assert load_checkpoint(shipped / "checkpoints/last.ckpt")[0].config._name_or_path == load_run(shipped).config[
-        "model"
-    ].get("name")
+    policy, _, config = load_checkpoint(shipped / "checkpoints/last.ckpt")
+    assert policy.config._name_or_path == config["model"]["name"]
     # The archive of a checkpoint is not compressed: its strings would show.
     place = str(tiny_run.parent).encode()
     assert place in (tiny_run / "config.yaml").read_bytes()

@@ -160,3 +160,8 @@ class TestWithTheLibrary:
         other = next(s for s in SPLITS[:3] if s != split_of("always the same"))
         with pytest.raises(ValueError, match="too few different questions"):
             task.sample(other, 0)
+
+    def test_listed_tasks_have_harder_problems(self):
+        listed = {"chain_sum": {"min_terms": 7, "max_terms": 9}}
+        for name, splits in (("chain_sum", SPLITS), ("leg_counting", SPLITS[:3])):
+            assert ReasoningGym(Characters(), TEMPLATE, name, harder_configs=listed).splits == splits
