@@ -6,6 +6,7 @@ curves.png, summary.json and checkpoints/. Returns `objective`, which a sweep ma
 
 import logging
 import warnings
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,10 @@ def train_in(folder: Path, config: dict[str, Any]) -> float | None:
     summary = read_summary(folder) if resumed else {}
 
     def note(entry: dict[str, Any]) -> None:
-        if trainer.is_global_zero:
-            write_summary(folder, entry)
+        # A disk that is full must not hide why the run ended.
+        with suppress(OSError) if entry["status"] == "failed" else nullcontext():
+            if trainer.is_global_zero:
+                write_summary(folder, entry)
 
     summary |= {
         "status": "running",
@@ -105,7 +108,13 @@ def train_in(folder: Path, config: dict[str, Any]) -> float | None:
     summary |= {"steps": module.step, "train_seconds": round(timer.time_elapsed("train"), 2)}
     summary["objective"] = last_value(trainer, folder, config["objective"])
     if config["evaluate"]:
-        summary["after"] = score(config, parts, module)
+        try:
+            summary["after"] = score(config, parts, module)
+        except KeyboardInterrupt:
+            note(summary | {"status": "interrupted"})
+            raise Interrupted(
+                f"stopped after the last step, which is saved in {folder}; ckpt_path=last scores it"
+            ) from None
     summary["status"] = FINISHED
     note(summary)
     if trainer.is_global_zero:

@@ -65,6 +65,12 @@ class BaseGate(L.Callback):
         self.report = {"passed": not failures, "failures": failures, "steps": module.step, **measured}
         trainer.should_stop = trainer.should_stop or not failures
 
+    def state_dict(self) -> dict:
+        return {"report": self.report}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.report = state["report"]
+
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.global_rank or not self.report:
             return

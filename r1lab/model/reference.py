@@ -18,8 +18,12 @@ def frozen_copy(policy: nn.Module) -> nn.Module:
 @torch.no_grad()
 def blend(reference: nn.Module, policy: nn.Module, decay: float) -> None:
     """reference = decay * reference + (1 - decay) * policy, in place; decay 0 is a copy. Integer buffers are copied."""
-    ours, theirs = reference.state_dict(), policy.state_dict()
-    for name, value in ours.items():
+    theirs = policy.state_dict()
+    blended = set()
+    for name, value in reference.state_dict().items():
+        if value.data_ptr() in blended:
+            continue  # tied weights stand there under each of their names, and are to be averaged once
+        blended.add(value.data_ptr())
         if decay and value.is_floating_point():
             value.lerp_(theirs[name].to(value), 1 - decay)
         else:

@@ -104,6 +104,7 @@ class GRPO(PolicyModule):
         super().__init__(**policy_parts)
         _check_sizes(batch_size, group_size, num_minibatches, num_iterations)
         _check_penalty(beta, kl_placement, refresh_every)
+        _check_target(beta, kl_placement, kl_target, kl_horizon)
         if sampling.temperature == 0:
             raise ValueError("rollout.temperature is 0: greedy completions of a prompt are all alike, set it above 0")
         advantage(torch.zeros(1, group_size))  # refuses a group that has no spread before anything is sampled
@@ -242,7 +243,8 @@ class GRPO(PolicyModule):
         optimizer.zero_grad()
         metrics = self.accumulate(rows)
         norm = self.clipped_norm()
-        if math.isfinite(metrics["total"]) and math.isfinite(norm):
+        finite = math.isfinite(metrics["total"]) and math.isfinite(norm)
+        if finite:
             optimizer.step()
         else:
             self.skip(rows, metrics["total"], norm)
@@ -251,7 +253,7 @@ class GRPO(PolicyModule):
         refreshed = self.reference is not None and refresh(
             self.reference, self.policy, step=self.step, every=self.refresh_every, decay=self.decay
         )
-        if self.kl_target is not None and "kl" in metrics:
+        if self.kl_target is not None and finite:
             self.beta = next_beta(self.beta, metrics["kl"], target=self.kl_target, horizon=self.kl_horizon)
         self.log_step({f"loss/{name}": value for name, value in metrics.items()})
         learning = {
@@ -374,3 +376,12 @@ def _check_penalty(beta: float, kl_placement: str, refresh_every: int | None) ->
             f"loss.beta={beta} needs a reference, but reference=none; "
             "choose reference=fixed, or set loss.beta=0 or loss.kl_placement=none"
         )
+
+
+def _check_target(beta: float, kl_placement: str, kl_target: float | None, kl_horizon: int) -> None:
+    if kl_target is None:
+        return
+    if kl_target <= 0 or kl_horizon <= 0:
+        raise ValueError(f"loss.kl_target={kl_target} and loss.kl_horizon={kl_horizon} must both be above 0")
+    if beta == 0 or kl_placement == "none":
+        raise ValueError("loss.kl_target adapts loss.beta, which needs a loss.beta above 0 and a loss.kl_placement")

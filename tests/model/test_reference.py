@@ -61,3 +61,17 @@ def test_when_it_is_refreshed(policy, every, due):
     done = [step for step in range(1, 7) if refresh(reference, policy, step=step, every=every, decay=0.5)]
     assert done == due
     assert reference.weight.item() == pytest.approx(3 - 2 * 0.5 ** len(due))
+
+
+def test_moving_average_of_tied_weights_is_taken_once():
+    class Tied(nn.Module):
+        def __init__(self, value: float):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(2, 2), nn.Linear(2, 2, bias=False)
+            self.head.weight = self.embed.weight
+            nn.init.constant_(self.embed.weight, value)
+
+    reference, policy = Tied(0.0), Tied(1.0)
+    blend(reference, policy, decay=0.9)
+    # .9 * 0 + .1 * 1; taken once for each of its two names it would be .19
+    assert torch.allclose(reference.embed.weight, torch.full((2, 2), 0.1))

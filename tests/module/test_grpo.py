@@ -41,6 +41,7 @@ def test_microbatches_change_nothing(train_small, tmp_path):
         ("loss.kl=ratio_k3", "module.num_minibatches=2", "module.num_iterations=2", "trainer.max_steps=4"),
         ("loss.kl_target=0.05",),
         ("reference=ema",),
+        ("rollout=generate",),
         ("reference=none", "loss.beta=0"),
         ("loss.kl_placement=none",),
         ("advantage.scale=batch_std", "advantage.ddof=1"),
