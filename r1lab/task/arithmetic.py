@@ -95,13 +95,13 @@ class Arithmetic:
         self.num_steps, self.harder_num_steps = tuple(num_steps), tuple(harder_num_steps)
         self.operands = {sign: tuple(bounds) for sign, bounds in operands.items()}
 
-    def random_chain(self, rng: random.Random, split: str = "train", num_steps: int | None = None) -> Chain:
-        """A problem of the split, with `num_steps` steps instead of the split's own where given."""
+    def random_chain(self, rng: random.Random, split: str = "train") -> Chain:
+        """A random problem of the split."""
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
         lengths = self.harder_num_steps if split == "harder" else self.num_steps
         while True:
-            chain = make_chain(rng, num_steps or rng.choice(lengths), self.operands)
+            chain = make_chain(rng, rng.choice(lengths), self.operands)
             if split == "harder" or split_of(chain.question) == split:
                 return chain
 
