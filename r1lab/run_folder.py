@@ -30,8 +30,13 @@ def run_folder(name: str, ckpt_path: str | None) -> str:
 
 
 def newest_unfinished(name: str) -> Path | None:
-    folders = sorted((RUNS / name).glob("*/checkpoints/last.ckpt"), reverse=True)
-    return next((f.parents[1] for f in folders if read_summary(f.parents[1]).get("status") != FINISHED), None)
+    return next((folder for folder in sorted((RUNS / name).glob("*/"), reverse=True) if _can_go_on(folder)), None)
+
+
+def _can_go_on(folder: Path) -> bool:
+    """It has a checkpoint and has not finished, or was killed before its first one and begins again."""
+    status = read_summary(folder).get("status")
+    return status == "running" or ((folder / "checkpoints" / "last.ckpt").exists() and status != FINISHED)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ curves.png, summary.json and checkpoints/. Returns `objective`, which a sweep ma
 
 import logging
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def train_in(folder: Path, config: dict[str, Any]) -> float | None:
     quieten()
     folder.mkdir(parents=True, exist_ok=True)
     resumed = checkpoint_to_resume(folder, config["ckpt_path"])
+    if resumed and config["ckpt_path"] == "last":
+        refuse_other_settings(folder, config)
     L.seed_everything(config["seed"], workers=True, verbose=False)
     parts = build_policy_parts(config)
     module = build_module(config, parts)
@@ -141,8 +144,33 @@ def checkpoint_to_resume(folder: Path, ckpt_path: str | None) -> str | None:
         return ckpt_path
     last = folder / "checkpoints" / "last.ckpt"
     if not last.is_file():
+        if read_summary(folder).get("status") == "running":
+            return None  # killed before its first checkpoint: it begins again
         raise FileNotFoundError(f"ckpt_path=last: there is no {last}; leave ckpt_path out to start anew")
     return str(last)
+
+
+def refuse_other_settings(folder: Path, config: dict[str, Any]) -> None:
+    """A run goes on as what it was: how long, how watched and what for may change, nothing else."""
+    before = yaml.safe_load((folder / "config.yaml").read_text())
+    changeable = ("ckpt_path", "trainer", "callback", "logger", "objective", "evaluate", "evaluation")
+    now = dict(flat(config))
+    kept = ((key, was) for key, was in flat(before) if key.split(".")[0] not in changeable)
+    changed = [f"{key} was {was!r}, not {now.get(key)!r}" for key, was in kept if now.get(key) != was]
+    if changed:
+        raise ValueError(
+            f"ckpt_path=last: the run in {folder} has other settings ({', '.join(changed[:4])}); "
+            "go on with its own, or leave ckpt_path out to start anew"
+        )
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a nested config with its dotted key."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningModule:

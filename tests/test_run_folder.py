@@ -32,8 +32,10 @@ def test_last_is_the_newest_unfinished_run_that_can_go_on(runs):
     make(runs, "2025-01-01_00-00-00", "interrupted")
     wanted = make(runs, "2025-01-02_00-00-00", "running")
     make(runs, "2025-01-03_00-00-00", "finished")
-    make(runs, "2025-01-04_00-00-00", "running", checkpoint=False)
+    make(runs, "2025-01-04_00-00-00", "failed", checkpoint=False)  # there is nothing of it to go on with
     assert run_folder.run_folder("r1zero", "last") == wanted
+    killed = make(runs, "2025-01-04_12-00-00", "running", checkpoint=False)  # before its first checkpoint
+    assert run_folder.run_folder("r1zero", "last") == killed
     newer = make(runs, "2025-01-05_00-00-00", None)  # killed before it could write a summary
     assert run_folder.run_folder("r1zero", "last") == newer
 
