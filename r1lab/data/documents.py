@@ -1,15 +1,14 @@
 """Documents for supervised training: (prompt, completion) texts in fixed batches, numbered so that a resume goes on."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-import lightning as L
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from r1lab.data.base import TaskData
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.task.protocol import Task
-from r1lab.types import Prompt
 
 
 class Documents(Protocol):
@@ -54,10 +53,11 @@ class DocumentBatches(IterableDataset):
             step += 1
 
 
-class DocumentData(L.LightningDataModule):
+class DocumentData(TaskData):
     """Documents for training, prompts of a task's validation split for scoring.
 
-    Args:
+    Args (beside those of `TaskData`):
+        documents: where they come from. tokenizer: makes ids of them.
         batch_size: documents a step over all ranks. microbatch_tokens: padded tokens a forward pass may hold (0: all).
     """
 
@@ -71,11 +71,9 @@ class DocumentData(L.LightningDataModule):
         microbatch_tokens: int,
         validation_prompts: int,
     ):
-        super().__init__()
-        self.documents, self.tokenizer, self.task = documents, tokenizer, task
+        super().__init__(task, validation_prompts=validation_prompts)
+        self.documents, self.tokenizer = documents, tokenizer
         self.batch_size, self.microbatch_tokens = batch_size, microbatch_tokens
-        self.validation_prompts = validation_prompts
-        self.first_step = 0
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
@@ -89,18 +87,3 @@ class DocumentData(L.LightningDataModule):
             first_step=self.first_step,
         )
         return DataLoader(batches, batch_size=None)
-
-    def val_dataloader(self) -> DataLoader:
-        mine = range(self.trainer.global_rank, self.validation_prompts, self.trainer.world_size)
-        prompts: list[Prompt] = [self.task.sample("validation", i) for i in mine]
-        return DataLoader([prompts], batch_size=None)
-
-    def transfer_batch_to_device(self, batch, device, dataloader_idx: int):
-        # Prompts and microbatches are put on the device one by one, when their turn comes.
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"step": self.trainer.lightning_module.step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.first_step = state["step"]

@@ -1,11 +1,10 @@
 """Prompts for RL: each rollout brings the next ones of the train split, validation is always the same."""
 
 from collections.abc import Iterator
-from typing import Any
 
-import lightning as L
 from torch.utils.data import DataLoader, IterableDataset
 
+from r1lab.data.base import TaskData
 from r1lab.task.protocol import Task
 from r1lab.types import Prompt
 
@@ -32,21 +31,17 @@ class RolloutPrompts(IterableDataset):
             step += 1
 
 
-class PromptData(L.LightningDataModule):
+class PromptData(TaskData):
     """Prompts of a task for GRPO.
 
-    Args:
-        task: where prompts come from.
+    Args (beside those of `TaskData`):
         prompts_per_rollout: P, over all ranks.
         updates_per_rollout: training steps that a rollout serves.
-        validation_prompts: how many prompts of the validation split are scored, the same each time.
     """
 
     def __init__(self, task: Task, *, prompts_per_rollout: int, updates_per_rollout: int, validation_prompts: int):
-        super().__init__()
-        self.task, self.prompts_per_rollout = task, prompts_per_rollout
-        self.updates_per_rollout, self.validation_prompts = updates_per_rollout, validation_prompts
-        self.first_step = 0
+        super().__init__(task, validation_prompts=validation_prompts)
+        self.prompts_per_rollout, self.updates_per_rollout = prompts_per_rollout, updates_per_rollout
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
@@ -55,18 +50,3 @@ class PromptData(L.LightningDataModule):
         )
         prompts.step = self.first_step
         return DataLoader(prompts, batch_size=None)
-
-    def val_dataloader(self) -> DataLoader:
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        mine = range(rank, self.validation_prompts, world_size)
-        return DataLoader([[self.task.sample("validation", i) for i in mine]], batch_size=None)
-
-    def transfer_batch_to_device(self, batch, device, dataloader_idx: int):
-        # Prompts and microbatches are put on the device one by one, when their turn comes.
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"step": self.trainer.lightning_module.step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.first_step = state["step"]

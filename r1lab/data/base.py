@@ -1,0 +1,36 @@
+"""What every data module around a task shares: the same validation prompts each time, and the step to go on from."""
+
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from r1lab.task.protocol import Task
+
+
+class TaskData(L.LightningDataModule):
+    """Prompts of a task's validation split for scoring; what is trained on is the subclass's.
+
+    Args:
+        task: where prompts come from.
+        validation_prompts: how many prompts of the validation split are scored, the same each time.
+    """
+
+    def __init__(self, task: Task, *, validation_prompts: int):
+        super().__init__()
+        self.task, self.validation_prompts = task, validation_prompts
+        self.first_step = 0  # the training step that the first batch is for, above 0 in a run that goes on
+
+    def val_dataloader(self) -> DataLoader:
+        mine = range(self.trainer.global_rank, self.validation_prompts, self.trainer.world_size)
+        return DataLoader([[self.task.sample("validation", i) for i in mine]], batch_size=None)
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx: int):
+        # Prompts and microbatches are put on the device one by one, when their turn comes.
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.trainer.lightning_module.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.first_step = state["step"]
