@@ -17,7 +17,10 @@ class RolloutPrompts(IterableDataset):
 
     def __init__(self, task: Task, prompts_per_rollout: int, updates_per_rollout: int, rank: int, world_size: int):
         if prompts_per_rollout % world_size:
-            raise ValueError(f"data.prompts_per_rollout={prompts_per_rollout} does not divide among {world_size} ranks")
+            raise ValueError(
+                f"rollout.batch_size / rollout.group_size = {prompts_per_rollout} prompts a rollout "
+                f"does not divide among {world_size} ranks"
+            )
         self.task, self.per_rollout, self.updates = task, prompts_per_rollout, updates_per_rollout
         self.rank, self.world_size = rank, world_size
         self.step = 0
