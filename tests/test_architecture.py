@@ -30,7 +30,7 @@ MAY_IMPORT = {
     # The tiny base's corpus writes that base's words, about that base's task.
     "data": {"types", "task", "rollout.collate", "model.tiny"},
     "module": {"types", *STAGES},
-    "analysis": {"types", "run_folder", "module", *STAGES},
+    "analysis": {"types", "run_folder", "module", "callback.line_file", *STAGES},
     "sweeper": {"run_folder", "entry"},
 }
 # Where a library may be imported.

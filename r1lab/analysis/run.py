@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from r1lab.callback.line_file import complete_lines
+
 
 @dataclass(frozen=True)
 class Run:
@@ -41,21 +43,16 @@ def load_run(folder: str | Path) -> Run:
         config=yaml.safe_load(_text(folder / "config.yaml")) or {},
         metrics=read_metrics(folder / "metrics.csv"),
         summary=json.loads(_text(folder / "summary.json") or "{}"),
-        samples=[json.loads(line) for line in _complete(_text(folder / "samples.jsonl")).split("\n")[:-1]],
+        samples=[json.loads(line) for line in complete_lines(folder / "samples.jsonl")],
         checkpoints={path.stem: path for path in sorted(folder.glob("checkpoints/*.ckpt"))},
     )
 
 
 def read_metrics(path: str | Path) -> pd.DataFrame:
     """metrics.csv as a table; only a `step` column where there is no file."""
-    text = _complete(_text(Path(path)))
-    return pd.read_csv(io.StringIO(text)) if text else pd.DataFrame({"step": pd.Series(dtype=int)})
+    lines = complete_lines(Path(path))
+    return pd.read_csv(io.StringIO("\n".join(lines))) if lines else pd.DataFrame({"step": pd.Series(dtype=int)})
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def _complete(text: str) -> str:
-    """Without a last line that was still being written."""
-    return text[: text.rfind("\n") + 1]

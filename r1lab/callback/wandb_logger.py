@@ -1,17 +1,19 @@
 """Weights & Biases: offline without an account; online without a key is one clear line, at once."""
 
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
 
-def wandb_logger(*, save_dir: str | Path, offline: bool, **options: Any) -> WandbLogger:
+def wandb_logger(*, save_dir: str | Path, offline: bool, resumed: str | None, **options: Any) -> WandbLogger:
     """Lightning's logger for W&B.
 
     Args:
         save_dir: where its files go. offline: keep them there; `wandb sync` uploads them later.
+        resumed: `last` goes on with the W&B run that this folder began, by the id that is kept there.
         options: of `WandbLogger` and `wandb.init`: project, name, entity, tags.
 
     Raises:
@@ -24,8 +26,11 @@ def wandb_logger(*, save_dir: str | Path, offline: bool, **options: Any) -> Wand
     online = not offline and os.environ.get("WANDB_MODE", "online") not in ("offline", "dryrun", "disabled")
     if online and not _has_key(wandb):
         raise ValueError("W&B has no API key: run `wandb login`, or stay offline with logger.wandb.offline=true")
-    Path(save_dir).mkdir(parents=True, exist_ok=True)
-    return WandbLogger(save_dir=save_dir, offline=offline, **options)
+    kept = Path(save_dir, "wandb", "run_id")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    if not (resumed == "last" and kept.exists()):
+        kept.write_text(secrets.token_hex(4))
+    return WandbLogger(save_dir=save_dir, offline=offline, id=kept.read_text(), **options)
 
 
 def _has_key(wandb: Any) -> bool:

@@ -19,7 +19,7 @@ CONF = Path(__file__).parents[2] / "conf"
 def build(tmp_path):
     def build(choice):
         text = (CONF / f"{choice}.yaml").read_text().replace("${hydra:runtime.output_dir}", str(tmp_path))
-        config = OmegaConf.create({"part": OmegaConf.create(text), "name": "r1zero"})
+        config = OmegaConf.create({"part": OmegaConf.create(text), "name": "r1zero", "ckpt_path": None})
         return instantiate(config.part)
 
     return build

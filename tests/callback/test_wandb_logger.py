@@ -20,11 +20,17 @@ def nobody(tmp_path, monkeypatch):
 def test_online_without_a_key_is_one_line_at_once(tmp_path):
     started = time.monotonic()
     with pytest.raises(ValueError, match="wandb login.*logger.wandb.offline=true") as error:
-        wandb_logger(save_dir=tmp_path, offline=False, project="p")
+        wandb_logger(save_dir=tmp_path, offline=False, resumed=None, project="p")
     assert "\n" not in str(error.value)
     assert time.monotonic() - started < 10
 
 
 def test_offline_needs_no_key(tmp_path):
-    logger = wandb_logger(save_dir=tmp_path / "run", offline=True, project="p", name="n")
+    logger = wandb_logger(save_dir=tmp_path / "run", offline=True, resumed=None, project="p", name="n")
     assert logger.save_dir == str(tmp_path / "run") and logger.name == "p"
+
+
+def test_a_run_that_goes_on_is_the_same_run(tmp_path):
+    ids = [wandb_logger(save_dir=tmp_path, offline=True, resumed=r).version for r in (None, "last", None, "last")]
+    assert ids[0] == ids[1] != ids[2] == ids[3]
+    assert wandb_logger(save_dir=tmp_path / "new", offline=True, resumed="last").version not in ids
