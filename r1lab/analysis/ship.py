@@ -40,7 +40,7 @@ def ship_run(run: str | Path, out: str | Path) -> Path:
     state = load_state(checkpoint)
     state["config"] = relative_paths(state["config"], home)
     # transformers notes there the folder that it loaded from.
-    state["model_config"]["_name_or_path"] = config["model"]["name"]
+    state["model"]["config"]["_name_or_path"] = config["model"]["name"]
     AtomicCheckpointIO().save_checkpoint(checkpoint, target)
     return out
 

@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -89,15 +90,34 @@ def unpack_tokenizer(files: dict[str, str]) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder)
 
 
-def pack_config(model: PreTrainedModel) -> dict[str, Any]:
-    """The model's config as plain data, with its `model_type`; `rebuild` makes a model of it."""
-    return json.loads(model.config.to_json_string(use_diff=False))
+def pack_model(model: PreTrainedModel) -> dict[str, Any]:
+    """All of a model but its weights as plain data; `rebuild` makes a model of both.
+
+    config: with its `model_type`. generation: what ends a completion, above all. attention, experts: the
+    implementations in use, which transformers leaves out of the config.
+    """
+    return {
+        "config": json.loads(model.config.to_json_string(use_diff=False)),
+        "generation": json.loads(model.generation_config.to_json_string(use_diff=False)),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "experts": getattr(model.config, "_experts_implementation", None),
+    }
 
 
-def rebuild(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> PreTrainedModel:
-    """A model from `pack_config` and its state dict, in the dtype of the weights."""
-    config = AutoConfig.for_model(**config)
+def rebuild(packed: dict[str, Any], weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """A model from `pack_model` and its state dict, in the dtype of the weights.
+
+    An attention that this machine lacks gives way to transformers' own choice.
+    """
     dtype = next(w.dtype for w in weights.values() if w.is_floating_point())
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+    def make(**options: Any) -> PreTrainedModel:
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**packed["config"]), dtype=dtype, **options)
+
+    try:
+        model = make(attn_implementation=packed["attention"])
+    except ImportError:
+        model = make()
+    model.generation_config = GenerationConfig.from_dict(packed["generation"])
     model.load_state_dict(weights)
-    return model.eval()
+    return _with_experts(model, packed["experts"])

@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from r1lab.model.policy import pack_config, pack_tokenizer, rebuild, unpack_tokenizer
+from r1lab.model.policy import pack_model, pack_tokenizer, rebuild, unpack_tokenizer
 
 _KEY = "r1lab"
 
@@ -23,7 +23,7 @@ def save_state(module: L.LightningModule, checkpoint: dict[str, Any], state: dic
     """Add to a Lightning checkpoint what makes it self-contained: configs, tokenizer, the module's own state."""
     checkpoint[_KEY] = {
         "config": module.run_config,
-        "model_config": pack_config(module.policy),
+        "model": pack_model(module.policy),
         "tokenizer": pack_tokenizer(module.tokenizer),
         **state,
     }
@@ -66,14 +66,14 @@ def load_checkpoint(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeni
     state = load_state(checkpoint)
     prefix = "policy."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return rebuild(state["model_config"], weights), unpack_tokenizer(state["tokenizer"]), state["config"]
+    return rebuild(state["model"], weights), unpack_tokenizer(state["tokenizer"]), state["config"]
 
 
 def slim(path: str | Path, out: str | Path) -> None:
     """Write the policy of a checkpoint alone: for sharing, not for going on. `load_checkpoint` reads it."""
     checkpoint = read_checkpoint(path)
     weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("policy.")}
-    state = {key: load_state(checkpoint)[key] for key in ("config", "model_config", "tokenizer", "step")}
+    state = {key: load_state(checkpoint)[key] for key in ("config", "model", "tokenizer", "step")}
     AtomicCheckpointIO().save_checkpoint({"state_dict": weights, _KEY: state}, out)
 
 

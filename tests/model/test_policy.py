@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from r1lab.model.policy import (
     load_tokenizer,
     model_folder,
     new_policy,
-    pack_config,
+    pack_model,
     pack_tokenizer,
     rebuild,
     unpack_tokenizer,
@@ -41,7 +42,7 @@ def test_a_new_policy_follows_from_its_seed_and_leaves_the_global_generator_alon
 
 
 def test_config_and_weights_make_the_same_policy(policy):
-    again = rebuild(pack_config(policy), policy.state_dict())
+    again = rebuild(pack_model(policy), policy.state_dict())
     assert type(again) is type(policy)
     assert again.config.to_dict() | {"dtype": None} == policy.config.to_dict() | {"dtype": None}
     assert all(torch.equal(a, b) for a, b in zip(again.buffers(), policy.buffers(), strict=True))
@@ -50,16 +51,28 @@ def test_config_and_weights_make_the_same_policy(policy):
     assert not again.training
 
 
+def test_what_ends_a_completion_and_the_implementations_are_kept(policy):
+    model = new_policy(CONFIG, seed=0, experts="grouped_mm")
+    model.set_attn_implementation("eager")
+    model.generation_config.eos_token_id = [1, 5]
+    again = rebuild(json.loads(json.dumps(pack_model(model))), model.state_dict())
+    assert again.generation_config.eos_token_id == [1, 5]
+    assert again.config._attn_implementation == "eager"
+    assert again.config._experts_implementation == "grouped_mm"
+    elsewhere = pack_model(policy) | {"attention": "flash_attention_3"}
+    assert rebuild(elsewhere, policy.state_dict()).config._attn_implementation in ("sdpa", "eager")
+
+
 def test_rebuild_keeps_the_dtype(policy):
     weights = {k: v.bfloat16() if v.is_floating_point() else v for k, v in policy.state_dict().items()}
-    assert rebuild(pack_config(policy), weights).dtype == torch.bfloat16
+    assert rebuild(pack_model(policy), weights).dtype == torch.bfloat16
 
 
 def test_rebuild_refuses_weights_of_another_model(policy):
     weights = dict(policy.state_dict())
     weights.pop("model.norm.weight")
     with pytest.raises(RuntimeError, match="model.norm.weight"):
-        rebuild(pack_config(policy), weights)
+        rebuild(pack_model(policy), weights)
 
 
 def test_hugging_face_folder(policy, tmp_path):
