@@ -27,7 +27,7 @@ OmegaConf.register_new_resolver("run_dir", run_folder, use_cache=True, replace=T
 _EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)
 
 
-class Interrupted(RuntimeError):
+class Stopped(RuntimeError):
     """The user stopped the run; the message says how to go on."""
 
 
@@ -55,7 +55,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
         if failures:
             raise failures[0]
-    except Interrupted as stop:
+    except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:

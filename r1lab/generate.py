@@ -29,7 +29,7 @@ from r1lab.build import evaluation_sampling
 from r1lab.entry import run
 from r1lab.evaluate import override
 from r1lab.load import Loaded, load, policy_hash
-from r1lab.module.evaluation import sample
+from r1lab.module.evaluation import expand, sample
 from r1lab.reward.accuracy import Accuracy
 from r1lab.reward.format import Format
 from r1lab.rollout.sampling import Sampling
@@ -167,8 +167,7 @@ def write_split(
                 step=GENERATION_STEP,
                 advance=advance,
             )
-            expanded = [prompt for prompt in prompts for _ in range(num_samples)]
-            write_shard(path, table(expanded, completions, loaded, num_samples))
+            write_shard(path, table(expand(prompts, num_samples), completions, loaded, num_samples))
     print(f"{num_prompts * num_samples} completions in {len(starts)} files in {folder}")
 
 

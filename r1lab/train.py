@@ -28,7 +28,7 @@ from r1lab.analysis.run import read_metrics
 from r1lab.analysis.scores import score_table
 from r1lab.build import build_policy_parts, build_reward, evaluation_sampling, make, rollout_sampling
 from r1lab.callback import stop
-from r1lab.entry import Interrupted, plain, run
+from r1lab.entry import Stopped, plain, run
 from r1lab.loss.kl import kl_warning
 from r1lab.module.checkpoint import AtomicCheckpointIO
 from r1lab.module.evaluation import evaluate_splits
@@ -96,14 +96,14 @@ def train_in(folder: Path, config: dict[str, Any]) -> float | None:
     }
     note(summary)
     if config["evaluate"] and "before" not in summary:
-        summary["before"] = score(config, parts, module)
+        summary["before"] = score(config, parts, module, trainer)
         note(summary)
     try:
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     except stop.Interrupted as halt:
         note(summary | {"status": "interrupted", "steps": halt.step or 0})
         how = f"step {halt.step} is saved in {folder}; the same command with ckpt_path=last goes on"
-        raise Interrupted(f"stopped; {how if halt.checkpoint else 'nothing was saved yet'}") from None
+        raise Stopped(f"stopped; {how if halt.checkpoint else 'nothing was saved yet'}") from None
     except BaseException as error:
         summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "steps": module.step}
         note(summary)
@@ -112,10 +112,10 @@ def train_in(folder: Path, config: dict[str, Any]) -> float | None:
     summary["objective"] = last_value(trainer, folder, config["objective"])
     if config["evaluate"]:
         try:
-            summary["after"] = score(config, parts, module)
+            summary["after"] = score(config, parts, module, trainer)
         except KeyboardInterrupt:
             note(summary | {"status": "interrupted"})
-            raise Interrupted(
+            raise Stopped(
                 f"stopped after the last step, which is saved in {folder}; ckpt_path=last scores it"
             ) from None
     summary["status"] = FINISHED
@@ -184,15 +184,19 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
         "optimizer": optimizer["optimizer"],
         "scheduler": optimizer["scheduler"],
         "gradient_clip": optimizer["gradient_clip"],
+        "max_bad_steps": optimizer["max_bad_steps"],
         "validation_sampling": evaluation_sampling(config),
         "evaluation_seed": config["evaluation"]["seed"],
     }
     module_config = dict(config["module"])
     if module_config["_target_"].endswith("GRPO"):
         loss = dict(config["loss"])
-        note_kl(loss, config["module"])
-        penalty = {key: loss.pop(key) for key in ("beta", "kl", "kl_placement", "kl_target", "kl_horizon")}
-        common |= penalty | config["reference"] | {
+        updates = config["module"]["num_minibatches"] * config["module"]["num_iterations"]
+        note_kl(loss, updates)
+        note_clip(loss, updates)
+        note_sampling(config["rollout"])
+        own = ("entropy_coef", "beta", "kl", "kl_placement", "kl_target", "kl_horizon")
+        common |= {key: loss.pop(key) for key in own} | config["reference"] | {
             "loss": instantiate(loss),
             "reward": build_reward(config["reward"], parts["task"], parts["tokenizer"]),
             "advantage": instantiate(config["advantage"]),
@@ -206,14 +210,33 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
     return module
 
 
-def note_kl(loss: dict[str, Any], module: dict[str, Any]) -> None:
+def note_kl(loss: dict[str, Any], updates: int) -> None:
     """Say where the KL penalty's gradient is not the reverse KL's: a line for the published choice, else a warning."""
     pair = loss["kl"], loss["kl_placement"]
-    off_policy = module["num_minibatches"] * module["num_iterations"] > 1
-    reason = kl_warning(*pair, off_policy=off_policy, ratio_level=loss["ratio_level"])
+    reason = kl_warning(*pair, off_policy=updates > 1, ratio_level=loss["ratio_level"])
     if loss["beta"] > 0 and reason:
         published = pair == ("k3", "loss")  # DeepSeekMath's and DeepSeek-R1's own
         log.log(logging.INFO if published else logging.WARNING, f"loss.kl={pair[0]} in the {pair[1]}: {reason}")
+
+
+def note_clip(loss: dict[str, Any], updates: int) -> None:
+    """Say where a clip range that was chosen does nothing."""
+    usual = (0.2, 0.2, None, "token")
+    chosen = tuple(loss[key] for key in ("epsilon_low", "epsilon_high", "ratio_cap", "ratio_level"))
+    if updates == 1 and chosen != usual:
+        log.info(
+            f"loss.epsilon_low={chosen[0]:g}, epsilon_high={chosen[1]:g}: with one update a rollout every ratio is 1 "
+            "and nothing is clipped; module.num_minibatches or module.num_iterations above 1 changes that"
+        )
+
+
+def note_sampling(rollout: dict[str, Any]) -> None:
+    """Say where completions come from another distribution than the one whose logprobs are trained."""
+    if rollout["top_k"] or rollout["top_p"] < 1:
+        log.warning(
+            f"rollout.top_k={rollout['top_k']}, top_p={rollout['top_p']:g}: completions are drawn from a part of the "
+            "distribution, while logprobs, ratio and KL are of all of it, so the gradient is biased"
+        )
 
 
 def note_slowness(name: str, policy: torch.nn.Module) -> None:
@@ -236,6 +259,7 @@ def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.Lightnin
         task=parts["task"],
         prompts_per_rollout=module.prompts_per_rollout,
         updates_per_rollout=module.updates_per_rollout,
+        seed=config["seed"],
     )
 
 
@@ -246,9 +270,13 @@ def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callba
     return make(config["trainer"], logger=loggers, callbacks=callbacks, default_root_dir=str(folder), plugins=plugins)
 
 
-def score(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModule) -> dict[str, dict[str, float]]:
+def score(
+    config: dict[str, Any], parts: dict[str, Any], module: L.LightningModule, trainer: L.Trainer
+) -> dict[str, dict[str, float]]:
     """Each split of `evaluation` on prompts that are the same for every run."""
     evaluation = config["evaluation"]
+    # Lightning has it there during the fit alone.
+    module.policy.to(trainer.strategy.root_device)
     return evaluate_splits(
         module.policy,
         parts["tokenizer"],

@@ -18,7 +18,8 @@ class Samples(L.Callback):
     The first rollout is written, then each one that serves a step whose number is a multiple of `every`. One JSON
     object a completion: step (the training step that used it first), prompt, prompt_index, kind, answer, number (of
     the completion in its group), completion, length (tokens), truncated, rewards (each term's, null where it does not
-    apply), reward (the weighted sum), advantage. On resume, lines past the restored step go.
+    apply), reward (the weighted sum), kl_penalty (what the KL takes from it), advantage. On resume, lines past the
+    restored step go.
 
     Args:
         every: training steps between two writings.
@@ -72,6 +73,7 @@ def rollout_records(rollout: Any, *, step: int, group_size: int) -> list[dict[st
             "truncated": completion.truncated,
             "rewards": {name: values[row] for name, values in rollout.reward_terms.items()},
             "reward": float(rollout.rewards[row]),
+            "kl_penalty": float(rollout.kl_penalty[row]),
             "advantage": float(rollout.advantages[row]),
         }
         for row, (prompt, completion) in enumerate(zip(rollout.prompts, rollout.completions, strict=True))

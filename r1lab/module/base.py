@@ -1,10 +1,13 @@
 """What every LightningModule around a policy shares: its weights, its optimizer, its validation, its checkpoint."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,8 +28,11 @@ class PolicyModule(L.LightningModule):
         is_correct: the task's checker.
         optimizer: parameters -> optimizer. scheduler: optimizer -> learning-rate schedule, stepped each step.
         gradient_clip: largest norm of the gradient.
+        max_bad_steps: steps with a non-finite loss or gradient that are skipped before training stops.
         validation_sampling: how validation samples; evaluation_seed keys it.
     """
+
+    steadier = ""  # what else than a lower learning rate may keep numbers finite, for the error's message
 
     def __init__(
         self,
@@ -38,6 +44,7 @@ class PolicyModule(L.LightningModule):
         optimizer: Callable,
         scheduler: Callable,
         gradient_clip: float,
+        max_bad_steps: int,
         validation_sampling: Sampling,
         evaluation_seed: int,
     ):
@@ -45,9 +52,11 @@ class PolicyModule(L.LightningModule):
         self.automatic_optimization = False
         self._make_policy, self.tokenizer, self.engine, self.is_correct = policy, tokenizer, engine, is_correct
         self._make_optimizer, self._make_scheduler, self.gradient_clip = optimizer, scheduler, gradient_clip
+        self.max_bad_steps = max_bad_steps
         self.validation_sampling, self.evaluation_seed = validation_sampling, evaluation_seed
         self.policy: PreTrainedModel | None = None
         self.step = 0  # training steps done, skipped ones included
+        self.bad_steps = 0  # skipped ones
         self.run_config: dict[str, Any] = {}  # the resolved config, kept in checkpoints
 
     def configure_model(self) -> None:
@@ -67,9 +76,35 @@ class PolicyModule(L.LightningModule):
         """Backward of this rank's share of a loss: shares add up over ranks, data parallelism averages gradients."""
         self.manual_backward(share * self.trainer.world_size)
 
-    def clipped_norm(self) -> float:
-        """Clip the gradient; its norm before that."""
-        return float(nn.utils.clip_grad_norm_(self.policy.parameters(), self.gradient_clip))
+    def take_step(self, loss: float, batch: Callable[[], dict[str, Any]]) -> bool:
+        """Step the optimizer along the clipped gradient, and the schedule; False where the step was skipped.
+
+        It is skipped, counted, and its `batch` saved for a look, where the loss (of all ranks) or the gradient is not
+        finite. Raises FloatingPointError after too many of them.
+        """
+        optimizer = self.optimizers()
+        norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self.gradient_clip))
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            optimizer.step()
+        else:
+            self.skip(loss, norm, batch())
+        self.lr_schedulers().step()
+        self.step += 1
+        learning = {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": norm, "bad_steps": float(self.bad_steps)}
+        self.log_step({f"optimizer/{name}": value for name, value in learning.items()})
+        return finite
+
+    def skip(self, loss: float, norm: float, batch: dict[str, Any]) -> None:
+        self.bad_steps += 1
+        path = Path(self.trainer.default_root_dir, f"bad_step_{self.step}.pt")
+        if self.trainer.is_global_zero:
+            torch.save({**batch, "loss": loss, "gradient_norm": norm}, path)
+        if self.bad_steps > self.max_bad_steps:
+            raise FloatingPointError(
+                f"the loss or its gradient was not finite in {self.bad_steps} steps (loss {loss}, gradient {norm}); "
+                f"the batch is saved in {path}. Try a lower optimizer.lr{self.steadier}"
+            )
 
     def log_step(self, metrics: dict[str, float], **kwargs: Any) -> None:
         self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1, **kwargs)
@@ -94,11 +129,11 @@ class PolicyModule(L.LightningModule):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold for the module to go on, as plain data and tensors."""
-        return {"step": self.step}
+        return {"step": self.step, "bad_steps": self.bad_steps}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
-        self.step = state["step"]
+        self.step, self.bad_steps = state["step"], state["bad_steps"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         save_state(self, checkpoint, self.state())

@@ -10,7 +10,7 @@ from r1lab.metric.interval import bootstrap_interval
 from r1lab.metric.majority_vote import cons_at_k
 from r1lab.metric.pass_at_k import pass_at_k
 from r1lab.reward.accuracy import Accuracy
-from r1lab.reward.format import Format, split_completion
+from r1lab.reward.format import Format, parts_of
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.rollout.sampling import Sampling
 from r1lab.task.protocol import SPLITS, Task
@@ -55,9 +55,10 @@ def evaluate(
     if wrong := [k for k in ks if not 1 <= k <= num_samples]:
         raise ValueError(f"pass@{wrong[0]} needs 1 <= k <= samples a prompt, got {num_samples} samples")
     completions = sample(model, engine, prompts, num_samples=num_samples, sampling=sampling, seed=seed, advance=advance)
-    correct = _correct(prompts, completions, is_correct)
-    reasoning = [reasoning_length(c, tokenizer) for c in completions]
-    wellformed = np.array(Format()(_expand(prompts, completions), completions)) == 1.0
+    expanded = expand(prompts, num_samples)
+    correct = _correct(expanded, completions, is_correct).reshape(len(prompts), -1)
+    reasoning = [reasoning_length(p, c, tokenizer) for p, c in zip(expanded, completions, strict=True)]
+    wellformed = np.array(Format()(expanded, completions)) == 1.0
     scores = {
         **_with_interval("pass_at_1", correct.mean(1)),
         "format": float(wellformed.mean()),
@@ -67,7 +68,8 @@ def evaluate(
         "truncated": float(np.mean([c.truncated for c in completions])),
         "num_prompts": len(prompts),
     }
-    answers = np.array([_answer(c) for c in completions], dtype=object).reshape(len(prompts), -1)
+    answers = [_answer(p, c) for p, c in zip(expanded, completions, strict=True)]
+    answers = np.array(answers, dtype=object).reshape(len(prompts), -1)
     for k in sorted(set(ks) - {1}):
         scores |= _with_interval(f"pass_at_{k}", pass_at_k(num_samples, correct.sum(1), k))
         scores |= _with_interval(f"cons_at_{k}", cons_at_k(answers, correct, k, resamples=20, seed=0))
@@ -129,21 +131,21 @@ def _with_interval(name: str, values: Sequence[float]) -> dict[str, float]:
     return {name: float(np.mean(np.asarray(values))), f"{name}_low": low, f"{name}_high": high}
 
 
-def _answer(completion: Completion) -> str | None:
-    return None if completion.truncated else split_completion(completion.text).answer
+def _answer(prompt: Prompt, completion: Completion) -> str | None:
+    return None if completion.truncated else parts_of(prompt, completion).answer
 
 
-def _expand(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Prompt]:
-    return [prompt for prompt in prompts for _ in range(len(completions) // len(prompts))]
+def expand(prompts: Sequence[Prompt], group_size: int) -> list[Prompt]:
+    """P prompts -> one for each of their B = P * G completions, in the order of `RolloutEngine.generate`."""
+    return [prompt for prompt in prompts for _ in range(group_size)]
 
 
-def _correct(prompts, completions, is_correct) -> np.ndarray:
-    """Whether each completion is right, [P, samples]: partial credit of a task's scorer does not count."""
-    scores = np.array(Accuracy(is_correct)(_expand(prompts, completions), completions))
-    return (scores >= 1.0).astype(float).reshape(len(prompts), -1)
+def _correct(prompts: Sequence[Prompt], completions: Sequence[Completion], is_correct) -> np.ndarray:
+    """Whether each completion is right, [B]: partial credit of a task's scorer does not count."""
+    return (np.array(Accuracy(is_correct)(prompts, completions)) >= 1.0).astype(float)
 
 
-def reasoning_length(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> int:
+def reasoning_length(prompt: Prompt, completion: Completion, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of the text inside <think> and </think>; 0 without both tags."""
-    reasoning = split_completion(completion.text).reasoning
+    reasoning = parts_of(prompt, completion).reasoning
     return len(tokenizer.encode(reasoning, add_special_tokens=False)) if reasoning else 0

@@ -5,22 +5,21 @@ One training step is one optimizer step on one minibatch. A rollout of P prompts
 starts a rollout brings its prompts, the others are empty. A half-used rollout is part of the checkpoint.
 """
 
-import math
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from r1lab.advantage.group import zero_std_groups
+from r1lab.loss.grpo import LossOutput
 from r1lab.loss.kl import next_beta, reward_penalty
 from r1lab.model.reference import frozen_copy, refresh
 from r1lab.module.base import PolicyModule
-from r1lab.module.evaluation import reasoning_length
+from r1lab.module.evaluation import expand, reasoning_length
 from r1lab.module.logprobs import completion_logprobs
 from r1lab.reward.weighted import WeightedSum
 from r1lab.rollout.collate import Batch, collate, microbatches
@@ -37,8 +36,9 @@ class Rollout:
 
     prompts: list[Prompt]
     completions: list[Completion]
-    rewards: Tensor  # [B], after the KL in the reward, where it is placed there
+    rewards: Tensor  # [B], the weighted sum of the terms
     reward_terms: dict[str, list[float | None]]
+    kl_penalty: Tensor  # [B], what the KL takes from each reward where it is placed there, else 0
     advantages: Tensor  # [B]
     old_logprobs: list[Tensor]
     ref_logprobs: list[Tensor]
@@ -64,7 +64,8 @@ class GRPO(PolicyModule):
     Args (beside those of `PolicyModule`):
         reward: the weighted sum of reward terms.
         advantage: rewards [P,G] -> advantages [P,G].
-        loss: `r1lab.loss.grpo.grpo_loss` with its parameters bound, but for the KL penalty's.
+        loss: `r1lab.loss.grpo.grpo_loss` with its parameters bound, but for the KL penalty's and the entropy's.
+        entropy_coef: weight of the entropy bonus.
         beta, kl, kl_placement: weight, estimator and place of the KL penalty; at beta 0 there is no reference.
         kl_target, kl_horizon: adapt beta to hold the KL at the target; None keeps beta.
         refresh_every, decay: of the reference, see `r1lab.model.reference.refresh`; None: there is none.
@@ -72,11 +73,12 @@ class GRPO(PolicyModule):
         batch_size, group_size: completions a rollout over all ranks, B = P * G, and completions a prompt.
         num_minibatches, num_iterations: optimizer steps a pass over the rollout, and passes.
         microbatch_tokens: padded tokens a forward pass may hold (0: no limit).
-        max_bad_steps: steps with a non-finite loss or gradient that are skipped before training stops.
 
     Raises:
         ValueError: for settings that do not go together.
     """
+
+    steadier = " or a larger loss.beta"
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class GRPO(PolicyModule):
         reward: WeightedSum,
         advantage: Callable[[Tensor], Tensor],
         loss: Callable,
+        entropy_coef: float,
         beta: float,
         kl: str,
         kl_placement: str,
@@ -98,7 +101,6 @@ class GRPO(PolicyModule):
         num_minibatches: int,
         num_iterations: int,
         microbatch_tokens: int,
-        max_bad_steps: int,
         **policy_parts: Any,
     ):
         super().__init__(**policy_parts)
@@ -107,22 +109,27 @@ class GRPO(PolicyModule):
         _check_target(beta, kl_placement, kl_target, kl_horizon)
         if sampling.temperature == 0:
             raise ValueError("rollout.temperature is 0: greedy completions of a prompt are all alike, set it above 0")
-        advantage(torch.zeros(1, group_size))  # refuses a group that has no spread before anything is sampled
-        self.reward, self.advantage, self.loss = reward, advantage, loss
+        self.reward, self.advantage, self.loss, self.entropy_coef = reward, advantage, loss, entropy_coef
         self.beta, self.kl, self.kl_placement = beta, kl, kl_placement
         self.kl_target, self.kl_horizon = kl_target, kl_horizon
         self.refresh_every, self.decay = refresh_every, decay
         self.sampling, self.seed = sampling, seed
         self.batch_size, self.group_size = batch_size, group_size
         self.num_minibatches, self.num_iterations = num_minibatches, num_iterations
-        self.microbatch_tokens, self.max_bad_steps = microbatch_tokens, max_bad_steps
+        self.microbatch_tokens = microbatch_tokens
+        self.refuse_wrong_names()
 
         self.reference: nn.Module | None = None
         self.rollout: Rollout | None = None
         self.used = 0  # minibatches of the rollout that have been trained on
-        self.bad_steps = 0
 
     # ---- set-up -------------------------------------------------------------------------------------------------
+
+    def refuse_wrong_names(self) -> None:
+        """Advantages and loss of nothing: what they refuse is told before anything is loaded or sampled."""
+        self.advantage(torch.zeros(1, self.group_size))
+        nothing = torch.zeros(1, 1)
+        self.loss_of(nothing, nothing, nothing, nothing[0], nothing == 0, nothing, sequences=1, tokens=1)
 
     @property
     def needs_reference(self) -> bool:
@@ -170,9 +177,10 @@ class GRPO(PolicyModule):
             policy_version=self.step,
         )
         sampled = time.perf_counter()
-        expanded = [prompt for prompt in prompts for _ in range(self.group_size)]
+        expanded = expand(prompts, self.group_size)
         rewards = self.reward(expanded, completions)
-        rollout = Rollout(expanded, completions, rewards.total, rewards.terms, torch.empty(0), [], [])
+        none = torch.zeros_like(rewards.total)
+        rollout = Rollout(expanded, completions, rewards.total, rewards.terms, none, none, [], [])
 
         scored = time.perf_counter()
         if self.updates_per_rollout > 1 or self.kl_placement == "reward":
@@ -180,9 +188,9 @@ class GRPO(PolicyModule):
         if self.reference is not None:
             rollout = replace(rollout, ref_logprobs=self.logprobs(self.reference, rollout))
         if self.reference is not None and self.kl_placement == "reward":
-            rollout = replace(rollout, rewards=rollout.rewards - self.kl_penalty(rollout))
+            rollout = replace(rollout, kl_penalty=self.kl_penalty(rollout))
         seconds = {"rollout": sampled - started, "logprob": time.perf_counter() - scored}
-        return replace(rollout, advantages=self.advantages(rollout.rewards)), seconds
+        return replace(rollout, advantages=self.advantages(rollout.rewards - rollout.kl_penalty)), seconds
 
     def advantages(self, rewards: Tensor) -> Tensor:
         """[B] -> [B]; all ranks' groups together, since a std of the batch is over the whole batch."""
@@ -239,31 +247,16 @@ class GRPO(PolicyModule):
 
     def update(self, rows: list[int]) -> None:
         """One optimizer step on the given rows of the rollout, microbatch by microbatch."""
-        optimizer = self.optimizers()
-        optimizer.zero_grad()
+        self.optimizers().zero_grad()
         metrics = self.accumulate(rows)
-        norm = self.clipped_norm()
-        finite = math.isfinite(metrics["total"]) and math.isfinite(norm)
-        if finite:
-            optimizer.step()
-        else:
-            self.skip(rows, metrics["total"], norm)
-        self.lr_schedulers().step()
-        self.step += 1
+        finite = self.take_step(metrics["total"], lambda: {"rollout": self.rollout.pack(), "rows": rows})
         refreshed = self.reference is not None and refresh(
             self.reference, self.policy, step=self.step, every=self.refresh_every, decay=self.decay
         )
         if self.kl_target is not None and finite:
             self.beta = next_beta(self.beta, metrics["kl"], target=self.kl_target, horizon=self.kl_horizon)
+        metrics |= {"beta": self.beta, "reference_refreshed": float(refreshed)}
         self.log_step({f"loss/{name}": value for name, value in metrics.items()})
-        learning = {
-            "optimizer/lr": optimizer.param_groups[0]["lr"],
-            "optimizer/gradient_norm": norm,
-            "optimizer/bad_steps": float(self.bad_steps),
-            "loss/beta": self.beta,
-            "loss/reference_refreshed": float(refreshed),
-        }
-        self.log_step(learning)
 
     def accumulate(self, rows: list[int]) -> dict[str, float]:
         """The gradient of the loss over the rows of all ranks; the loss (`total`) and its metrics."""
@@ -282,13 +275,15 @@ class GRPO(PolicyModule):
         return dict(zip(shares[0], everyone.tolist(), strict=True))
 
     def microbatch_loss(self, rollout: Rollout, rows: list[int], batch: Batch, sequences: int, tokens: int):
-        logprobs, entropy = completion_logprobs(self.policy, batch, temperature=self.temperature, entropy=True)
+        logprobs, entropy = completion_logprobs(
+            self.policy, batch, temperature=self.temperature, entropy="gradient" if self.entropy_coef else "value"
+        )
 
         def padded(values: list[Tensor]) -> Tensor:
             picked = nn.utils.rnn.pad_sequence([values[i] for i in rows], batch_first=True)
             return picked.to(self.device)
 
-        return self.loss(
+        return self.loss_of(
             logprobs,
             # A single update of fresh samples has its own logprobs as the old ones: the ratio is 1, with a gradient.
             padded(rollout.old_logprobs) if self.updates_per_rollout > 1 else logprobs.detach(),
@@ -298,37 +293,40 @@ class GRPO(PolicyModule):
             entropy,
             sequences=sequences,
             tokens=tokens,
+        )
+
+    def loss_of(self, *tensors: Tensor | None, sequences: int, tokens: int) -> LossOutput:
+        """`grpo_loss` of its tensors, with all its parameters."""
+        return self.loss(
+            *tensors,
+            sequences=sequences,
+            tokens=tokens,
             max_length=self.sampling.max_new_tokens,
             beta=self.beta,
             kl=self.kl,
             kl_placement=self.kl_placement,
+            entropy_coef=self.entropy_coef,
         )
-
-    def skip(self, rows: list[int], loss: float, norm: float) -> None:
-        """Count a step whose numbers are not finite, keep its batch for a look, and give up after too many."""
-        self.bad_steps += 1
-        path = Path(self.trainer.default_root_dir, f"bad_step_{self.step}.pt")
-        torch.save({"rollout": self.rollout.pack(), "rows": rows, "loss": loss, "gradient_norm": norm}, path)
-        if self.bad_steps > self.max_bad_steps:
-            raise FloatingPointError(
-                f"the loss or its gradient was not finite in {self.bad_steps} steps (loss {loss}, gradient {norm}); "
-                f"the batch is saved in {path}. Try a lower optimizer.lr or a larger loss.beta"
-            )
 
     # ---- what is watched ----------------------------------------------------------------------------------------
 
     def rollout_metrics(self, rollout: Rollout) -> dict[str, float]:
         lengths = torch.tensor([len(c.ids) for c in rollout.completions], dtype=torch.float)
-        rewards = rollout.rewards.view(-1, self.group_size)
+        rewards, penalty = (x.view(-1, self.group_size) for x in (rollout.rewards, rollout.kl_penalty))
         metrics = {
             "reward/mean": float(rewards.mean()),
             "reward/std": float(rewards.std(1, correction=0).mean()),
-            "advantage/zero_std_groups": float(zero_std_groups(rewards).float().mean()),
+            "advantage/zero_std_groups": float(zero_std_groups(rewards - penalty).float().mean()),
             "rollout/completion_length": float(lengths.mean()),
-            "rollout/reasoning_length": sum(reasoning_length(c, self.tokenizer) for c in rollout.completions)
+            "rollout/reasoning_length": sum(
+                reasoning_length(p, c, self.tokenizer)
+                for p, c in zip(rollout.prompts, rollout.completions, strict=True)
+            )
             / len(rollout.completions),
             "rollout/truncated": sum(c.truncated for c in rollout.completions) / len(rollout.completions),
         }
+        if self.reference is not None and self.kl_placement == "reward":
+            metrics["reward/kl_penalty"] = float(penalty.mean())
         for name, values in rollout.reward_terms.items():
             known = [v for v in values if v is not None]
             if known:
@@ -340,13 +338,12 @@ class GRPO(PolicyModule):
         return super().state() | {
             "used": self.used,
             "beta": self.beta,
-            "bad_steps": self.bad_steps,
             "rollout": self.rollout.pack() if half_used else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self.used, self.beta, self.bad_steps = state["used"], state["beta"], state["bad_steps"]
+        self.used, self.beta = state["used"], state["beta"]
         self.rollout = Rollout.unpack(state["rollout"]) if state["rollout"] else None
 
 

@@ -1,5 +1,7 @@
 """Logprobs of completions under a model: the body on whole rows, the head on the counted tokens alone."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -9,9 +11,9 @@ from r1lab.rollout.collate import Batch
 
 
 def completion_logprobs(
-    model: PreTrainedModel, batch: Batch, *, temperature: float, entropy: bool = False
+    model: PreTrainedModel, batch: Batch, *, temperature: float, entropy: Literal["none", "value", "gradient"] = "none"
 ) -> tuple[Tensor, Tensor | None]:
-    """Logprob of each completion token, and the entropy of its distribution where asked.
+    """Logprob of each completion token, and the entropy of its distribution where asked (see `linear_logprob`).
 
     Returns:
         Both float32 [B,T], zero where `batch.completion_mask` is False.

@@ -1,6 +1,9 @@
 """Supervised training on documents as a LightningModule: the tiny base's pretraining, cold start, fine-tuning."""
 
 import time
+from dataclasses import asdict
+
+import torch
 
 from r1lab.loss.sft import sft_loss
 from r1lab.module.base import PolicyModule
@@ -13,9 +16,8 @@ class SFT(PolicyModule):
 
     def training_step(self, batch: list[Batch], batch_idx: int) -> None:
         started = time.perf_counter()
-        optimizer = self.optimizers()
         tokens = int(self.all_gather(sum(part.completion_mask.sum() for part in batch)).sum())
-        optimizer.zero_grad()
+        self.optimizers().zero_grad()
         loss = 0.0
         for number, part in enumerate(batch, 1):
             part = part.to(self.device)
@@ -24,11 +26,6 @@ class SFT(PolicyModule):
                 share = sft_loss(logprobs, part.completion_mask, tokens=tokens)
                 self.backward_share(share)
             loss += share.item()
-        norm = self.clipped_norm()
-        optimizer.step()
-        self.lr_schedulers().step()
-        self.step += 1
-        self.log_step({"loss/total": loss}, sync_dist=True, reduce_fx="sum")
-        seconds = time.perf_counter() - started
-        lr = optimizer.param_groups[0]["lr"]
-        self.log_step({"optimizer/lr": lr, "optimizer/gradient_norm": norm, "time/step_seconds": seconds})
+        loss = float(self.all_gather(torch.tensor(loss, device=self.device)).sum())
+        self.take_step(loss, lambda: {"microbatches": [asdict(part) for part in batch]})
+        self.log_step({"loss/total": loss, "time/step_seconds": time.perf_counter() - started})

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from r1lab.reward.format import split_completion
+from r1lab.reward.format import parts_of
 from r1lab.types import Completion, Prompt
 
 
@@ -22,5 +22,5 @@ class Accuracy:
         return [self._score(prompt, c) for prompt, c in zip(prompts, completions, strict=True)]
 
     def _score(self, prompt: Prompt, completion: Completion) -> float:
-        answer = None if completion.truncated else split_completion(completion.text).answer
+        answer = None if completion.truncated else parts_of(prompt, completion).answer
         return float(self.is_correct(prompt, answer)) if answer else 0.0

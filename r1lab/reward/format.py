@@ -13,6 +13,7 @@ from r1lab.types import Completion, Prompt
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 
 _WELLFORMED = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
 
@@ -55,19 +56,40 @@ def split_completion(text: str, opened: bool = False) -> Parts:
     return Parts(reasoning, answer, wellformed)
 
 
+def parts_of(prompt: Prompt, completion: Completion) -> Parts:
+    """The parts of a completion; where its prompt opens the reasoning, it must not do so again."""
+    return split_completion(completion.text, opened=opens_reasoning(prompt))
+
+
+def opens_reasoning(prompt: Prompt) -> bool:
+    """Whether the prompt itself ends with `<think>`, so that the completion starts inside the reasoning."""
+    return prompt.text.rstrip().endswith(THINK_OPEN)
+
+
 class Format:
     """1.0 for a completion that is exactly `<think>...</think> <answer>...</answer>` and was not truncated, else 0.0.
 
-    Each tag once and in this order, both contents visible, only white space outside. `opened` is for templates whose
-    text ends with `<think>`: the completion must then not open it again.
+    Each tag once and in this order, both contents visible, only white space outside; see `parts_of` for prompts that
+    open the reasoning themselves.
+
+    graded: a completion that is not quite that gets half of the share of the tags which it has exactly once. A base
+    that hardly ever writes the whole form has nothing to learn from without.
     """
 
-    def __init__(self, opened: bool = False):
-        self.opened = opened
+    def __init__(self, graded: bool = False):
+        self.graded = graded
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
         """B prompts and their B completions -> B rewards."""
-        return [float(not c.truncated and split_completion(c.text, self.opened).wellformed) for c in completions]
+        return [self._score(prompt, c) for prompt, c in zip(prompts, completions, strict=True)]
+
+    def _score(self, prompt: Prompt, completion: Completion) -> float:
+        if not completion.truncated and parts_of(prompt, completion).wellformed:
+            return 1.0
+        if not self.graded:
+            return 0.0
+        asked = TAGS[1:] if opens_reasoning(prompt) else TAGS
+        return 0.5 * sum(completion.text.count(tag) == 1 for tag in asked) / len(asked)
 
 
 def _only_between(text: str, opening: str, closing: str) -> str | None:

@@ -26,6 +26,7 @@ class TinyRollout:
     completions: list
     rewards: torch.Tensor
     reward_terms: dict
+    kl_penalty: torch.Tensor
     advantages: torch.Tensor
 
 
@@ -87,7 +88,9 @@ class TinyModule(L.LightningModule):
             written = [Completion((1,) * (i + 1), f"text {i}", truncated=i == 3) for i in range(4)]
             rewards = torch.arange(4.0) + self.step
             terms = {"accuracy": rewards.tolist(), "format": [None, 1.0, 0.0, 1.0]}
-            self.rollout = TinyRollout(expanded, written, rewards, terms, torch.tensor([-1.0, 1.0, -1.0, 1.0]))
+            self.rollout = TinyRollout(
+                expanded, written, rewards, terms, torch.zeros(4), torch.tensor([-1.0, 1.0, -1.0, 1.0])
+            )
             self.log_dict(
                 {"reward/accuracy": float(rewards.mean()) / 20, "rollout/completion_length": 2.5 + self.step},
                 on_step=True,
@@ -118,7 +121,7 @@ class TinyModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint):
         self.step = checkpoint["step"]
         rewards = checkpoint["rewards"]
-        self.rollout = TinyRollout([], [], rewards, {}, rewards)
+        self.rollout = TinyRollout([], [], rewards, {}, rewards, rewards)
 
 
 @pytest.fixture

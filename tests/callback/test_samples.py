@@ -26,6 +26,7 @@ def test_records_of_the_rollouts_that_are_due(tmp_path, fit):
         "truncated": False,
         "rewards": {"accuracy": 5.0, "format": 1.0},
         "reward": 5.0,
+        "kl_penalty": 0.0,
         "advantage": 1.0,
     }
     assert records[2]["rewards"]["format"] is None

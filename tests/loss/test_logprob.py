@@ -10,7 +10,7 @@ def test_hand_worked():
     # logits 0 and ln 3: probabilities 1/4, 3/4; entropy 1/4 ln 4 + 3/4 ln(4/3) = ln 4 - 3/4 ln 3
     hidden = torch.tensor([[1.0], [1.0]])
     head = torch.tensor([[0.0], [math.log(3)]])
-    logprob, entropy = linear_logprob(hidden, head, torch.tensor([0, 1]), temperature=1.0, entropy=True)
+    logprob, entropy = linear_logprob(hidden, head, torch.tensor([0, 1]), temperature=1.0, entropy="value")
     torch.testing.assert_close(logprob, torch.tensor([math.log(1 / 4), math.log(3 / 4)]))
     torch.testing.assert_close(entropy, torch.full((2,), math.log(4) - 0.75 * math.log(3)))
 
@@ -18,7 +18,7 @@ def test_hand_worked():
 def test_temperature_divides_the_logits():
     # logits 0 and ln 9 at temperature 2 are 0 and ln 3
     hidden, head = torch.tensor([[1.0]]), torch.tensor([[0.0], [math.log(9)]])
-    logprob, entropy = linear_logprob(hidden, head, torch.tensor([1]), temperature=2.0, entropy=True)
+    logprob, entropy = linear_logprob(hidden, head, torch.tensor([1]), temperature=2.0, entropy="value")
     torch.testing.assert_close(logprob, torch.tensor([math.log(3 / 4)]))
     torch.testing.assert_close(entropy, torch.tensor([math.log(4) - 0.75 * math.log(3)]))
 
@@ -29,7 +29,7 @@ def test_value_and_gradient_equal_log_softmax():
     head = torch.randn(11, 4, dtype=torch.float64, generator=generator, requires_grad=True)
     ids = torch.randint(11, (9,), generator=generator)
     weight = torch.randn(2, 9, dtype=torch.float64, generator=generator)
-    logprob, entropy = linear_logprob(hidden, head, ids, temperature=0.7, entropy=True)
+    logprob, entropy = linear_logprob(hidden, head, ids, temperature=0.7, entropy="gradient")
     table = torch.log_softmax(hidden @ head.T / 0.7, dim=-1)
     expected = table[torch.arange(9), ids], -(table.exp() * table).sum(-1)
     torch.testing.assert_close((logprob, entropy), expected)
@@ -42,7 +42,7 @@ def test_half_precision_is_computed_in_float32():
     generator = torch.Generator().manual_seed(0)
     hidden, head = torch.randn(5, 64, generator=generator).bfloat16(), torch.randn(300, 64, generator=generator)
     ids = torch.arange(5)
-    logprob, entropy = linear_logprob(hidden, head.bfloat16(), ids, temperature=1.0, entropy=True)
+    logprob, entropy = linear_logprob(hidden, head.bfloat16(), ids, temperature=1.0, entropy="value")
     expected, _ = linear_logprob(hidden.float(), head.bfloat16().float(), ids, temperature=1.0)
     assert logprob.dtype == entropy.dtype == torch.float32
     torch.testing.assert_close(logprob, expected)
@@ -50,12 +50,21 @@ def test_half_precision_is_computed_in_float32():
 
 def test_large_logits_stay_finite():
     head = torch.tensor([[1e4], [-1e4]])
-    logprob, entropy = linear_logprob(torch.ones(1, 1), head, torch.tensor([0]), temperature=1.0, entropy=True)
+    logprob, entropy = linear_logprob(torch.ones(1, 1), head, torch.tensor([0]), temperature=1.0, entropy="value")
     assert logprob.item() == 0 and entropy.item() == 0
 
 
 def test_entropy_is_left_out_by_default():
     assert linear_logprob(torch.ones(1, 1), torch.ones(2, 1), torch.tensor([0]), temperature=1.0)[1] is None
+
+
+def test_entropy_as_a_value_has_no_gradient():
+    hidden, head = torch.randn(3, 2, requires_grad=True), torch.randn(5, 2)
+    _, value = linear_logprob(hidden, head, torch.arange(3), temperature=1.0, entropy="value")
+    _, entropy = linear_logprob(hidden, head, torch.arange(3), temperature=1.0, entropy="gradient")
+    assert torch.equal(value, entropy) and entropy.requires_grad and not value.requires_grad
+    with pytest.raises(ValueError, match="none, value or gradient"):
+        linear_logprob(hidden, head, torch.arange(3), temperature=1.0, entropy=True)
 
 
 def test_temperature_must_be_positive():

@@ -1,5 +1,7 @@
 """Scores by hand, of an engine that says what the test has written down."""
 
+from dataclasses import replace
+
 import pytest
 
 from r1lab.metric.interval import bootstrap_interval
@@ -137,5 +139,17 @@ def test_splits():
 
 
 def test_reasoning_length_counts_tokens_between_the_tags():
-    lengths = [reasoning_length(completion(text), TOKENIZER) for text in (RIGHT, WRONG, BARE, CUT, NOISE)]
+    lengths = [reasoning_length(PROMPTS[0], completion(text), TOKENIZER) for text in (RIGHT, WRONG, BARE, CUT, NOISE)]
     assert lengths == [5, 1, 0, 0, 0]
+
+
+def test_a_template_that_opens_the_reasoning_counts_as_such_in_every_score():
+    opened = [replace(prompt, text=f"{prompt.text} <think>") for prompt in PROMPTS]
+
+    class Opened(Scripted):
+        samples = ([RIGHT.removeprefix("<think>")] * 4,) * 3
+        greedy = samples[0][:3]
+
+    got = evaluate(None, TOKENIZER, Opened(), opened, is_correct, sampling=SAMPLING, num_samples=4, seed=5)
+    assert got["format"] == 1.0 and got["reasoning_length"] == got["wellformed_reasoning_length"] == 5
+    assert got["pass_at_1"] == got["greedy"] == pytest.approx(2 / 3)

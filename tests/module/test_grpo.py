@@ -78,7 +78,9 @@ def test_minibatches_cover_a_rollout_once_each_iteration(train_small, tmp_path):
 def test_non_finite_steps_are_skipped_counted_and_then_end_the_run(train_small, tmp_path):
     # The first step throws the weights out of range, so the second one's loss is not finite.
     with pytest.raises(FloatingPointError, match="2 steps.*bad_step_2.pt"):
-        train_small(tmp_path, *SPREAD, "optimizer.lr=1e30", "module.max_bad_steps=1", "trainer.val_check_interval=50")
+        train_small(
+            tmp_path, *SPREAD, "optimizer.lr=1e30", "optimizer.max_bad_steps=1", "trainer.val_check_interval=50"
+        )
     run = load_run(tmp_path)
     assert run.summary["status"] == "failed"
     kept = torch.load(tmp_path / "bad_step_2.pt", weights_only=True)
@@ -97,3 +99,36 @@ def test_the_reference_is_refreshed_when_due(train_small, tmp_path):
         weights[name] = {part: state[f"{part}.model.embed_tokens.weight"] for part in ("policy", "reference")}
     assert torch.equal(weights["refresh"]["reference"], weights["refresh"]["policy"])
     assert not torch.equal(weights["fixed"]["reference"], weights["fixed"]["policy"])
+
+
+@pytest.mark.parametrize(
+    "setting, known",
+    [
+        ("loss.aggregate=tokenmean", "sequence_mean, token_mean"),
+        ("loss.ratio_level=word", "token, sequence"),
+        ("loss.kl=k4", "k1, k2, k3"),
+        ("loss.ratio_cap=0.5", "ratio_cap must be above 1"),
+        ("advantage.scale=sd", "std, batch_std, none"),
+    ],
+)
+def test_a_name_that_is_wrong_is_told_before_anything_is_sampled(setting, known, train_small, tmp_path):
+    with pytest.raises(ValueError, match=known):
+        train_small(tmp_path, setting)
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_the_penalty_in_the_reward_is_told_apart_from_it(train_small, tmp_path):
+    run = load_run(train_small(tmp_path, *SPREAD, "loss.kl=k1", "loss.kl_placement=reward", "loss.beta=5"))
+    # The first rollout is the reference's own; the reward is the weighted sum of its terms, whatever the penalty.
+    assert run.metrics["reward/kl_penalty"][0] == pytest.approx(0, abs=1e-4)
+    assert abs(run.metrics["reward/kl_penalty"][1]) > 1e-3
+    assert run.metrics["reward/mean"].tolist() == pytest.approx(run.metrics["reward/even"].tolist())
+
+
+def test_supervised_steps_that_are_not_finite_are_skipped_too(train_small, tmp_path):
+    options = ("experiment=tiny_base", "callback=default", "callback.samples.shown=0", "data.batch_size=4")
+    with pytest.raises(FloatingPointError, match="not finite in 1 steps"):
+        train_small(tmp_path, *options, "optimizer.lr=1e30", "optimizer.scheduler.num_warmup_steps=0",
+                    "optimizer.max_bad_steps=0")  # fmt: skip
+    (kept,) = tmp_path.glob("bad_step_*.pt")
+    assert torch.load(kept, weights_only=True)["microbatches"]

@@ -31,7 +31,7 @@ def model():
 def test_equals_a_log_softmax_over_each_row_alone(model, temperature):
     batch = collate(PROMPTS, COMPLETIONS, pad_id=0)
     with torch.no_grad():
-        logprobs, entropy = completion_logprobs(model, batch, temperature=temperature, entropy=True)
+        logprobs, entropy = completion_logprobs(model, batch, temperature=temperature, entropy="value")
     assert logprobs.shape == entropy.shape == (3, 4)
     for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
         with torch.no_grad():

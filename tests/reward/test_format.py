@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from r1lab.reward.format import Format, Parts, split_completion
@@ -8,7 +10,8 @@ GOOD = "<think> 3 + 4 = 7 </think> <answer> 7 </answer>"
 
 
 def score(text: str, truncated: bool = False, opened: bool = False) -> float:
-    return Format(opened)([PROMPT], [Completion((1,), text, truncated)])[0]
+    prompt = replace(PROMPT, text=PROMPT.text + " <think> ") if opened else PROMPT
+    return Format()([prompt], [Completion((1,), text, truncated)])[0]
 
 
 @pytest.mark.parametrize(
@@ -77,6 +80,21 @@ def test_malformed(text):
 
 def test_truncated_is_worth_nothing_even_when_the_text_is_whole():
     assert score(GOOD, truncated=True) == 0.0
+
+
+def test_graded_counts_tags_that_stand_there_once():
+    def graded(text, prompt=PROMPT, truncated=False):
+        return Format(graded=True)([prompt], [Completion((1,), text, truncated)])[0]
+
+    assert graded(GOOD) == 1.0
+    assert graded(GOOD, truncated=True) == 0.5
+    assert graded("7") == 0.0
+    assert graded("<answer> 7 </answer>") == 0.25
+    assert graded("<answer> <answer> 7 </answer> <think>") == 0.25  # a repeated tag counts for nothing
+    assert graded("</answer> </think> <answer> <think>") == 0.5
+    opened = replace(PROMPT, text="q <think>")
+    assert graded("a </think> <answer> 7 </answer>", opened) == 1.0
+    assert graded("<think> a </think>", opened) == 0.5 / 3
 
 
 def test_opened_prompt():
