@@ -22,8 +22,9 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     model       the policy from a folder, the hub or a fresh config; the frozen reference; the shipped tiny base
     data        LightningDataModules: prompts for RL, documents for supervised training; the tiny base's corpus
     module      LightningModules, thin: base, grpo, sft; evaluation; checkpoints
-    callback    what watches a run: progress, metrics.csv, samples.jsonl, checkpoints, the base's gate
+    callback    what watches a run: progress, metrics.csv, samples.jsonl, checkpoints, the base's gate, pruning
     metric      pass_at_k, majority_vote, bootstrap intervals
+    sweeper     Hydra's sweeper on Optuna: seeds, pruning, a queue that processes share
     analysis    what notebooks import: load a run, its curves, samples and tokens; ship a run
 
 Entry files: entry.py (Hydra and errors of one line), build.py (config -> objects), run_folder.py (where a run lives).

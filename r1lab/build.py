@@ -1,8 +1,10 @@
 """From the resolved config to objects: the one place that knows which part needs which."""
 
+import copy
 import inspect
+import json
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from hydra.utils import get_object, instantiate
@@ -44,9 +46,30 @@ def make(config: Mapping[str, Any], **given: Any) -> Any:
     return instantiate(config, _partial_=True, _convert_="all")(**given)
 
 
+def made_once(config: Mapping[str, Any]) -> Any:
+    """As `make` with nothing given, but the same object for the same config: what a process needs again and again."""
+    return _made_of(json.dumps(config, sort_keys=True))
+
+
+@lru_cache(maxsize=4)
+def _made_of(text: str) -> Any:
+    made = instantiate(json.loads(text), _convert_="all")
+    return made() if isinstance(made, partial) else made
+
+
+def policy_maker(config: Mapping[str, Any]) -> partial:
+    """What makes the policy to be trained. With `reuse`, its weights are read once a process, and copied."""
+    policy = config["model"]["policy"]
+    if config.get("reuse"):
+        return partial(lambda: copy.deepcopy(made_once(policy)))
+    return instantiate(policy, _convert_="all")
+
+
 def build_policy_parts(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, Any]:
     """Tokenizer (the config's own unless one is given), task and engine: what training and evaluation both need."""
-    tokenizer = tokenizer or make(config["model"]["tokenizer"])
+    if tokenizer is None:
+        made = made_once if config.get("reuse") else make
+        tokenizer = made(config["model"]["tokenizer"])
     task = make(config["task"], tokenizer=tokenizer)
     return {"tokenizer": tokenizer, "task": task, "engine": make(config["rollout"]["engine"], tokenizer=tokenizer)}
 

@@ -1,13 +1,15 @@
 """python -m r1lab.train experiment=NAME: compose a config, build, score, fit, score, sum up.
 
 The run's folder (`hydra.run.dir`, by default runs/<name>/<time>) gets config.yaml, metrics.csv, samples.jsonl,
-curves.png, summary.json and checkpoints/. Returns `objective`, which a sweep maximises.
+curves.png, summary.json and checkpoints/. Returns the value of `objective`, which a sweep maximises.
 """
 
+import json
 import logging
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, Timer
 from omegaconf import DictConfig
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
@@ -26,9 +28,10 @@ from transformers.utils.logging import disable_progress_bar
 from r1lab.analysis.curves import plot_curves
 from r1lab.analysis.run import read_metrics
 from r1lab.analysis.scores import score_table
-from r1lab.build import build_policy_parts, build_reward, evaluation_sampling, make, rollout_sampling
+from r1lab.build import build_policy_parts, build_reward, evaluation_sampling, make, policy_maker, rollout_sampling
 from r1lab.callback import stop
 from r1lab.entry import Stopped, plain, run
+from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
 from r1lab.module.checkpoint import AtomicCheckpointIO
 from r1lab.module.evaluation import evaluate_splits
@@ -48,13 +51,21 @@ _LARGE = 50_000_000  # parameters from which on a step of the default size takes
 log = logging.getLogger("r1lab.train")
 
 
-def train(config: DictConfig) -> float | None:
-    """One run. Returns the value of `objective` at its end, None where it was not measured."""
+Objective = float | None | list[float | None]
+
+
+def train(config: DictConfig) -> Objective:
+    """One run. Returns the value of `objective` at its end (of each, where it is a list), None where not measured."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     return train_in(folder, plain(config))
 
 
-def train_in(folder: Path, config: dict[str, Any]) -> float | None:
+def check(config: dict[str, Any]) -> None:
+    """Raise what a run of this config would before it loads or samples anything: a sweep tries its points so."""
+    build_module(config, build_policy_parts(config))
+
+
+def train_in(folder: Path, config: dict[str, Any]) -> Objective:
     """The run of a resolved config in its folder."""
     quieten()
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,11 +103,13 @@ def train_in(folder: Path, config: dict[str, Any]) -> float | None:
         "versions": versions(),
         "device": device_name(),
         "train_seconds": None,
+        "evaluate_seconds": summary.get("evaluate_seconds", {}),
         "steps": 0,
     }
     note(summary)
     if config["evaluate"] and "before" not in summary:
-        summary["before"] = score(config, parts, module, trainer)
+        with clock(summary, "before"):
+            summary["before"] = score_base(config, parts, module, trainer)
         note(summary)
     try:
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
@@ -109,18 +122,23 @@ def train_in(folder: Path, config: dict[str, Any]) -> float | None:
         note(summary)
         raise
     summary |= {"steps": module.step, "train_seconds": round(timer.time_elapsed("train"), 2)}
-    summary["objective"] = last_value(trainer, folder, config["objective"])
-    if config["evaluate"]:
+    objectives = config["objective"]
+    several = isinstance(objectives, list)
+    values = [last_value(trainer, folder, name) for name in (objectives if several else [objectives])]
+    summary["objective"] = values if several else values[0]
+    pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)
+    if config["evaluate"] and not pruned:
         try:
-            summary["after"] = score(config, parts, module, trainer)
+            with clock(summary, "after"):
+                summary["after"] = score(config, parts, module, trainer)
         except KeyboardInterrupt:
             note(summary | {"status": "interrupted"})
             raise Stopped(
                 f"stopped after the last step, which is saved in {folder}; ckpt_path=last scores it"
             ) from None
-    summary["status"] = FINISHED
+    summary["status"] = "pruned" if pruned else FINISHED
     note(summary)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and config["show"]:
         plot_curves(folder)
         report(folder, summary)
     return summary["objective"]
@@ -177,7 +195,7 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
     """The LightningModule: what all have in common, and what GRPO needs beside it."""
     optimizer = instantiate(config["optimizer"], _convert_="all")
     common = {
-        "policy": instantiate(config["model"]["policy"], _convert_="all"),
+        "policy": policy_maker(config),
         "tokenizer": parts["tokenizer"],
         "engine": parts["engine"],
         "is_correct": parts["task"].is_correct,
@@ -266,8 +284,20 @@ def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.Lightnin
 def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
     loggers = list(instantiate(config["logger"]).values())
     callbacks = [*instantiate(config["callback"]).values(), *callbacks]
-    plugins = [AtomicCheckpointIO()]
-    return make(config["trainer"], logger=loggers, callbacks=callbacks, default_root_dir=str(folder), plugins=plugins)
+    # Lightning adds its own where there are none.
+    asked = {
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
+    }
+    given = {name: value for name, value in asked.items() if name not in config["trainer"]}
+    return make(
+        config["trainer"],
+        logger=loggers,
+        callbacks=callbacks,
+        default_root_dir=str(folder),
+        plugins=[AtomicCheckpointIO()],
+        **given,
+    )
 
 
 def score(
@@ -289,6 +319,32 @@ def score(
         seed=evaluation["seed"],
         ks=evaluation["ks"],
     )
+
+
+def score_base(config: dict[str, Any], parts: dict[str, Any], *run: Any) -> dict[str, dict[str, float]]:
+    """`score` before the first step; read from `evaluation.cache` where the same base was scored in the same way."""
+    if config["evaluation"]["cache"] is None:
+        return score(config, parts, *run)
+    module = run[0]
+    asked = {
+        "policy": policy_hash(module.policy),
+        **{key: config[key] for key in ("task", "evaluation")},
+        "engine": config["rollout"]["engine"],
+        "versions": versions(),
+    }
+    path = Path(config["evaluation"]["cache"], f"{config_hash(asked)}.json")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(score(config, parts, *run), indent=2) + "\n")
+    return json.loads(path.read_text())
+
+
+@contextmanager
+def clock(summary: dict[str, Any], name: str) -> Iterator[None]:
+    """Note in the summary how many seconds the block took."""
+    started = time.perf_counter()
+    yield
+    summary["evaluate_seconds"][name] = round(time.perf_counter() - started, 2)
 
 
 def report(folder: Path, summary: dict[str, Any]) -> None:

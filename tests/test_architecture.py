@@ -42,7 +42,7 @@ HOMES = {
     "trl": set(),
 }
 # Folders of conf that are no package: what a run needs beside the parts of r1lab.
-OTHER_GROUPS = {"optimizer", "reference", "evaluation", "trainer", "logger", "experiment", "preset", "debug"}
+OTHER_GROUPS = {"optimizer", "reference", "evaluation", "trainer", "logger", "experiment", "preset", "debug", "hydra"}
 # Folders of tests that are no package.
 OTHER_TESTS = {"invariant", "benchmark"}
 VAGUE = {"utils", "util", "common", "core", "helpers", "helper", "misc"}

@@ -1,6 +1,7 @@
 """What every LightningModule around a policy shares: its weights, its optimizer, its validation, its checkpoint."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -114,6 +115,7 @@ class PolicyModule(L.LightningModule):
         self.log_step({"step": float(self.step)})
 
     def validation_step(self, prompts: Sequence[Prompt], batch_idx: int) -> None:
+        started = time.perf_counter()
         scores = evaluate(
             self.policy,
             self.tokenizer,
@@ -124,6 +126,7 @@ class PolicyModule(L.LightningModule):
             num_samples=1,
             seed=self.evaluation_seed,
         )
+        scores["seconds"] = time.perf_counter() - started
         metrics = {f"validation/{name}": float(value) for name, value in scores.items()}
         self.log_dict(metrics | {"step": float(self.step)}, batch_size=len(prompts), sync_dist=True)
 

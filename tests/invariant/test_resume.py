@@ -77,7 +77,7 @@ def read(folder):
     """All that a run leaves which does not tell the time."""
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     with open(folder / "metrics.csv") as file:
-        rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
+        rows = [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
     ours = {key: value for key, value in checkpoint["r1lab"].items() if key != "config"}
     return {
         "parameters": checkpoint["state_dict"],

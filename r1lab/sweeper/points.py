@@ -1,0 +1,136 @@
+"""Points of a sweep: a run for each seed, what it returned, and what the study is told of them."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from hydra.core.override_parser.types import Override
+from optuna.trial import TrialState
+
+from r1lab.entry import Stopped, describe
+from r1lab.sweeper.reporter import PRUNED
+from r1lab.sweeper.results import run_record, seed_key
+from r1lab.sweeper.space import Value
+from r1lab.sweeper.work import ERROR, Queue, is_live
+
+log = logging.getLogger("r1lab.sweeper")
+
+
+class Points:
+    """Runs the points that a process has claimed.
+
+    Args:
+        sweep: the `r1lab.sweeper.sweeper.Sweep` that they are of. study, queue: where they are.
+    """
+
+    def __init__(self, sweep: Any, study: optuna.Study, queue: Queue):
+        self.sweep, self.settings, self.study, self.queue = sweep, sweep.settings, study, queue
+
+    def run(self, trials: Sequence[optuna.Trial]) -> None:
+        """Some points at a time, seed after seed; one that fails or is pruned has no further seed.
+
+        What ends this process in the middle puts the points back into the queue.
+        """
+        values: dict[int, list[list[float]]] = {trial.number: [] for trial in trials}
+        going = list(trials)
+        try:
+            points = {trial.number: self.sweep.suggest(trial) for trial in trials}
+            for index, seed in enumerate(self.settings.seed_list):
+                for trial, job, seconds in self.launch(going, points, seed, index):
+                    if not self.take(trial, seed, index, job, seconds, values[trial.number]):
+                        going.remove(trial)
+            for trial in list(going):
+                means = [sum(column) / len(column) for column in zip(*values[trial.number], strict=True)]
+                self.study.tell(trial, means)
+                going.remove(trial)
+                self.say(trial, ", ".join(f"{mean:.4g}" for mean in means))
+        except BaseException:
+            self.queue.release(going)
+            raise
+
+    def launch(
+        self, trials: Sequence[optuna.Trial], points: Mapping[int, Mapping[str, Value]], seed: int, index: int
+    ) -> list[tuple[optuna.Trial, Any, float]]:
+        """(trial, what its run returned, seconds) for one seed of each."""
+        if not trials:
+            return []
+        jobs = [self.overrides(trial, points[trial.number], seed, index) for trial in trials]
+        started = time.perf_counter()
+        number = trials[0].number * len(self.settings.seed_list) + index
+        returned = self.sweep.launch(jobs, initial_job_idx=number)
+        seconds = (time.perf_counter() - started) / len(jobs)
+        return [(trial, job, seconds) for trial, job in zip(trials, returned, strict=True)]
+
+    def overrides(self, trial: optuna.Trial, point: Mapping[str, Value], seed: int, index: int) -> list[str]:
+        """Of one run."""
+        overrides = [
+            *self.sweep.space.overrides(point),
+            f"seed={seed}",
+            f"hydra.sweep.subdir={self.subdir(trial, seed)}",
+            f"evaluation.cache={self.sweep.folder / 'before'}",
+        ]
+        if len(self.settings.objective_list) == 1:
+            callback = self.pruning(trial, index)
+            overrides.append(f"+callback.pruning={Override._get_value_element_as_str(callback)}")
+        return overrides
+
+    def pruning(self, trial: optuna.Trial, index: int) -> dict[str, Any]:
+        """The config of the callback that reports the run's objective to the study."""
+        report = {
+            "_target_": "r1lab.sweeper.reporter.Reporter",
+            "_recursive_": False,
+            "storage": self.settings.storage,
+            "study": self.settings.name,
+            "trial": trial.number,
+            "pruner": self.settings.pruner,
+            "seed_index": index,
+            "steps": self.sweep.steps,
+        }
+        return {
+            "_target_": "r1lab.callback.pruning.Pruning",
+            "metric": self.settings.objective_list[0],
+            "report": report,
+        }
+
+    def subdir(self, trial: optuna.Trial, seed: int) -> str:
+        return f"point_{trial.number:04}/seed_{seed}"
+
+    def take(
+        self, trial: optuna.Trial, seed: int, index: int, job: Any, seconds: float, values: list[list[float]]
+    ) -> bool:
+        """Note what a run returned; whether the point goes on."""
+        try:
+            value = job.return_value
+        except Stopped:
+            raise
+        except Exception as error:
+            return self.fail(trial, describe(error, "train"))
+        row = value if isinstance(value, list) else [value]
+        if any(number is None or not math.isfinite(number) for number in row):
+            told = ", ".join(f"{name}={v}" for name, v in zip(self.settings.objective_list, row, strict=True))
+            return self.fail(trial, f"seed {seed}: the objective is not a number ({told})")
+        values.append(row)
+        folder = self.sweep.folder / self.subdir(trial, seed)
+        trial.set_user_attr(seed_key(seed), run_record(folder, value, seconds))
+        pruned = self.queue.storage.get_trial(trial._trial_id).user_attrs.get(PRUNED)
+        last = index == len(self.settings.seed_list) - 1
+        if pruned is None or (last and pruned["step"] == self.sweep.steps):
+            return True
+        self.study.tell(trial, state=TrialState.PRUNED)
+        self.say(trial, f"pruned in seed {seed} at step {pruned['step']}")
+        return False
+
+    def fail(self, trial: optuna.Trial, error: str) -> bool:
+        trial.set_user_attr(ERROR, error)
+        self.study.tell(trial, state=TrialState.FAIL)
+        self.say(trial, f"failed: {error}")
+        return False
+
+    def say(self, trial: optuna.Trial, outcome: str) -> None:
+        trials = [t for t in self.queue.trials() if is_live(t)]
+        done = sum(t.state.is_finished() for t in trials)
+        point = " ".join(f"{name}={value}" for name, value in trial.params.items())
+        log.info(f"{done}/{len(trials)}  {point}  {outcome}")

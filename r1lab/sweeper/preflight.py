@@ -1,0 +1,136 @@
+"""Before a sweep starts: can its points run, how long will they take, and will they have anything to learn from."""
+
+import logging
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from hydra.utils import get_method
+from rich.console import Console
+from rich.table import Table
+
+from r1lab.run_folder import read_summary
+from r1lab.sweeper.space import SpaceError, Value
+
+_CHECKED = 48  # points of a larger space that are tried out
+_DRY_STEPS = 3
+
+
+def preflight(sweep: Any, points_left: int) -> None:
+    """Print what a sweep is going to do. Raises SpaceError for a space whose points cannot run.
+
+    Args:
+        sweep: `r1lab.sweeper.sweeper.Sweep`. points_left: how many points are to be run.
+    """
+    points = some_points(sweep)
+    if sweep.settings.check is not None:
+        refuse_points_that_cannot_run(sweep, points)
+    runnable = points[0]
+    measured = dry_run(sweep, runnable)
+    table = Table(
+        title=f"Sweep {sweep.settings.name}: {sweep.settings.question}", show_header=False, title_justify="left"
+    )
+    seeds = len(sweep.settings.seed_list)
+    seconds = points_left * seeds * measured["run"] / max(sweep.settings.workers, sweep.settings.batch)
+    table.add_row("to run", f"{points_left} points x {seeds} seeds = {points_left * seeds} runs of {sweep.steps} steps")
+    table.add_row("a run, from a dry one", f"{measured['run']:.0f} s ({measured['step']:.2f} s a step)")
+    pruned = " at most, less what pruning saves" if sweep.settings.pruner else ""
+    table.add_row("in all", f"{_duration(seconds)}{pruned}, {sweep.settings.workers} at a time")
+    if measured["pass_rate"] is not None:
+        shares = ", ".join(f"{no_signal(measured['pass_rate'], size):.0%} at G = {size}" for size in group_sizes(sweep))
+        table.add_row(f"groups without signal (base right: {measured['pass_rate']:.1%})", shares)
+    Console().print(table)
+
+
+def some_points(sweep: Any) -> list[dict[str, Value]]:
+    """The points of a grid, at most `_CHECKED` of them, or as many drawn at random."""
+    if sweep.settings.is_grid:
+        points = sweep.space.grid()
+        return points if len(points) <= _CHECKED else [points[0], *random.Random(0).sample(points[1:], _CHECKED - 1)]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [sweep.suggest(study.ask()) for _ in range(_CHECKED // 2)]
+
+
+def refuse_points_that_cannot_run(sweep: Any, points: Sequence[dict[str, Value]]) -> None:
+    """Build each point's parts, all but its weights. In a grid every point must run; of other spaces, some."""
+    check = get_method(sweep.settings.check)
+    logger = logging.getLogger("r1lab")
+    errors: list[tuple[dict[str, Value], Exception]] = []
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what a run would say about its settings is said when it runs
+    try:
+        for point in list(points):
+            try:
+                check(sweep.plain_config(sweep.space.overrides(point)))
+            except Exception as error:
+                errors.append((point, error))
+                points.remove(point)
+    finally:
+        logger.setLevel(level)
+    if not errors:
+        return
+    point, error = errors[0]
+    told = f"{', '.join(f'{name}={value}' for name, value in point.items())} cannot run: {' '.join(str(error).split())}"
+    if sweep.settings.is_grid or not points:
+        raise SpaceError(f"hydra.sweeper.params: {told}")
+    logging.getLogger("r1lab.sweeper").warning(
+        f"{len(errors)} of {len(errors) + len(points)} points that were tried {told}"
+    )
+
+
+def dry_run(sweep: Any, point: dict[str, Value]) -> dict[str, float | None]:
+    """Run a few steps of a point, also for what later runs find ready (base, scores before the first step).
+
+    Returns:
+        step, run: seconds a training step and a whole run take; pass_rate: of the base, None where it is not scored.
+    """
+    shutil.rmtree(sweep.folder / "dry_run", ignore_errors=True)
+    folder = sweep.folder / "dry_run"
+    overrides = [
+        *sweep.space.overrides(point),
+        f"seed={sweep.settings.seed_list[0]}",
+        f"trainer.max_steps={_DRY_STEPS}",
+        f"trainer.val_check_interval={_DRY_STEPS}",
+        "hydra.sweep.subdir=dry_run",
+        f"evaluation.cache={sweep.folder / 'before'}",
+    ]
+    started = time.perf_counter()
+    (job,) = sweep.launch([overrides], initial_job_idx=0)
+    wall = time.perf_counter() - started
+    job.return_value  # noqa: B018  raises what the run raised
+    return estimate(folder, wall, steps=sweep.steps, every=sweep.base["trainer"]["val_check_interval"])
+
+
+def estimate(folder: Path, wall: float, *, steps: int, every: int) -> dict[str, float | None]:
+    """From a dry run's folder and its seconds to those of a whole run of `steps`, validated each `every`."""
+    summary, metrics = read_summary(folder), pd.read_csv(folder / "metrics.csv")
+    step = metrics["time/step_seconds"].iloc[1:].median()
+    validation = metrics["validation/seconds"].dropna().iloc[-1]
+    scored = summary.get("evaluate_seconds", {})
+    around = wall - metrics["time/step_seconds"].sum() - validation - scored.get("before", 0.0)
+    rates = [split["pass_at_1"] for split in summary.get("before", {}).values()]
+    return {
+        "step": step,
+        "run": max(around, 0.0) + steps * step + steps // every * validation,
+        "pass_rate": rates[0] if rates else None,
+    }
+
+
+def group_sizes(sweep: Any) -> list[int]:
+    parameter = sweep.space.parameters.get("rollout.group_size")
+    return list(parameter.levels) if parameter and parameter.levels else [sweep.base["rollout"]["group_size"]]
+
+
+def no_signal(pass_rate: float, group_size: int) -> float:
+    """The share of groups in which all completions are right or all wrong, where each is right at the same rate."""
+    return pass_rate**group_size + (1 - pass_rate) ** group_size
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(minutes, 1)} min"

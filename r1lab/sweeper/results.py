@@ -1,0 +1,41 @@
+"""What a run of a point leaves in the study: its value, its scores, its curve. Analysis needs nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from r1lab.run_folder import read_summary
+
+KEPT = ("train_seconds", "evaluate_seconds", "steps", "before", "after", "memory_mib")
+
+
+def seed_key(seed: int) -> str:
+    """The trial's user attribute for the run with a seed."""
+    return f"seed/{seed}"
+
+
+def run_record(folder: Path, value: float | list[float], seconds: float) -> dict[str, Any]:
+    """The record of a finished run, from its folder.
+
+    Args:
+        value: of the objective, or of each. seconds: that the run took in all.
+    """
+    summary = read_summary(folder)
+    kept = {key: summary[key] for key in KEPT if key in summary}
+    return {"value": value, "seconds": round(seconds, 2), "run": str(folder), **kept, "curve": curve(folder)}
+
+
+def curve(folder: Path) -> dict[str, list[float | None]]:
+    """Every metric at the validated steps, rounded to six digits; None where it was not measured."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path)
+    validated = [name for name in table if name.startswith("validation/")]
+    table = table.dropna(subset=validated, how="all") if validated else table.iloc[-1:]
+    columns = {name: table[name] for name in table if not name.startswith("time/")}
+    return {
+        name: [None if pd.isna(v) else int(v) if name == "step" else float(f"{v:.6g}") for v in column]
+        for name, column in columns.items()
+    }

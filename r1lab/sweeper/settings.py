@@ -1,0 +1,65 @@
+"""The settings of a sweep, checked."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from r1lab.sweeper.space import Value
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of conf/hydra/sweeper/r1lab_optuna.yaml, where each is explained."""
+
+    name: str
+    question: str
+    reported: str | None
+    params: dict[str, Any]
+    custom_search_space: str | None
+    sampler: dict[str, Any]
+    pruner: dict[str, Any] | None
+    n_trials: int
+    seeds: int | list[int]
+    objectives: str | list[str]
+    directions: str | list[str]
+    baseline: dict[str, Value] | None
+    blocks: list[str]
+    minimum_effect: float | None
+    storage: str
+    workers: int
+    batch: int
+    max_failures: int
+    preflight: bool
+    check: str | None
+    finish: str | None
+    seed_list: list[int] = field(init=False)
+    objective_list: list[str] = field(init=False)
+    direction_list: list[str] = field(init=False)
+
+    def __post_init__(self):
+        as_list = {
+            "seed_list": list(range(1, self.seeds + 1)) if isinstance(self.seeds, int) else list(self.seeds),
+            "objective_list": [self.objectives] if isinstance(self.objectives, str) else list(self.objectives),
+            "direction_list": [self.directions] if isinstance(self.directions, str) else list(self.directions),
+        }
+        for key, value in as_list.items():
+            object.__setattr__(self, key, value)
+        if not self.seed_list or len(set(self.seed_list)) < len(self.seed_list):
+            raise ValueError(
+                f"hydra.sweeper.seeds must be a number above 0 or a list of different seeds, got {self.seeds}"
+            )
+        if len(self.objective_list) != len(self.direction_list):
+            raise ValueError(
+                f"hydra.sweeper.directions={self.directions} must be as many as the objectives, {self.objective_list}"
+            )
+        if len(self.objective_list) > 1 and self.pruner:
+            raise ValueError(
+                "hydra.sweeper.pruner: pruning needs a single objective, which Optuna cannot do for several; "
+                "set hydra/sweeper/pruner=none, or name one objective"
+            )
+        for name in ("workers", "batch", "n_trials"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"hydra.sweeper.{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def is_grid(self) -> bool:
+        return self.sampler["_target_"].endswith("GridSampler")

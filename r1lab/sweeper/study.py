@@ -1,0 +1,90 @@
+"""The Optuna study of a sweep: where it is stored, what it is about, and what may not change between two starts."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+RECORD = "sweep"  # the study's user attribute that says what it is about
+# What makes trials of one study comparable. Trials may be added; how they are watched does not matter.
+_FIXED = ("params", "blocks", "objectives", "seeds", "steps", "config_hash")
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE for conditional parameters
+
+
+class StudyError(ValueError):
+    """A study that is another sweep's, or one with other settings; the message says which."""
+
+
+def open_storage(storage: str) -> BaseStorage:
+    """A database URL (`sqlite:///...`, `postgresql://...`) or the path of a journal file, which is made where needed.
+
+    A journal file is safe for several processes of one machine; several machines need a database.
+    """
+    if "://" in storage:
+        return optuna.storages.RDBStorage(storage)
+    path = Path(storage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _drop_torn_line(path)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A process that was killed while it wrote leaves half a line, behind which nothing would be read any more."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    lock = JournalFileSymlinkLock(str(path))  # the backend's own: nobody is writing now
+    lock.acquire()
+    try:
+        with open(path, "r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def open_study(
+    storage: BaseStorage,
+    *,
+    name: str,
+    directions: Sequence[str],
+    record: Mapping[str, Any],
+    sampler: optuna.samplers.BaseSampler | None = None,
+) -> optuna.Study:
+    """The study of that name, made where there is none.
+
+    Raises:
+        StudyError: the study that is there has other directions, or was made with other settings.
+    """
+    study = optuna.create_study(
+        storage=storage, study_name=name, directions=directions, sampler=sampler, load_if_exists=True
+    )
+    found = [direction.name.lower() for direction in study.directions]
+    if found != list(directions):
+        raise StudyError(
+            f"the study {name!r} was begun with direction {', '.join(found)}, not {', '.join(directions)}; "
+            "give this sweep another name, or remove the study"
+        )
+    before = study.user_attrs.get(RECORD)
+    if before is not None:
+        _refuse_other(name, before, record)
+    study.set_user_attr(RECORD, {**(before or {}), **record})
+    return study
+
+
+def has_study(storage: BaseStorage, name: str) -> bool:
+    return name in (study.study_name for study in storage.get_all_studies())
+
+
+def _refuse_other(name: str, before: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    changed = [key for key in _FIXED if key in before and before[key] != record[key]]
+    if not changed:
+        return
+    told = "; ".join(f"{key} was {before[key]} and is now {record[key]}" for key in changed if key != "config_hash")
+    told = told or "the config that all points share has changed since"
+    raise StudyError(f"the study {name!r} was begun as another sweep ({told}); give this one another name")

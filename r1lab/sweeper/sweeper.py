@@ -1,0 +1,205 @@
+"""The sweeper: what a sweep is, in one process's hands.
+
+Several processes, of one machine or of many, may work on a study at the same time; each runs this.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig, open_dict
+
+from r1lab.entry import plain
+from r1lab.run_folder import commit, config_hash, device_name, versions
+from r1lab.sweeper.points import Points
+from r1lab.sweeper.preflight import preflight
+from r1lab.sweeper.settings import Settings
+from r1lab.sweeper.space import SpaceError, Value, parse_space
+from r1lab.sweeper.study import has_study, open_storage, open_study
+from r1lab.sweeper.work import ERROR, PARENT, Queue, is_live, slot_of
+
+log = logging.getLogger("r1lab.sweeper")
+
+
+class SweepError(RuntimeError):
+    """A sweep that cannot go on."""
+
+
+class Sweep:
+    """One process's part of a sweep.
+
+    Args:
+        settings: of the sweep.
+        config: the composed config, with its `hydra` node. arguments: overrides of the command line.
+        compose: overrides -> the composed config of a run. launch: a Hydra launcher's: overrides of some runs, number
+            of the first -> what each returned.
+
+    Raises:
+        SpaceError: for a search space that cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        config: DictConfig,
+        arguments: Sequence[str],
+        *,
+        compose: Callable[[list[str]], DictConfig],
+        launch: Callable[..., Sequence[Any]],
+    ):
+        self.settings, self.compose, self.launch = settings, compose, launch
+        self.folder = Path(config.hydra.sweep.dir)
+        self.space = parse_space(settings.params, arguments)
+        if not self.space.parameters and settings.custom_search_space is None:
+            raise SpaceError(
+                "hydra.sweeper.params: name something to vary, as key: choice(...), range(...), interval(...)"
+            )
+        self.base = self.plain_config(self.space.fixed)
+        self.steps = self.base["trainer"]["max_steps"]
+        if settings.pruner and "trainer.max_steps" in self.space.parameters:
+            raise SpaceError("trainer.max_steps is varied, but pruning compares points at equal steps: leave out one")
+        self.suggest_more = get_method(settings.custom_search_space) if settings.custom_search_space else None
+
+    def plain_config(self, overrides: list[str]) -> dict[str, Any]:
+        """What a run with the overrides would do, without how it is watched."""
+        config = self.compose(overrides)
+        with open_dict(config):
+            for key in ("hydra", "callback", "logger"):
+                config.pop(key, None)
+        return plain(config)
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
+        """The trial's point; what its slot leaves open is drawn by the study's sampler."""
+        for name, parameter in self.space.parameters.items():
+            parameter.suggest(name, trial)
+        if self.suggest_more is not None:
+            self.suggest_more(self.base, trial)
+        return trial.params
+
+    def record(self) -> dict[str, Any]:
+        """What the study is about: `r1lab.analysis.ablation` needs nothing beside it and the trials."""
+        s = self.settings
+        return {
+            "name": s.name,
+            "question": s.question,
+            "reported": s.reported,
+            "params": {name: parameter.describe() for name, parameter in self.space.parameters.items()},
+            "blocks": [name for name in s.blocks if name in self.space.parameters],
+            "baseline": s.baseline,
+            "minimum_effect": s.minimum_effect,
+            "objectives": s.objective_list,
+            "seeds": s.seed_list,
+            "steps": self.steps,
+            "sampler": "grid" if s.is_grid else s.sampler["_target_"].rpartition(".")[2],
+            "pruner": s.pruner["_target_"].rpartition(".")[2] if s.pruner else None,
+            "config_hash": config_hash({key: value for key, value in self.base.items() if key != "seed"}),
+            "command": " ".join(["python", *sys.orig_argv[1:]]),
+            "commit": commit(),
+            "versions": versions(),
+            "device": device_name(),
+        }
+
+    def slots(self) -> dict[str, dict[str, Value]]:
+        """All that is to be run: the points of a grid, or as many as are asked for, the baseline first."""
+        baseline = self.settings.baseline or {}
+        for name in (name for name in baseline if name not in self.space.parameters):
+            raise SpaceError(f"hydra.sweeper.baseline names {name}, which is not among the params that are varied")
+        if self.settings.is_grid:
+            points = self.space.grid()
+            if not any(baseline.items() <= point.items() for point in points):
+                raise SpaceError(
+                    f"hydra.sweeper.baseline {baseline} is no point of the grid: add its values to the levels"
+                )
+            return {slot_of(point): point for point in points}
+        return {str(n): dict(baseline) if n == 1 else {} for n in range(1, self.settings.n_trials + 1)}
+
+    def run(self) -> optuna.Study:
+        """Work on the study until nothing waits; then it is complete, or others have the rest."""
+        slots, record = self.slots(), self.record()
+        storage = open_storage(self.settings.storage)
+        sampler = self.make_sampler(joins=has_study(storage, self.settings.name))
+        study = open_study(
+            storage,
+            name=self.settings.name,
+            directions=self.settings.direction_list,
+            record=record,
+            sampler=sampler,
+        )
+        queue = Queue(study, storage)
+        self.points = Points(self, study, queue)
+        workers: list[subprocess.Popen] = []
+        ended = queue.show_life()
+        try:
+            queue.recover()
+            done = sum(t.state.is_finished() and is_live(t) for t in queue.trials())
+            if self.settings.preflight and done < len(slots):
+                preflight(self, points_left=len(slots) - done)
+            queue.fill(slots)
+            workers = self.start_workers()
+            self.work(queue)
+            for worker in workers:
+                worker.wait()
+            self.work(queue)  # what a worker left that died
+        finally:
+            ended.set()
+            for worker in workers:
+                worker.terminate()
+        return study
+
+    def make_sampler(self, *, joins: bool) -> optuna.samplers.BaseSampler:
+        if self.settings.is_grid:
+            return optuna.samplers.RandomSampler()  # never asked: each point is queued with all of its parameters
+        options = dict(self.settings.sampler)
+        if joins and options.get("seed") is not None:
+            # A process that joins or goes on must not draw again what was drawn before.
+            options["seed"] = (options["seed"] * 1_000_003 + os.getpid()) % 2**31
+        return instantiate(options, _convert_="all")
+
+    def start_workers(self) -> list[subprocess.Popen]:
+        """The other processes of this machine: the same command, each with its share of the cores."""
+        if self.settings.workers == 1:
+            return []
+        threads = max(1, torch.get_num_threads() // self.settings.workers)
+        torch.set_num_threads(threads)
+        alone = ["hydra.sweeper.workers=1", "hydra.sweeper.preflight=false", "hydra.sweeper.finish=null"]
+        command = [sys.executable, *sys.orig_argv[1:], *alone]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+        return [subprocess.Popen(command, env=environment) for _ in range(self.settings.workers - 1)]
+
+    def work(self, queue: Queue) -> None:
+        """Run points until none waits."""
+        while True:
+            queue.recover()
+            errors = [t.user_attrs[ERROR] for t in queue.trials() if ERROR in t.user_attrs]
+            if len(errors) > self.settings.max_failures:
+                raise SweepError(
+                    f"{len(errors)} points failed, more than hydra.sweeper.max_failures={self.settings.max_failures}; "
+                    f"the last one: {errors[-1]}"
+                )
+            claims = (queue.claim() for _ in range(self.settings.batch))
+            trials = [trial for trial in claims if trial is not None]
+            if not trials:
+                return
+            self.points.run(trials)
+
+
+def sweep(
+    settings: Mapping[str, Any],
+    config: DictConfig,
+    arguments: Sequence[str],
+    compose: Callable[[list[str]], DictConfig],
+    launch: Callable[..., Sequence[Any]],
+) -> optuna.Study:
+    """Run a sweep, or this process's part of it; see `Sweep`."""
+    made = Sweep(Settings(**settings), config, arguments, compose=compose, launch=launch)
+    study = made.run()
+    if made.settings.finish is not None:
+        get_method(made.settings.finish)(made.settings.storage, made.settings.name)
+    return study

@@ -1,0 +1,149 @@
+"""The points of a sweep as a queue in the study's storage, shared by any number of processes and machines.
+
+Every point has a slot: in a grid its parameters, else a number. A slot is queued as a waiting trial and claimed by
+whoever sets it running first, so nothing is counted twice and the total is reached exactly, however many processes
+work on the study. A trial whose process died is failed and its slot queued again, with the same parameters.
+"""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+SLOT, WORKER, ERROR, ABANDONED = "slot", "worker", "error", "abandoned"
+BEAT = "beat/"  # study attribute of a worker: when it last showed life
+BEAT_SECONDS, DEAD_SECONDS = 60, 600
+PARENT = "R1LAB_SWEEP_PARENT"  # environment of a worker: the process that started it, without which it ends
+_LOOK_SECONDS = 2
+
+
+def slot_of(point: Mapping[str, Any]) -> str:
+    return json.dumps(dict(point), sort_keys=True)
+
+
+def is_live(trial: FrozenTrial) -> bool:
+    """Whether a trial holds its slot: it waits, runs, is done, or failed by itself rather than by its process's end."""
+    return trial.state != TrialState.FAIL or ABANDONED not in trial.user_attrs
+
+
+class Queue:
+    """The study's waiting trials.
+
+    Args:
+        study: whose sampler draws what a queued point leaves open.
+        storage: of the study.
+    """
+
+    def __init__(self, study: optuna.Study, storage: BaseStorage):
+        self.study, self.storage, self.study_id = study, storage, study._study_id
+        self.worker = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+    def trials(self) -> list[FrozenTrial]:
+        return self.storage.get_all_trials(self.study_id, deepcopy=False)
+
+    def fill(self, slots: Mapping[str, Mapping[str, Any]]) -> None:
+        """Queue each slot (its name -> the parameters that are settled) that no live trial holds."""
+        held = {trial.user_attrs.get(SLOT) for trial in self.trials() if is_live(trial)}
+        for slot, point in slots.items():
+            if slot not in held:
+                self._queue(slot, point)
+
+    def _queue(self, slot: str, point: Mapping[str, Any]) -> None:
+        self.study.enqueue_trial(dict(point), user_attrs={SLOT: slot})
+
+    def claim(self) -> optuna.Trial | None:
+        """Set the next waiting trial running, as this process's; None when none waits."""
+        for waiting in self.storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.WAITING,)):
+            with suppress(UpdateFinishedTrialError):
+                if self.storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
+                    self.storage.set_trial_user_attr(waiting._trial_id, WORKER, self.worker)
+                    if not self._is_double(waiting):
+                        return optuna.Trial(self.study, waiting._trial_id)
+                    self._abandon(waiting)
+        return None
+
+    def _is_double(self, trial: FrozenTrial) -> bool:
+        """Whether an older trial holds the slot: two processes that began at the same time queued it twice."""
+        return any(
+            other.number < trial.number and other.user_attrs.get(SLOT) == trial.user_attrs.get(SLOT) and is_live(other)
+            for other in self.trials()
+        )
+
+    def _abandon(self, trial: FrozenTrial) -> bool:
+        """Fail a trial without a word about its point; False where another process was faster."""
+        try:
+            self.storage.set_trial_user_attr(trial._trial_id, ABANDONED, True)
+            return self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        except UpdateFinishedTrialError:
+            return False
+
+    def release(self, trials: Iterable[optuna.Trial | FrozenTrial]) -> None:
+        """Give trials up that were stopped in the middle, and queue their points again."""
+        for trial in trials:
+            frozen = self.storage.get_trial(trial._trial_id)
+            if self._abandon(frozen):
+                self._queue(frozen.user_attrs[SLOT], frozen.params)
+
+    def recover(self) -> int:
+        """Release the running trials of processes that are no more; how many there were."""
+        dead = [
+            t for t in self.trials() if t.state == TrialState.RUNNING and not self._is_alive(t.user_attrs.get(WORKER))
+        ]
+        self.release(dead)
+        return len(dead)
+
+    def _is_alive(self, worker: dict[str, Any] | None) -> bool:
+        if worker is None:
+            return True  # claimed a moment ago, its name is not written yet
+        if worker["host"] == self.worker["host"]:
+            return _started(worker["pid"]) == worker["started"]
+        beat = self.study.user_attrs.get(f"{BEAT}{worker['host']}/{worker['pid']}", 0)
+        return time.time() - beat < DEAD_SECONDS
+
+    def show_life(self) -> threading.Event:
+        """Tell other machines every minute that this process lives, until the returned event is set."""
+        done = threading.Event()
+
+        parent = os.environ.get(PARENT)
+        name = f"{BEAT}{self.worker['host']}/{self.worker['pid']}"
+
+        def beat() -> None:
+            told = 0.0
+            while not done.is_set():
+                if time.monotonic() - told > BEAT_SECONDS or not told:
+                    self.study.set_user_attr(name, time.time())
+                    told = time.monotonic()
+                if parent and os.getppid() != int(parent):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                done.wait(_LOOK_SECONDS)
+
+        threading.Thread(target=beat, daemon=True).start()
+        return done
+
+
+def _started(pid: int) -> str | None:
+    """When a process of this machine began, which tells it from a later one of the same number; None: it is no more."""
+    stat = Path(f"/proc/{pid}/stat")
+    if stat.exists():
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            return None if fields[0] == "Z" else fields[19]
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "unknown" if not Path("/proc/self/stat").exists() else None
