@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# The tests are the CPU's, also where there is a GPU; R1LAB_TEST_GPU=1 lets them see it.
+if os.environ.get("R1LAB_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir

@@ -45,7 +45,8 @@ def evaluate(
 
     Returns:
         pass_at_1 with pass_at_1_low and pass_at_1_high (95 % bootstrap over prompts), greedy (accuracy of the greedy
-        completion), format (share of well-formed completions), completion_length, reasoning_length (tokens inside
+        completion), format (share of well-formed completions), completion_length, wrong_completion_length (of wrong
+        answers; 0 where there is none), reasoning_length (tokens inside
         <think>, 0 without it), wellformed_reasoning_length (among well-formed completions alone), truncated (share),
         num_prompts, and for each k above 1 pass_at_k and cons_at_k with intervals. Lengths are means, in tokens.
 
@@ -59,10 +60,12 @@ def evaluate(
     correct = _correct(expanded, completions, is_correct).reshape(len(prompts), -1)
     reasoning = [reasoning_length(p, c, tokenizer) for p, c in zip(expanded, completions, strict=True)]
     wellformed = np.array(Format()(expanded, completions)) == 1.0
+    lengths = np.array([len(c.ids) for c in completions])
     scores = {
         **_with_interval("pass_at_1", correct.mean(1)),
         "format": float(wellformed.mean()),
-        "completion_length": float(np.mean([len(c.ids) for c in completions])),
+        "completion_length": float(lengths.mean()),
+        "wrong_completion_length": float(lengths[correct.reshape(-1) == 0].mean()) if (correct == 0).any() else 0.0,
         "reasoning_length": float(np.mean(reasoning)),
         "wellformed_reasoning_length": float(np.mean(np.array(reasoning)[wellformed])) if wellformed.any() else 0.0,
         "truncated": float(np.mean([c.truncated for c in completions])),

@@ -331,6 +331,10 @@ class GRPO(PolicyModule):
             known = [v for v in values if v is not None]
             if known:
                 metrics[f"reward/{name}"] = sum(known) / len(known)
+        right = torch.tensor([value is not None and value >= 1 for value in rollout.reward_terms.get("accuracy", [])])
+        for name, rows in (("correct", right), ("wrong", ~right)):
+            if rows.any():
+                metrics[f"rollout/{name}_completion_length"] = float(lengths[rows].mean())
         return metrics
 
     def state(self) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def preflight(sweep: Any, points_left: int) -> None:
 def some_points(sweep: Any) -> list[dict[str, Value]]:
     """The points of a grid, at most `_CHECKED` of them, or as many drawn at random."""
     if sweep.settings.is_grid:
-        points = sweep.space.grid()
+        points = sweep.grid()
         return points if len(points) <= _CHECKED else [points[0], *random.Random(0).sample(points[1:], _CHECKED - 1)]
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     return [sweep.suggest(study.ask()) for _ in range(_CHECKED // 2)]

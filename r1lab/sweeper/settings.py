@@ -22,6 +22,7 @@ class Settings:
     objectives: str | list[str]
     directions: str | list[str]
     baseline: dict[str, Value] | None
+    exclude: list[dict[str, Value]]
     blocks: list[str]
     minimum_effect: float | None
     storage: str

@@ -112,13 +112,18 @@ class Sweep:
         for name in (name for name in baseline if name not in self.space.parameters):
             raise SpaceError(f"hydra.sweeper.baseline names {name}, which is not among the params that are varied")
         if self.settings.is_grid:
-            points = self.space.grid()
+            points = self.grid()
             if not any(baseline.items() <= point.items() for point in points):
                 raise SpaceError(
                     f"hydra.sweeper.baseline {baseline} is no point of the grid: add its values to the levels"
                 )
             return {slot_of(point): point for point in points}
         return {str(n): dict(baseline) if n == 1 else {} for n in range(1, self.settings.n_trials + 1)}
+
+    def grid(self) -> list[dict[str, Value]]:
+        """The points of a grid without those that are left out."""
+        exclude = self.settings.exclude
+        return [point for point in self.space.grid() if not any(part.items() <= point.items() for part in exclude)]
 
     def run(self) -> optuna.Study:
         """Work on the study until nothing waits; then it is complete, or others have the rest."""

@@ -153,17 +153,16 @@ def test_killed_and_resumed_by_the_same_command(whole, rewards, small, tmp_path)
     }
     child = subprocess.Popen(command, **options)
     try:
-        until = time.monotonic() + 60
-        while not (tmp_path / "ready").exists():
-            assert child.poll() is None and time.monotonic() < until, child.communicate()[0]
+        until = time.monotonic() + 120
+        while not (tmp_path / "ready").exists() and child.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
     finally:
         child.send_signal(signal.SIGKILL)
-        child.communicate()
-    assert child.returncode == -signal.SIGKILL
+        said = child.communicate()[0]
+    assert (tmp_path / "ready").exists() and child.returncode == -signal.SIGKILL, said
     (folder,) = (tmp_path / "runs/resumed").iterdir()
     assert len(read(folder)["metrics"]) == 3
-    done = subprocess.run([*command, "ckpt_path=last"], **options, timeout=60)
+    done = subprocess.run([*command, "ckpt_path=last"], **options, timeout=120)
     assert done.returncode == 0, done.stdout
     assert [folder] == list((tmp_path / "runs/resumed").iterdir())
     assert_same(read(whole), read(folder))

@@ -75,6 +75,8 @@ def test_numbers_by_hand():
     lengths = [14 - 3, 7, 4, 6, 7, 7, 4, 4, 11, 11, 4, 4]
     assert [len(completion(t).ids) for texts in Scripted.samples for t in texts] == lengths
     assert got["completion_length"] == pytest.approx(sum(lengths) / 12)
+    # all but the first prompt's RIGHT and BARE
+    assert got["wrong_completion_length"] == pytest.approx((sum(lengths) - 11 - 4) / 10)
     # RIGHT has 5, WRONG 1, the others none: an open tag is no reasoning.
     assert got["reasoning_length"] == pytest.approx((5 * 3 + 1 * 3) / 12)
     assert got["wellformed_reasoning_length"] == pytest.approx((5 * 3 + 1 * 3) / 6)
