@@ -60,6 +60,9 @@ def _seeds_needed(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]
     if not sd or not size:
         return f"How many seeds would settle {name_of(sweep, largest)} is unknown: its differences have no spread."
     pairs = pairs_needed(size, sd, alpha=alpha(found))
+    if pairs is not None:
+        # The pairs that are there have not settled it.
+        pairs = max(pairs, largest.comparison.difference.n + 1)
     blocks = max(1, differences(sweep, largest.point, largest.objective).index.get_level_values("block").nunique())
     seeds = "more than ten thousand pairs" if pairs is None else counted(-(-pairs // blocks), "seed")
     each = " on each base" if pairs and blocks > 1 else ""
