@@ -11,6 +11,7 @@ Verbs, each `python -m r1lab.<verb>`:
     train       compose a config, build, score, fit, score, sum up
     evaluate    score a checkpoint: pass@1, pass@k, greedy, lengths, with intervals
     generate    let a checkpoint answer a prompt, or a whole split into Parquet
+    analysis.ablation   sum up a sweep: table, figure, CSV and verdict, from its Optuna study alone
 
 Packages; the same word names the package, its folder in conf, its folder in tests and the prefix of its metrics:
     types       Prompt, Completion; the legend of the shape letters
@@ -23,9 +24,10 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     data        LightningDataModules: prompts for RL, documents for supervised training; the tiny base's corpus
     module      LightningModules, thin: base, grpo, sft; evaluation; checkpoints
     callback    what watches a run: progress, metrics.csv, samples.jsonl, checkpoints, the base's gate, pruning
-    metric      pass_at_k, majority_vote, bootstrap intervals
+    metric      pass_at_k, majority_vote, bootstrap intervals; over seeds: t intervals, paired tests, Holm, power
     sweeper     Hydra's sweeper on Optuna: seeds, pruning, a queue that processes share
-    analysis    what notebooks import: load a run, its curves, samples and tokens; ship a run
+    analysis    what notebooks import: load a run, its curves, samples and tokens; ship a run; load a sweep (sweep.py),
+                its effects, tables, figure and verdict
 
 Entry files: entry.py (Hydra and errors of one line), build.py (config -> objects), run_folder.py (where a run lives).
 Only they know Hydra and OmegaConf: everything else takes plain arguments. An algorithm's parameters have no default in

@@ -39,6 +39,7 @@ HOMES = {
     "vllm": {"rollout"},
     "hydra": {*ENTRY, "sweeper"},
     "omegaconf": {*ENTRY, "sweeper"},
+    "optuna": {"analysis", "sweeper"},
     "trl": set(),
 }
 # Folders of conf that are no package: what a run needs beside the parts of r1lab.

@@ -137,6 +137,6 @@ def test_supervised_steps_that_are_not_finite_are_skipped_too(train_small, tmp_p
 def test_lengths_of_right_and_wrong_answers_make_up_the_mean(train_small, tmp_path):
     options = ("reward.accuracy._target_=tests.module.test_grpo.even", "evaluate=false", "callback.samples.shown=0")
     table = metrics(train_small(tmp_path, *options)).dropna(subset=["rollout/correct_completion_length"])
-    share = table["reward/accuracy"]
-    made_up = share * table["rollout/correct_completion_length"] + (1 - share) * table["rollout/wrong_completion_length"]
+    right, wrong = (table[f"rollout/{name}_completion_length"] for name in ("correct", "wrong"))
+    made_up = table["reward/accuracy"] * right + (1 - table["reward/accuracy"]) * wrong
     assert len(table) and made_up.tolist() == pytest.approx(table["rollout/completion_length"].tolist(), rel=1e-5)

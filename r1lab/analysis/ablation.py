@@ -1,0 +1,110 @@
+"""Sum up a sweep from its Optuna study: a table, a figure, a CSV and a verdict."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from r1lab.analysis.against import against_lines
+from r1lab.analysis.effects import effects
+from r1lab.analysis.sweep import Sweep, SweepError, load_sweep
+from r1lab.analysis.sweep_figure import sweep_figure
+from r1lab.analysis.sweep_table import markdown, print_tables, trials_csv
+from r1lab.analysis.verdict import verdict
+from r1lab.run_folder import write_whole
+
+EPILOG = """\
+examples:
+  python -m r1lab.analysis.ablation sweeps/results/beta
+  python -m r1lab.analysis.ablation sweeps/results/lr_pruned --against sweeps/results/lr
+  python -m r1lab.analysis.ablation --storage sqlite:///sweeps.db --study beta --output sweeps/results/beta
+
+writes, into the folder of the sweep or --output:
+  table.md     one row a point: mean over seeds with its 95 % interval, difference to the baseline, adjusted p
+  trials.csv   one row a trial and seed
+  figure.png   effects with every seed, learning curves; heat map, importance, Pareto front where they apply
+  verdict.md   question, set-up, finding, decision, what would change it
+  against.md   with --against: steps used, best value, share of the steps saved
+
+The study is only read, so a sweep that still runs may be summed up at any time.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 1 with one line on stderr where there is no sweep to sum up."""
+    options = parser().parse_args(arguments)
+    try:
+        source, output = places(options)
+        sweep = load_sweep(source, options.study)
+        other = load_other(options)
+        paths = write_all(sweep, output, other, Console())
+    except (SweepError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("wrote " + ", ".join(str(path) for path in paths))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="python -m r1lab.analysis.ablation",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("folder", nargs="?", type=Path, help="of the sweep, with its journal.log")
+    result.add_argument("--storage", metavar="URL", help="a database that holds the study, instead of a folder")
+    result.add_argument("--study", metavar="NAME", help="its name; may be left out where there is one")
+    result.add_argument("--output", metavar="FOLDER", type=Path, help="where to write; by default the folder")
+    result.add_argument(
+        "--against", metavar="B", help="a second sweep, a folder or a study of --storage: compare cost and best value"
+    )
+    return result
+
+
+def places(options: argparse.Namespace) -> tuple[str | Path, Path]:
+    """(what to read, where to write).
+
+    Raises:
+        SweepError: neither or both of folder and storage, or a storage without a folder to write to.
+    """
+    if (options.folder is None) == (options.storage is None):
+        raise SweepError("name the folder of a sweep, or a database with --storage")
+    if options.folder is None and options.output is None:
+        raise SweepError("--storage needs --output, the folder to write to")
+    return options.storage or options.folder, options.output or options.folder
+
+
+def load_other(options: argparse.Namespace) -> Sweep | None:
+    """The sweep to compare with, if any."""
+    name = options.against
+    if name is None or options.storage is None or "://" in name or Path(name).is_dir():
+        return None if name is None else load_sweep(name)
+    return load_sweep(options.storage, name)
+
+
+def write_all(sweep: Sweep, output: Path, other: Sweep | None, console: Console) -> list[Path]:
+    """Print the tables and the verdict, and write the files, each whole."""
+    found = effects(sweep)
+    text = verdict(sweep, found)
+    comparison = "".join(f"- {line}\n" for line in against_lines(sweep, other))
+    print_tables(sweep, found, console)
+    console.print(text + comparison, highlight=False, markup=False, soft_wrap=True)
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(output / "table.md", markdown(sweep, found))
+    write_whole(output / "trials.csv", trials_csv(sweep).to_csv(index=False))
+    write_whole(output / "verdict.md", text)
+    figure, temporary = output / "figure.png", output / ".figure.tmp.png"
+    sweep_figure(sweep, found).savefig(temporary)
+    temporary.replace(figure)
+    paths = [output / "table.md", output / "trials.csv", figure, output / "verdict.md"]
+    if comparison:
+        paths.append(output / "against.md")
+        write_whole(paths[-1], comparison)
+    return paths
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What a sweep decides, by rule: the baseline stays unless a level is surely and sufficiently better."""
+
+from collections.abc import Sequence
+
+from r1lab.analysis.effects import ALPHA, Effect, of_objective, ranked
+from r1lab.analysis.number import number, p_value
+from r1lab.analysis.progress import is_unfinished
+from r1lab.analysis.setting import describe, short_names
+from r1lab.analysis.sweep import Sweep
+
+
+def decision(sweep: Sweep, found: Sequence[Effect]) -> str:
+    start = "preliminary, as the sweep is unfinished: " if is_unfinished(sweep) else ""
+    return start + _decision(sweep, of_objective(found, sweep.objectives[0]), found)
+
+
+def _decision(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) -> str:
+    """Keep the baseline unless a level is significantly better, by at least the smallest effect that matters."""
+    minimum = sweep.record.get("minimum_effect")
+    rule = f"at least {number(minimum)} and significant after Holm" if minimum else "significant after Holm"
+    if sweep.baseline is None:
+        best = ranked(sweep, first)
+        return f"none, since {sweep.baseline_note}. The best mean is that of {name_of(sweep, best[0])}."
+    if all(effect.p is None for effect in first):
+        return f"keep the baseline. Nothing could be tested: {_why_untested(first)}."
+    better = [e for e in ranked(sweep, first) if e.is_significant and gain(sweep, e) > 0]
+    enough = [e for e in better if gain(sweep, e) >= (minimum or 0.0)]
+    unspoiled = [e for e in enough if not _worse_elsewhere(sweep, e, found)]
+    if unspoiled:
+        best = unspoiled[0]
+        return f"change to {name_of(sweep, best)}: it is better, {rule} (p {p_value(best.p)}).{_without_shape(best)}"
+    if enough:
+        return f"keep the baseline. {name_of(sweep, enough[0])} is better but significantly worse in another objective."
+    if better:
+        gained = number(gain(sweep, better[0]), sign=True)
+        text = f"{name_of(sweep, better[0])} is significantly better, but its {gained} is below {number(minimum)}"
+        return f"keep the baseline. {text}."
+    return f"keep the baseline. No level is better ({rule} is the rule); that does not show that they are equal."
+
+
+def _without_shape(effect: Effect) -> str:
+    """What a t test of few pairs rests on."""
+    exact = effect.comparison.sign_flip_p
+    if effect.comparison.test != "t" or exact is None or exact <= ALPHA:
+        return ""
+    return (
+        f" With {effect.comparison.difference.n} pairs this rests on differences that are normally distributed: the "
+        f"exact sign-flip test alone gives p {p_value(exact)}."
+    )
+
+
+def gain(sweep: Sweep, effect: Effect) -> float:
+    """The difference, positive where the point is better than the baseline."""
+    sign = 1 if sweep.maximize(effect.objective) else -1
+    return sign * effect.comparison.difference.mean
+
+
+def _worse_elsewhere(sweep: Sweep, effect: Effect, found: Sequence[Effect]) -> bool:
+    others = [e for e in found if e.point == effect.point and e.objective != effect.objective and e.comparison]
+    return any(e.is_significant and gain(sweep, e) < 0 for e in others)
+
+
+def _why_untested(first: Sequence[Effect]) -> str:
+    reasons = {effect.comparison.difference.note.replace("value", "pair") for effect in first if effect.comparison}
+    return " or ".join(sorted(reasons)) or "the baseline is the only point"
+
+
+def name_of(sweep: Sweep, effect: Effect) -> str:
+    return describe(sweep.settings[effect.point], short_names(sweep.treatments)) or "the one point"

@@ -1,0 +1,157 @@
+"""Panels of effects: every seed and the mean of each point, main effects, and the heat map of two factors."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from r1lab.analysis.curves import BLUE, GREY, VERMILLION
+from r1lab.analysis.effects import Effect, Margin, factors, margins, matrix, of_objective, shown, values
+from r1lab.analysis.number import change, interval, number, p_value
+from r1lab.analysis.palette import block_markers, plain, point_colors, shorten
+from r1lab.analysis.setting import describe, key, label, short_names
+from r1lab.analysis.sweep import Sweep
+from r1lab.metric.mean_interval import MeanInterval
+
+
+def draw_effects(axes: Axes, *, sweep: Sweep, found: Sequence[Effect], objective: str) -> None:
+    """One line a point: a dot a seed, marked by its block, the mean with its interval above; the baseline dashed."""
+    rows = shown(sweep, of_objective(found, objective))
+    colors, markers = point_colors(sweep, [effect.point for effect in rows]), block_markers(sweep)
+    for y, effect in enumerate(rows):
+        _draw_mean(axes, y, effect.mean, colors[effect.point])
+        _draw_dots(axes, y, values(sweep, [effect.point], objective), colors[effect.point], markers)
+        if effect.point == sweep.baseline and effect.mean.mean is not None:
+            axes.axvline(effect.mean.mean, color=GREY, lw=1, ls="--", zorder=0)
+    names = short_names(sweep.treatments)
+    single = len(sweep.treatments) == 1
+    texts = [_point_label(sweep, effect.point, names, single) for effect in rows]
+    notes = [_note(sweep, effect) for effect in rows]
+    _label_rows(axes, range(len(rows)), texts, notes if sweep.baseline is not None else None)
+    axes.set_xlabel(objective, fontsize=9)
+    axes.set_ylabel(sweep.treatments[0] if single else "", fontsize=9)
+    plain(axes, _title(sweep, rows, found), "x")
+    _block_legend(axes, sweep, markers)
+
+
+def _title(sweep: Sweep, rows: Sequence[Effect], found: Sequence[Effect]) -> str:
+    best = len(of_objective(found, rows[0].objective)) > len(rows)
+    return ("the best points: " if best else "") + "mean, 95 % interval, every seed"
+
+
+def _point_label(sweep: Sweep, point: int, names: dict[str, str], single: bool) -> str:
+    setting = sweep.settings[point]
+    text = label(next(iter(setting.values()))) if single and setting else describe(setting, names) or "all"
+    return "\n".join(textwrap.wrap(text, 34, max_lines=2, placeholder=" …"))
+
+
+def _note(sweep: Sweep, effect: Effect) -> str:
+    if effect.point == sweep.baseline:
+        return "baseline"
+    if effect.mean.mean is None:
+        return "no finished seed"
+    if effect.comparison is None or not effect.comparison.difference.n:
+        return "not paired"
+    p = "" if effect.p is None else f"\np {p_value(effect.p)}"
+    return change(effect.comparison.difference) + p
+
+
+def _draw_mean(axes: Axes, y: float, mean: MeanInterval, color: str) -> None:
+    if mean.mean is None:
+        return
+    if mean.low is not None:
+        axes.plot([mean.low, mean.high], [y, y], color=color, lw=2.2, solid_capstyle="butt")
+    axes.scatter([mean.mean], [y], s=46, color=color, zorder=3, edgecolor="white", lw=0.8)
+
+
+def _draw_dots(axes: Axes, y: float, column: pd.Series, color: str, markers: dict[str, str]) -> None:
+    """A dot a value below the mean, blocks under each other."""
+    for place, (block, marker) in enumerate(markers.items()):
+        dots = column[column.index.get_level_values("block") == block]
+        low = y + 0.16 + 0.22 * place / max(1, len(markers) - 1)
+        axes.scatter(dots, [low] * len(dots), s=16, color=color, alpha=0.6, lw=0, marker=marker)
+
+
+def _label_rows(axes: Axes, heights: Sequence[float], texts: Sequence[str], notes: Sequence[str] | None) -> None:
+    """Names on the left, differences on the right; the first row on top."""
+    axes.set_yticks(heights, texts)
+    axes.set_ylim(heights[-1] + 0.6, -0.6)
+    if notes is not None:
+        right = axes.twinx()
+        right.set_ylim(axes.get_ylim())
+        right.set_yticks(heights, notes, fontsize=7.5)
+        right.tick_params(length=0)
+        right.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _block_legend(axes: Axes, sweep: Sweep, markers: dict[str, str]) -> None:
+    if len(markers) < 2:
+        return
+    handles = [
+        Line2D([], [], color=GREY, marker=marker, ls="", ms=5, label=shorten(block.rstrip("/").rsplit("/", 1)[-1], 24))
+        for block, marker in markers.items()
+    ]
+    title = " x ".join(sweep.blocks)
+    # Under the panel, where there is no dot.
+    axes.legend(
+        handles=handles,
+        title=title,
+        title_fontsize=8,
+        fontsize=8,
+        ncols=min(4, len(handles)),
+        frameon=False,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14 * 3.6 / max(3.6, axes.get_ylim()[0] * 0.42)),
+    )
+
+
+def draw_margins(axes: Axes, *, sweep: Sweep, objective: str) -> None:
+    """The marginal mean of each level of each factor, factors apart."""
+    y, heights, texts, notes, markers = 0.0, [], [], [], block_markers(sweep)
+    for name in factors(sweep):
+        for margin in margins(sweep, name, objective):
+            is_base = sweep.baseline is not None and key(sweep.settings[sweep.baseline][name]) == key(margin.level)
+            _draw_mean(axes, y, margin.mean, GREY if is_base else BLUE)
+            _draw_dots(axes, y, margin.by_seed, GREY if is_base else BLUE, markers)
+            heights.append(y)
+            texts.append(shorten(describe({name: margin.level}, short_names(sweep.treatments))))
+            notes.append("baseline" if is_base else _margin_note(margin))
+            y += 1
+        y += 0.5
+    _label_rows(axes, heights, texts, notes if sweep.baseline is not None else None)
+    axes.set_xlabel(objective, fontsize=9)
+    plain(axes, "main effects: marginal means, 95 % intervals, every seed", "x")
+    _block_legend(axes, sweep, markers)
+
+
+def _margin_note(margin: Margin) -> str:
+    return interval(margin.difference, sign=True, gap="\n") if margin.difference is not None else ""
+
+
+def draw_matrix(axes: Axes, *, sweep: Sweep, objective: str) -> None:
+    """The means of a two-factor grid; the baseline framed."""
+    first, second = factors(sweep)
+    table = matrix(sweep, objective).to_numpy()
+    image = axes.imshow(np.ma.masked_invalid(table), cmap="cividis", aspect="auto")
+    low, high = np.nanmin(table), np.nanmax(table)
+    for (i, j), value in np.ndenumerate(table):
+        is_dark = np.isfinite(value) and value < (low + high) / 2
+        text = number(value) if np.isfinite(value) else "none"
+        axes.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if is_dark else "black")
+    if sweep.baseline is not None:
+        setting = sweep.settings[sweep.baseline]
+        i, j = ([key(v) for v in sweep.levels(name)].index(key(setting[name])) for name in (first, second))
+        axes.add_patch(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94, fill=False, ec=VERMILLION, lw=2.5))
+    axes.set_xticks(range(table.shape[1]), [shorten(label(v), 14) for v in sweep.levels(second)])
+    axes.set_yticks(range(table.shape[0]), [shorten(label(v), 14) for v in sweep.levels(first)])
+    axes.set_xlabel(second, fontsize=9)
+    axes.set_ylabel(first, fontsize=9)
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02).ax.tick_params(labelsize=8)
+    framed = "" if sweep.baseline is None else ", the baseline framed"
+    plain(axes, f"mean {objective}{framed}")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,165 @@
+"""What a sweep shows: the mean of each point, its difference to the baseline, and what may explain it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from r1lab.analysis.setting import key
+from r1lab.analysis.sweep import Sweep
+from r1lab.metric.holm import holm
+from r1lab.metric.mean_interval import MeanInterval, mean_interval
+from r1lab.metric.paired import Paired, paired
+
+# Chance of even one false alarm in a sweep.
+ALPHA = 0.05
+
+# (title, columns of Sweep.seeds of which the first that is there is shown)
+MEASURES = (
+    ("held-out pass@1", ("after/heldout/pass_at_1",)),
+    ("harder pass@1", ("after/harder/pass_at_1",)),
+    ("format", ("after/heldout/format", "last/validation/format")),
+    ("completion length", ("after/heldout/completion_length", "last/rollout/completion_length")),
+    ("reasoning length", ("after/heldout/reasoning_length", "last/rollout/reasoning_length")),
+    ("KL", ("last/loss/kl",)),
+    ("entropy", ("last/loss/entropy",)),
+    ("clip fraction", ("last/loss/clip_fraction",)),
+    ("zero-std groups", ("last/advantage/zero_std_groups",)),
+    ("seconds", ("seconds",)),
+    ("memory MiB", ("memory_mib",)),
+)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One objective at one point. comparison: with the baseline over common (block, seed); None at the baseline itself
+    and without one. p: adjusted over all comparisons of the sweep; None where no test is defined."""
+
+    point: int
+    objective: str
+    mean: MeanInterval
+    comparison: Paired | None = None
+    p: float | None = None
+
+    @property
+    def is_significant(self) -> bool:
+        return self.p is not None and self.p <= ALPHA
+
+
+@dataclass(frozen=True)
+class Margin:
+    """A level of one factor, over all levels of the others: its mean, its difference to the factor's baseline, and its
+    mean of each seed, indexed (block, seed)."""
+
+    param: str
+    level: Any
+    mean: MeanInterval
+    difference: MeanInterval | None
+    by_seed: pd.Series
+
+
+def effects(sweep: Sweep) -> list[Effect]:
+    """All points, by objective and then by point; p values adjusted together (`r1lab.metric.holm`)."""
+    found = [_effect(sweep, point, name) for name in sweep.objectives for point in range(len(sweep.settings))]
+    tested = [i for i, effect in enumerate(found) if effect.comparison and effect.comparison.p is not None]
+    for i, p in zip(tested, holm([found[i].comparison.p for i in tested]), strict=True):
+        found[i] = replace(found[i], p=p)
+    return found
+
+
+def of_objective(found: Sequence[Effect], objective: str) -> list[Effect]:
+    return [effect for effect in found if effect.objective == objective]
+
+
+def _effect(sweep: Sweep, point: int, objective: str) -> Effect:
+    mean = mean_of(values(sweep, [point], objective))
+    if sweep.baseline is None or point == sweep.baseline:
+        return Effect(point, objective, mean)
+    return Effect(point, objective, mean, paired(differences(sweep, point, objective).to_numpy()))
+
+
+def values(sweep: Sweep, points: Sequence[int], column: str) -> pd.Series:
+    """A column of the counted seeds of some points, indexed (point, block, seed); missing ones left out."""
+    if column not in sweep.seeds:
+        return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[]] * 3, names=["point", "block", "seed"]))
+    rows = sweep.seeds[sweep.seeds["counted"] & sweep.seeds["point"].isin(points)]
+    return rows.set_index(["point", "block", "seed"])[column].astype(float).dropna().sort_index()
+
+
+def differences(sweep: Sweep, point: int, column: str) -> pd.Series:
+    """Point minus baseline for each (block, seed) that both have."""
+    here, base = (values(sweep, [p], column).droplevel("point") for p in (point, sweep.baseline))
+    return (here - base).dropna().sort_index()
+
+
+def mean_of(column: pd.Series) -> MeanInterval:
+    """Over seeds; all other levels of the index (point, block) are groups, each of which counts once."""
+    groups = column.groupby([name for name in column.index.names if name != "seed"])
+    return mean_interval([group.to_numpy() for _, group in groups])
+
+
+def measures(sweep: Sweep) -> dict[str, str]:
+    """Title -> column, of what the runs noted and is no objective."""
+    found = {}
+    for title, columns in MEASURES:
+        noted = [name for name in columns if name in sweep.seeds and sweep.seeds[name].notna().any()]
+        if noted and noted[0] not in sweep.objectives:
+            found[title] = noted[0]
+    return found
+
+
+def factors(sweep: Sweep) -> list[str]:
+    """The treatments that take more than one value."""
+    return [name for name in sweep.treatments if len(sweep.levels(name)) > 1]
+
+
+def is_crossed(sweep: Sweep) -> bool:
+    """A grid in which no parameter depends on another one."""
+    return not sweep.is_search and all(set(setting) == set(sweep.treatments) for setting in sweep.settings)
+
+
+def margins(sweep: Sweep, param: str, objective: str) -> list[Margin]:
+    """The marginal means of one factor of a grid.
+
+    Only over the settings of the others that every level has, so that levels differ in nothing else.
+    """
+    rows = values(sweep, range(len(sweep.settings)), objective).reset_index(name="value")
+    rows["level"] = [key(sweep.settings[point][param]) for point in rows["point"]]
+    others = [name for name in sweep.treatments if name != param]
+    rows["rest"] = [str([key(sweep.settings[point][name]) for name in others]) for point in rows["point"]]
+    table = rows.pivot_table("value", ["rest", "block", "seed"], "level", aggfunc="mean").dropna()
+    base = None if sweep.baseline is None else key(sweep.settings[sweep.baseline][param])
+    found = []
+    for level in sweep.levels(param):
+        column = table[key(level)] if key(level) in table else pd.Series(dtype=float, index=table.index)
+        compared = mean_interval([column - table[base]]) if base in table and key(level) != base else None
+        by_seed = column.groupby(["block", "seed"]).mean()
+        found.append(Margin(param, level, mean_of(column), compared, by_seed))
+    return found
+
+
+def matrix(sweep: Sweep, objective: str) -> pd.DataFrame:
+    """Means of a two-factor grid: rows the levels of the first factor, columns of the second; NaN where none is."""
+    first, second = factors(sweep)
+    table = pd.DataFrame(index=range(len(sweep.levels(first))), columns=range(len(sweep.levels(second))), dtype=float)
+    rows, columns = ([key(level) for level in sweep.levels(name)] for name in (first, second))
+    for point, setting in enumerate(sweep.settings):
+        mean = mean_of(values(sweep, [point], objective)).mean
+        if mean is not None:
+            table.iloc[rows.index(key(setting[first])), columns.index(key(setting[second]))] = mean
+    return table
+
+
+def ranked(sweep: Sweep, found: Sequence[Effect]) -> list[Effect]:
+    """Those with a mean, the best first."""
+    sign = -1 if sweep.maximize(found[0].objective) else 1
+    return sorted((e for e in found if e.mean.mean is not None), key=lambda e: sign * e.mean.mean)
+
+
+def shown(sweep: Sweep, found: Sequence[Effect], most: int = 10) -> list[Effect]:
+    """Of a search with many points the best ones and the baseline; of a grid all. found: of one objective."""
+    if not sweep.is_search or len(found) <= most + 1:
+        return list(found)
+    best = ranked(sweep, found)[:most]
+    return best + [effect for effect in found if effect.point == sweep.baseline and effect not in best]

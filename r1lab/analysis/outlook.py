@@ -1,0 +1,98 @@
+"""What would change a sweep's decision: what its design could have seen, more seeds, other bases."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from r1lab.analysis.decision import gain, name_of
+from r1lab.analysis.effects import ALPHA, Effect, differences, of_objective, ranked, values
+from r1lab.analysis.number import counted, interval, number
+from r1lab.analysis.setting import describe, short_names
+from r1lab.analysis.sweep import Sweep
+from r1lab.metric.power import detectable_effect, pairs_needed
+from r1lab.metric.spread import spread
+
+
+def what_would_change_it(sweep: Sweep, found: Sequence[Effect]) -> str:
+    first = of_objective(found, sweep.objectives[0])
+    lines = [_detectable(sweep, first, found), _seeds_needed(sweep, first, found), _bases(sweep, first)]
+    if sweep.is_search and len(first) > 1:
+        lines.append(
+            f"The best of {len(first)} points looks better than it is: run it and the baseline on seeds of their own."
+        )
+    return " ".join(line for line in lines if line)
+
+
+def alpha(found: Sequence[Effect]) -> float:
+    """The level of Holm's first step, which the smallest p value has to pass."""
+    return ALPHA / max(1, sum(effect.p is not None for effect in found))
+
+
+def pooled_sd(first: Sequence[Effect]) -> float | None:
+    """Of a paired difference, over all points that have one."""
+    known = [e.comparison.difference for e in first if e.comparison and e.comparison.difference.sd]
+    freedom = sum(difference.n - 1 for difference in known)
+    return float(np.sqrt(sum((d.n - 1) * d.sd**2 for d in known) / freedom)) if known else None
+
+
+def _detectable(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) -> str:
+    sd = pooled_sd(first)
+    if sd is None:
+        return "The smallest detectable effect is unknown: no difference to the baseline has a spread."
+    n = min(e.comparison.difference.n for e in first if e.comparison and e.comparison.difference.sd)
+    effect = number(detectable_effect(sd, n, alpha=alpha(found)))
+    return f"With {counted(n, 'pair')} a true difference of {effect} would have been found four times in five."
+
+
+def _seeds_needed(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) -> str:
+    unsettled = [e for e in first if e.comparison and e.comparison.difference.n and not e.is_significant]
+    if not unsettled:
+        return "No difference is unsettled." if any(e.comparison for e in first) else ""
+    if sweep.is_search:
+        # A search meets many bad points; only a better one could change the decision.
+        unsettled = [effect for effect in unsettled if gain(sweep, effect) > 0]
+        if not unsettled:
+            return "No better point is unsettled."
+    largest = max(unsettled, key=lambda effect: abs(effect.comparison.difference.mean))
+    sd = largest.comparison.difference.sd or pooled_sd(first)
+    size = abs(largest.comparison.difference.mean)
+    if not sd or not size:
+        return f"How many seeds would settle {name_of(sweep, largest)} is unknown: its differences have no spread."
+    pairs = pairs_needed(size, sd, alpha=alpha(found))
+    if pairs is not None:
+        # The pairs that are there have not settled it.
+        pairs = max(pairs, largest.comparison.difference.n + 1)
+    blocks = max(1, differences(sweep, largest.point, largest.objective).index.get_level_values("block").nunique())
+    seeds = "more than ten thousand pairs" if pairs is None else counted(-(-pairs // blocks), "seed")
+    each = " on each base" if pairs and blocks > 1 else ""
+    shown = interval(largest.comparison.difference, sign=True)
+    return (
+        f"The largest unsettled difference, {name_of(sweep, largest)} {shown}, would take {seeds}{each} if it is real."
+    )
+
+
+def _bases(sweep: Sweep, first: Sequence[Effect]) -> str:
+    """Spread between the levels of the blocks beside that between seeds: of the scores, and of the largest effect."""
+    if not sweep.blocks:
+        return ""
+    name = " x ".join(sweep.blocks)
+    compared = [e for e in ranked(sweep, first) if e.comparison and e.comparison.difference.n]
+    best = max(compared, key=lambda e: abs(e.comparison.difference.mean), default=None)
+    point = sweep.baseline if sweep.baseline is not None else ranked(sweep, first)[0].point
+    scores = values(sweep, [point], first[0].objective)
+    where = describe(sweep.settings[point], short_names(sweep.treatments)) or "the one point"
+    text = f"Spread over {name}: {_spread_of(scores)} of {where}"
+    if best is not None:
+        change = differences(sweep, best.point, best.objective)
+        text += f"; {_spread_of(change)} of the difference of {name_of(sweep, best)}"
+    return text + "."
+
+
+def _spread_of(column: pd.Series) -> str:
+    groups = [group.to_numpy() for _, group in column.groupby("block")]
+    try:
+        found = spread(groups)
+    except ValueError:
+        return "not to be told from that of seeds (it takes two bases and two seeds)"
+    return f"sd {number(found.between)} between bases and {number(found.within)} between seeds"

@@ -1,0 +1,39 @@
+"""How far a sweep has come."""
+
+import numpy as np
+
+from r1lab.analysis.number import counted
+from r1lab.analysis.sweep import Sweep
+
+
+def progress(sweep: Sweep) -> str:
+    """`all finished`, or how many are not and why, and how many a grid still lacks."""
+    counts = sweep.points["state"].str.lower().replace({"fail": "failed", "complete": "finished"}).value_counts()
+    order = [name for name in ("finished", "pruned", "failed", "running", "waiting") if name in counts]
+    parts = [f"{counts[name]} {name}" for name in order]
+    if missing := missing_trials(sweep):
+        parts.append(f"{missing} missing of the grid's {grid_size(sweep)}")
+    complete = int((sweep.points["state"] == "COMPLETE").sum())
+    finished = sweep.seeds[sweep.seeds["state"] == "COMPLETE"]
+    if lost := complete * len(sweep.record["seeds"]) - int(finished[sweep.objectives].notna().all(axis=1).sum()):
+        parts.append(f"{counted(lost, 'seed')} missing in finished ones")
+    return ", ".join(parts) if len(parts) > 1 else "all finished"
+
+
+def grid_size(sweep: Sweep) -> int | None:
+    """Trials of the whole grid; None where a sampler chooses, or where parameters depend on each other."""
+    params = sweep.record.get("params") or {}
+    conditional = any(set(setting) != set(sweep.treatments) for setting in sweep.settings)
+    if sweep.is_search or conditional or not all(param.get("levels") for param in params.values()):
+        return None
+    return int(np.prod([len(param["levels"]) for param in params.values()]))
+
+
+def missing_trials(sweep: Sweep) -> int:
+    """Places of the grid that no trial has finished, been pruned in, or is in."""
+    known = sweep.points[sweep.points["point"].notna()].drop_duplicates(["point", "block"])
+    return max(0, (grid_size(sweep) or 0) - len(known))
+
+
+def is_unfinished(sweep: Sweep) -> bool:
+    return bool(missing_trials(sweep)) or sweep.points["state"].isin(["RUNNING", "WAITING"]).any()

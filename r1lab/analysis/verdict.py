@@ -1,0 +1,82 @@
+"""verdict.md: what a sweep asked, did, found and decides, in five lines that follow from its numbers alone."""
+
+from collections.abc import Sequence
+
+from r1lab.analysis.decision import decision, name_of
+from r1lab.analysis.effects import Effect, differences, of_objective, ranked
+from r1lab.analysis.number import counted, interval, number, p_value
+from r1lab.analysis.outlook import what_would_change_it
+from r1lab.analysis.progress import progress
+from r1lab.analysis.sweep import Sweep
+from r1lab.metric.mean_interval import mean_interval
+
+# How many differences are told one by one.
+TOLD = 4
+
+
+def verdict(sweep: Sweep, found: Sequence[Effect]) -> str:
+    """Five lines: question, set-up, finding, decision, what would change it."""
+    parts = {
+        "Question": sweep.record.get("question") or "none was noted.",
+        "Set-up": set_up(sweep),
+        "Finding": finding(sweep, found),
+        "Decision": decision(sweep, found),
+        "What would change it": what_would_change_it(sweep, found),
+    }
+    return "".join(f"- **{title}:** {' '.join(text.split())}\n" for title, text in parts.items())
+
+
+def set_up(sweep: Sweep) -> str:
+    record, seeds = sweep.record, sweep.seeds
+    size = f"{counted(len(sweep.points), 'trial')} x {counted(len(record['seeds']), 'seed')}"
+    if sweep.blocks:
+        size += f", on {counted(seeds['block'].nunique(), 'level')} of {' and '.join(sweep.blocks)}"
+    hours = number(float(seeds["seconds"].astype(float).sum()) / 3600)
+    return (
+        f"commit {record.get('commit') or 'unknown'}; {record.get('device') or 'unknown device'}; {hours} h in all; "
+        f"{size}; {progress(sweep)}; `{record.get('command') or 'unknown command'}`"
+    )
+
+
+def finding(sweep: Sweep, found: Sequence[Effect]) -> str:
+    text = " ".join(_objective_finding(sweep, of_objective(found, name)) for name in sweep.objectives)
+    text += _held_out(sweep, of_objective(found, sweep.objectives[0]))
+    if sweep.record.get("reported"):
+        text += f" Reported: {sweep.record['reported'].strip().rstrip('.')}."
+    return text
+
+
+def _objective_finding(sweep: Sweep, found: Sequence[Effect]) -> str:
+    order, name = ranked(sweep, found), found[0].objective
+    base = next((effect for effect in order if effect.point == sweep.baseline), None)
+    if base is None:
+        return f"{name}: best {_mean(sweep, order[0])}, worst {_mean(sweep, order[-1])}." if order else f"{name}: none."
+    compared = [effect for effect in order if effect.comparison and effect.comparison.difference.n]
+    if not sweep.is_search:
+        # The surest first, and of those without a test the largest; of a search the best.
+        compared.sort(key=lambda e: (e.p is None, e.p or 0.0, -abs(e.comparison.difference.mean)))
+    told = [_difference(sweep, effect) for effect in compared[:TOLD]]
+    significant = sum(effect.is_significant for effect in compared)
+    text = f"{name}: baseline {_mean(sweep, base)}; against it {'; '.join(told) or 'nothing could be paired'}"
+    if len(compared) > TOLD:
+        text += f"; and {len(compared) - TOLD} more"
+    return f"{text}. Significant after Holm: {significant} of {len(compared)}."
+
+
+def _held_out(sweep: Sweep, found: Sequence[Effect]) -> str:
+    """The best point on prompts that did not choose it."""
+    best = next((effect for effect in ranked(sweep, found) if effect.comparison), None)
+    column = "after/heldout/pass_at_1"
+    if best is None or column in sweep.objectives or differences(sweep, best.point, column).empty:
+        return ""
+    change = mean_interval([differences(sweep, best.point, column)])
+    return f" Held-out pass@1 of {name_of(sweep, best)}: {interval(change, sign=True)} against the baseline's."
+
+
+def _mean(sweep: Sweep, effect: Effect) -> str:
+    return f"{name_of(sweep, effect)} {interval(effect.mean)} (n {effect.mean.n})"
+
+
+def _difference(sweep: Sweep, effect: Effect) -> str:
+    p = "untested" if effect.p is None else f"p {p_value(effect.p)}"
+    return f"{name_of(sweep, effect)} {interval(effect.comparison.difference, sign=True)} ({p})"

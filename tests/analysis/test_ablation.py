@@ -1,0 +1,57 @@
+import subprocess
+import sys
+
+import optuna
+import pytest
+
+from r1lab.analysis.ablation import main
+
+
+def test_writes_four_files_and_leaves_the_study(beta_sweep, capsys):
+    journal = (beta_sweep.folder / "journal.log").read_bytes()
+    assert main([str(beta_sweep.folder)]) == 0
+    written = {path.name for path in beta_sweep.folder.iterdir()}
+    assert written == {"journal.log", "table.md", "trials.csv", "figure.png", "verdict.md"}
+    assert (beta_sweep.folder / "journal.log").read_bytes() == journal
+    assert "keep the baseline" in capsys.readouterr().out
+    first = {name: (beta_sweep.folder / name).read_bytes() for name in written}
+    assert main([str(beta_sweep.folder)]) == 0
+    assert {name: (beta_sweep.folder / name).read_bytes() for name in written} == first
+
+
+def test_a_database_and_a_second_sweep(write_sweep, beta_sweep, tmp_path, capsys):
+    url = f"sqlite:///{tmp_path}/sweeps.db"
+    for name in ("other", "beside"):
+        writer = write_sweep(tmp_path / name, {"a": [1]}, storage=optuna.storages.RDBStorage(url))
+        writer.trial({"a": 1}, {1: 0.5})
+    arguments = ["--storage", url, "--study", "other", "--against", str(beta_sweep.folder)]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert "89% of the steps saved" in (tmp_path / "out/against.md").read_text()  # 100 of 900
+    assert main(["--storage", url, "--study", "other", "--against", "beside", "--output", str(tmp_path / "out")]) == 0
+    assert "0% of the steps saved" in (tmp_path / "out/against.md").read_text()
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == "error: --storage needs --output, the folder to write to\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name the folder of a sweep, or a database with --storage"),
+        (["nowhere"], "there is no folder nowhere"),
+        (["beta", "--study", "gamma"], "there is no study gamma in beta: there are beta"),
+        (["beta", "--against", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_errors_of_one_line(beta_sweep, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(beta_sweep.folder.parent)
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_help_and_no_pyplot():
+    code = (
+        "import r1lab.analysis.ablation as a, sys; print('pyplot', 'matplotlib.pyplot' in sys.modules); a.main(['-h'])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert out.startswith("pyplot False") and "verdict.md" in out and "95 % interval" in out and "--against" in out
