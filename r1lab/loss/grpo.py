@@ -107,7 +107,7 @@ def grpo_loss(
 
 
 def check_shapes(logprobs: Tensor, *, completion_mask: Tensor, **others: Tensor | None) -> None:
-    """Raise ValueError where a tensor is not [b, T] like logprobs: [b, 1] would broadcast to a plausible wrong number."""
+    """Raise ValueError where a tensor is not [b, T] like logprobs; [b, 1] would broadcast to plausible nonsense."""
     if logprobs.ndim != 2:
         raise ValueError(f"logprobs must be [b, T], got {list(logprobs.shape)}")
     for name, values in {"completion_mask": completion_mask, **others}.items():

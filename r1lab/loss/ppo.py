@@ -1,4 +1,4 @@
-"""The loss of proximal policy optimisation: the clipped policy loss of each token's own advantage, and the value loss."""
+"""The loss of proximal policy optimisation: the clipped policy loss with an advantage a token, and the value loss."""
 
 import torch
 from torch import Tensor

@@ -10,7 +10,7 @@ import torch
 
 from r1lab.loss.grpo import grpo_loss
 from r1lab.loss.ppo import explained_variance, ppo_loss, value_loss
-from tests.loss.test_grpo import BASE, ENTROPY, MASK, OLD, R, RATIO
+from tests.loss.test_grpo import BASE, ENTROPY, MASK, OLD, RATIO, R
 
 VALUES = torch.tensor([[0.4, 1.2], [1.0, math.nan]], dtype=torch.float64)
 OLD_VALUES = torch.tensor([[0.0, 0.0], [2.0, math.inf]], dtype=torch.float64)
