@@ -172,7 +172,7 @@ class GRPO(PolicyModule):
         self.log_step({f"time/{name}_seconds": value for name, value in seconds.items()})
 
     def make_rollout(self, prompts: Sequence[Prompt]) -> tuple[Rollout, dict[str, float]]:
-        """Sample, score and prepare a batch; also the seconds that sampling and the passes for logprobs took."""
+        """Sample, score and prepare a batch; also the seconds that sampling and the passes of models over it took."""
         started = time.perf_counter()
         completions = self.engine.generate(
             self.policy,
@@ -196,10 +196,10 @@ class GRPO(PolicyModule):
             rollout = replace(rollout, ref_logprobs=self.logprobs(self.reference, rollout))
         if self.reference is not None and self.kl_placement == "reward":
             rollout = replace(rollout, kl_penalty=self.kl_penalty(rollout, reward_penalty))
-        rollout = self.judge(rollout)
+        rollout = self.with_advantages(rollout)
         return rollout, {"rollout": sampled - started, "logprob": time.perf_counter() - scored}
 
-    def judge(self, rollout: Rollout) -> Rollout:
+    def with_advantages(self, rollout: Rollout) -> Rollout:
         """The rollout with its advantages."""
         return replace(rollout, advantages=self.advantages(rollout.rewards - rollout.kl_penalty))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from r1lab.loss.kl import token_penalty
 from r1lab.loss.ppo import explained_variance
@@ -70,7 +70,7 @@ class PPO(GRPO):
 
     # ---- before the update --------------------------------------------------------------------------------------
 
-    def judge(self, rollout: Rollout) -> ValuedRollout:
+    def with_advantages(self, rollout: Rollout) -> ValuedRollout:
         """The rollout with its values, and the advantages and returns that follow from them and its rewards."""
         values = self.tokenwise(self.values, rollout)
         rewards = self.token_rewards(rollout)
@@ -92,30 +92,34 @@ class PPO(GRPO):
 
     def estimates(self, rewards: list[Tensor], values: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Advantages and returns; of all ranks together, since whitening is over the whole batch."""
-        lengths = torch.tensor([len(row) for row in values])
-        everyone = self.all_gather(lengths).reshape(-1).cpu()
-        mask = torch.arange(int(everyone.max())) < everyone[:, None]
-        padded = (self.gathered(rows, mask.shape[1]) for rows in (rewards, values))
-        start = self.global_rank * len(lengths)
-        mine = slice(start, start + len(lengths))
+        mask, everyones_rewards, everyones_values = self.gathered(rewards, values)
+        start = self.global_rank * len(values)
+        mine = mask[start : start + len(values)]
         advantages, returns = (
-            [row[:length] for row, length in zip(x[mine], lengths.tolist(), strict=True)]
-            for x in self.advantage(*padded, mask)
+            [row[counted] for row, counted in zip(x[start : start + len(values)], mine, strict=True)]
+            for x in self.advantage(everyones_rewards, everyones_values, mask)
         )
         return advantages, returns
 
-    def gathered(self, rows: list[Tensor], width: int) -> Tensor:
-        """Rows [T_b] of all ranks as one tensor [B,width] on the CPU."""
-        padded = torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
-        return self.all_gather(padded).reshape(-1, width).cpu()
+    def gathered(self, *columns: list[Tensor]) -> tuple[Tensor, ...]:
+        """Rows [T_b] of all ranks on the CPU: the mask of what they hold, bool [B,T], and each column as [B,T]."""
+        lengths = self.all_gather(torch.tensor([len(row) for row in columns[0]])).reshape(-1).cpu()
+        width = int(lengths.max())
+
+        def gather(rows: list[Tensor]) -> Tensor:
+            padded = torch.stack([nn.functional.pad(row, (0, width - len(row))) for row in rows])
+            return self.all_gather(padded).reshape(-1, width).cpu()
+
+        return torch.arange(width) < lengths[:, None], *map(gather, columns)
 
     # ---- in the update ------------------------------------------------------------------------------------------
 
     def values(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
         """The value before each completion token, float32 [b,T]; `hidden`, the policy's, where it is at hand."""
-        body = self.value_model.body
-        if body is not None or hidden is None:
-            hidden = counted_hidden(body or self.policy.base_model, batch)
+        if self.value_model.body is not None:
+            hidden = counted_hidden(self.value_model.body, batch)
+        elif hidden is None:
+            hidden = counted_hidden(self.policy.base_model, batch)
         return scatter(batch.completion_mask, self.value_model(hidden))
 
     def loss_tensors(
@@ -132,7 +136,8 @@ class PPO(GRPO):
         metrics = super().rollout_metrics(rollout)
         # A completion is not judged by its group here.
         del metrics["advantage/zero_std_groups"]
-        values, returns = torch.cat(rollout.values), torch.cat(rollout.returns)
+        mask, values, returns = self.gathered(rollout.values, rollout.returns)
+        values, returns = values[mask], returns[mask]
         return metrics | {
             "advantage/value_mean": float(values.mean()),
             "loss/explained_variance": float(explained_variance(values, returns)),

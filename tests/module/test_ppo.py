@@ -50,7 +50,9 @@ def batch():
 
 def test_the_reward_is_on_the_last_token_less_the_penalty_of_each(build):
     module = build("loss.beta=0.5", "advantage.gae_lambda=1", "advantage.whiten=false")
-    judged = module.judge(rollout([1.0, 3.0], old=[[-1.0, -2.0, -3.0], [-1.0]], ref=[[-2.0, -2.0, -1.0], [-5.0]]))
+    judged = module.with_advantages(
+        rollout([1.0, 3.0], old=[[-1.0, -2.0, -3.0], [-1.0]], ref=[[-2.0, -2.0, -1.0], [-5.0]])
+    )
     # k1 = old - ref: 1, 0, -2 | 4, by .5.  Values are 0, so an advantage is what is still to come: 2, 2 - .5 | 3 - 2
     assert [x.tolist() for x in judged.token_advantages] == [[1.5, 2.0, 2.0], [1.0]]
     assert [x.tolist() for x in judged.returns] == [[1.5, 2.0, 2.0], [1.0]]
@@ -94,7 +96,7 @@ def test_rates_of_the_two_groups(build):
 
 
 def test_a_valued_rollout_packs_and_unpacks(build):
-    judged = build("reference=none", "loss.beta=0").judge(rollout([1.0, 2.0]))
+    judged = build("reference=none", "loss.beta=0").with_advantages(rollout([1.0, 2.0]))
     again = ValuedRollout.unpack(judged.pack())
     assert again.completions == COMPLETIONS
     assert all(torch.equal(a, b) for a, b in zip(again.returns, judged.returns, strict=True))
@@ -176,7 +178,7 @@ def test_memory_tells_what_a_value_model_takes(tiny_run, train_small, tmp_path):
     weights = grpo["trained_parameters"] * 4 / 2**20
     assert held["gradients"] == pytest.approx(weights, rel=1e-5)
     assert held["optimizer"] == pytest.approx(2 * weights, rel=1e-3)
-    # Width 128. The output head is tied, so the trunk is the whole policy.
+    # Width 128. The output head is tied to the embedding, so the trunk is the whole policy.
     assert shared["trained_parameters"] == grpo["trained_parameters"] + 128 + 1
     assert separate["trained_parameters"] == 2 * grpo["trained_parameters"] + 128 + 1
     assert separate["memory_mib"]["value"] == pytest.approx(held["policy"] + 129 * 4 / 2**20)
