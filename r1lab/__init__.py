@@ -18,11 +18,12 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     task        where prompts and their checkable answers come from; the prompt templates
     rollout     prompts -> groups of completions: the engine protocol, its engines, keyed randomness; collate
     reward      completion -> number: accuracy, format; the weighted sum
-    advantage   rewards of a group -> advantages
-    loss        logprobs -> scalar, pure functions, the definitions: ratio, clip, kl, aggregate, grpo, sft, logprob
-    model       the policy from a folder, the hub or a fresh config; the frozen reference; the shipped tiny base
+    advantage   rewards -> advantages: of a completion in its group, of a token by GAE
+    loss        logprobs -> scalar, pure functions, the definitions: ratio, clip, kl, aggregate, grpo, ppo, sft, logprob
+    model       the policy from a folder, the hub or a fresh config; the frozen reference; the value model; what they
+                hold in memory; the shipped tiny base
     data        LightningDataModules: prompts for RL, documents for supervised training; the tiny base's corpus
-    module      LightningModules, thin: base, grpo, sft; evaluation; checkpoints
+    module      LightningModules, thin: base, grpo, ppo, sft; evaluation; checkpoints
     callback    what watches a run: progress, metrics.csv, samples.jsonl, checkpoints, the base's gate, pruning
     metric      pass_at_k, majority_vote, bootstrap intervals; over seeds: t intervals, paired tests, Holm, power
     sweeper     Hydra's sweeper on Optuna: seeds, pruning, a queue that processes share

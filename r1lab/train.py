@@ -126,6 +126,7 @@ def train_in(folder: Path, config: dict[str, Any]) -> Objective:
     several = isinstance(objectives, list)
     values = [last_value(trainer, folder, name) for name in (objectives if several else [objectives])]
     summary["objective"] = values if several else values[0]
+    summary |= memory(folder)
     pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)
     if config["evaluate"] and not pruned:
         try:
@@ -152,6 +153,13 @@ def last_value(trainer: L.Trainer, folder: Path, metric: str) -> float | None:
         written = read_metrics(folder / "metrics.csv").get(metric, pd.Series(dtype=float)).dropna()
         value = None if written.empty else np.float32(written.iloc[-1])
     return None if value is None else float(value)
+
+
+def memory(folder: Path) -> dict[str, Any]:
+    """What the run's steps held at most: trained_parameters, and memory_mib with the MiB of each part."""
+    most = read_metrics(folder / "metrics.csv").filter(like="memory/").max()
+    mib = {name.removeprefix("memory/")[: -len("_mib")]: value for name, value in most.items() if name.endswith("_mib")}
+    return {"trained_parameters": int(most.get("memory/trained_parameters", 0)), "memory_mib": mib}
 
 
 def checkpoint_to_resume(folder: Path, ckpt_path: str | None) -> str | None:
@@ -192,7 +200,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningModule:
-    """The LightningModule: what all have in common, and what GRPO needs beside it."""
+    """The LightningModule: what all have in common, and what GRPO and PPO need beside it."""
     optimizer = instantiate(config["optimizer"], _convert_="all")
     common = {
         "policy": policy_maker(config),
@@ -207,7 +215,7 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
         "evaluation_seed": config["evaluation"]["seed"],
     }
     module_config = dict(config["module"])
-    if module_config["_target_"].endswith("GRPO"):
+    if module_config["_target_"].endswith(("GRPO", "PPO")):
         loss = dict(config["loss"])
         updates = config["module"]["num_minibatches"] * config["module"]["num_iterations"]
         note_kl(loss, updates)

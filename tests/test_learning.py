@@ -1,4 +1,4 @@
-"""R1-Zero learns: twenty small steps from the shipped base, and its accuracy has risen by more than chance explains."""
+"""R1-Zero and PPO learn: twenty small steps from the shipped base, and accuracy rose by more than chance explains."""
 
 import json
 import math
@@ -22,10 +22,11 @@ def test_z_score():
     assert z_score(0.2, 0.3, 150) == pytest.approx(2.0)
 
 
-def test_accuracy_rises(train_small, tmp_path):
+@pytest.mark.parametrize("experiment", ["r1zero", pytest.param("ppo", marks=pytest.mark.slow)])
+def test_accuracy_rises(experiment, train_small, tmp_path):
     train_small(
         tmp_path,
-        "experiment=r1zero",
+        f"experiment={experiment}",
         "model=tiny",
         f"trainer.max_steps={STEPS}",
         f"trainer.val_check_interval={STEPS}",

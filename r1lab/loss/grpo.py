@@ -41,7 +41,8 @@ def grpo_loss(
 ) -> LossOutput:
     """This microbatch's share of the minibatch loss: -aggregate(clipped objective - beta KL) - entropy_coef entropy.
 
-    logprobs, old_logprobs, ref_logprobs, entropy [b, T] in nats; advantages [b]; completion_mask bool [b, T].
+    logprobs, old_logprobs, ref_logprobs, entropy [b, T] in nats; advantages [b], the same for all tokens of a row, or
+    [b, T]; completion_mask bool [b, T].
     `sequences`, `tokens`, `max_length` are those of the whole minibatch over all microbatches and ranks (see
     aggregate.py). DeepSeekMath (arXiv 2402.03300) eq. 3; DeepSeek-R1 (arXiv 2501.12948) eq. 1-3.
 
@@ -56,22 +57,27 @@ def grpo_loss(
     Raises ValueError for shapes that do not match, unknown names, a KL term without ref_logprobs, or an entropy
     bonus without entropy.
     """
-    _check_shapes(logprobs, old_logprobs, ref_logprobs, advantages, completion_mask, entropy)
+    if advantages.shape == logprobs.shape[:1]:
+        advantages = advantages[:, None].expand_as(logprobs)
+    check_shapes(
+        logprobs,
+        old_logprobs=old_logprobs,
+        ref_logprobs=ref_logprobs,
+        advantages=advantages,
+        completion_mask=completion_mask,
+        entropy=entropy,
+    )
     _check_names(kl=(kl, KL_ESTIMATORS), kl_placement=(kl_placement, PLACEMENTS), aggregate=(aggregate, AGGREGATES))
     size = {"sequences": sequences, "tokens": tokens, "max_length": max_length}
     reduce = AGGREGATES[aggregate]
 
-    logprobs, old_logprobs, ref_logprobs, entropy = (
+    logprobs, old_logprobs, ref_logprobs, advantages, entropy = (
         None if values is None else torch.where(completion_mask, values, 0.0)
-        for values in (logprobs, old_logprobs, ref_logprobs, entropy)
+        for values in (logprobs, old_logprobs, ref_logprobs, advantages, entropy)
     )
     ratio = importance_ratio(logprobs, old_logprobs, completion_mask, level=ratio_level)
     objective, clipped_low, clipped_high = clipped_surrogate(
-        ratio,
-        advantages[:, None].expand_as(ratio),
-        epsilon_low=epsilon_low,
-        epsilon_high=epsilon_high,
-        ratio_cap=ratio_cap,
+        ratio, advantages, epsilon_low=epsilon_low, epsilon_high=epsilon_high, ratio_cap=ratio_cap
     )
     parts = {"policy_loss": -reduce(objective, completion_mask, **size)}
     if kl_placement == "loss" and beta != 0:
@@ -100,28 +106,13 @@ def grpo_loss(
     return LossOutput(sum(parts.values()), metrics)
 
 
-def _check_shapes(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    ref_logprobs: Tensor | None,
-    advantages: Tensor,
-    completion_mask: Tensor,
-    entropy: Tensor | None,
-) -> None:
-    # A [b, 1] or [b, b] operand would broadcast into a plausible wrong number.
-    others = {
-        "old_logprobs": old_logprobs,
-        "ref_logprobs": ref_logprobs,
-        "completion_mask": completion_mask,
-        "entropy": entropy,
-    }
-    for name, values in others.items():
+def check_shapes(logprobs: Tensor, *, completion_mask: Tensor, **others: Tensor | None) -> None:
+    """Raise ValueError where a tensor is not [b, T] like logprobs; [b, 1] would broadcast to plausible nonsense."""
+    if logprobs.ndim != 2:
+        raise ValueError(f"logprobs must be [b, T], got {list(logprobs.shape)}")
+    for name, values in {"completion_mask": completion_mask, **others}.items():
         if values is not None and values.shape != logprobs.shape:
             raise ValueError(f"{name} must be {list(logprobs.shape)} like logprobs, got {list(values.shape)}")
-    if logprobs.ndim != 2 or advantages.shape != logprobs.shape[:1]:
-        raise ValueError(
-            f"logprobs must be [b, T] and advantages [b], got {list(logprobs.shape)} and {list(advantages.shape)}"
-        )
     if completion_mask.dtype != torch.bool:
         raise ValueError(f"completion_mask must be bool, got {completion_mask.dtype}")
 

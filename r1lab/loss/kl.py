@@ -50,14 +50,13 @@ KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-def reward_penalty(
+def token_penalty(
     logprobs: Tensor, ref_logprobs: Tensor, completion_mask: Tensor, estimator: str, beta: float
 ) -> Tensor:
-    """What to subtract from each completion's reward, [B], detached: beta * sum over its counted tokens.
+    """What to subtract from the reward of each token, [B, T], detached: beta * estimate, 0 where masked.
 
-    logprobs (of the policy that sampled), ref_logprobs [B, T]; completion_mask bool [B, T]. The sum, not the mean,
-    is the completion's log-ratio, so that k1 here penalises the KL of whole completions: that of the sampling policy,
-    from which the trained one drifts over the updates of a rollout.
+    logprobs (of the policy that sampled), ref_logprobs [B, T]; completion_mask bool [B, T]. InstructGPT (arXiv
+    2203.02155) eq. 2 with k1.
 
     Raises ValueError for an unknown estimator.
     """
@@ -65,7 +64,18 @@ def reward_penalty(
     logprobs = torch.where(completion_mask, logprobs.detach(), 0.0)
     ref_logprobs = torch.where(completion_mask, ref_logprobs.detach(), 0.0)
     # The sampling policy's own ratio to itself is 1, so ratio_k3 is k3 here.
-    return beta * KL_ESTIMATORS[estimator](logprobs, ref_logprobs, torch.ones_like(logprobs)).sum(dim=1)
+    return beta * KL_ESTIMATORS[estimator](logprobs, ref_logprobs, torch.ones_like(logprobs))
+
+
+def reward_penalty(
+    logprobs: Tensor, ref_logprobs: Tensor, completion_mask: Tensor, estimator: str, beta: float
+) -> Tensor:
+    """What to subtract from each completion's reward, [B], detached: the sum of `token_penalty` over its tokens.
+
+    The sum, not the mean, is the completion's log-ratio, so that k1 here penalises the KL of whole completions: that
+    of the sampling policy, from which the trained one drifts over the updates of a rollout.
+    """
+    return token_penalty(logprobs, ref_logprobs, completion_mask, estimator, beta).sum(dim=1)
 
 
 def next_beta(beta: float, kl: float, *, target: float, horizon: float) -> float:

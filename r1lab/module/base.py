@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.model.memory import MIB, memory_mib, trained
 from r1lab.module.checkpoint import load_state, save_state
 from r1lab.module.evaluation import evaluate
 from r1lab.rollout.engine import RolloutEngine
@@ -56,6 +57,8 @@ class PolicyModule(L.LightningModule):
         self.max_bad_steps = max_bad_steps
         self.validation_sampling, self.evaluation_seed = validation_sampling, evaluation_seed
         self.policy: PreTrainedModel | None = None
+        self.reference: nn.Module | None = None  # this and the next: only some algorithms need them
+        self.value_model: nn.Module | None = None
         self.step = 0  # training steps done, skipped ones included
         self.bad_steps = 0  # skipped ones
         self.run_config: dict[str, Any] = {}  # the resolved config, kept in checkpoints
@@ -65,8 +68,12 @@ class PolicyModule(L.LightningModule):
             self.policy = self._make_policy()
 
     def configure_optimizers(self):
-        optimizer = self._make_optimizer(self.policy.parameters())
+        optimizer = self._make_optimizer(self.parameter_groups())
         return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer=optimizer)}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer trains. Each group's gradient is clipped by itself; a `name` leads the group's metrics."""
+        return [{"params": list(self.policy.parameters())}]
 
     def exchange(self, last: bool) -> AbstractContextManager:
         """Ranks exchange gradients in the last microbatch alone, so they need not have equally many."""
@@ -84,7 +91,9 @@ class PolicyModule(L.LightningModule):
         finite. Raises FloatingPointError after too many of them.
         """
         optimizer = self.optimizers()
-        norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self.gradient_clip))
+        groups = optimizer.param_groups
+        norms = [float(nn.utils.clip_grad_norm_(group["params"], self.gradient_clip)) for group in groups]
+        norm = math.hypot(*norms)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             optimizer.step()
@@ -92,9 +101,21 @@ class PolicyModule(L.LightningModule):
             self.skip(loss, norm, batch())
         self.lr_schedulers().step()
         self.step += 1
-        learning = {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": norm, "bad_steps": float(self.bad_steps)}
-        self.log_step({f"optimizer/{name}": value for name, value in learning.items()})
+        learning = {"bad_steps": float(self.bad_steps)}
+        for group, group_norm in zip(groups, norms, strict=True):
+            prefix = f"{group['name']}_" if "name" in group else ""
+            learning |= {f"{prefix}lr": group["lr"], f"{prefix}gradient_norm": group_norm}
+        self.log_step({f"optimizer/{name}": value for name, value in learning.items()} | self.memory())
         return finite
+
+    def memory(self) -> dict[str, float]:
+        """What this rank holds after a step, in MiB by part; the step's peak where the device keeps count."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        held = memory_mib(optimizer, policy=self.policy, reference=self.reference, value=self.value_model)
+        if self.device.type == "cuda":
+            held["peak"] = torch.cuda.max_memory_allocated(self.device) / MIB
+        metrics = {f"memory/{name}_mib": value for name, value in held.items()}
+        return metrics | {"memory/trained_parameters": float(sum(p.numel() for p in trained(optimizer)))}
 
     def skip(self, loss: float, norm: float, batch: dict[str, Any]) -> None:
         self.bad_steps += 1
@@ -109,6 +130,10 @@ class PolicyModule(L.LightningModule):
 
     def log_step(self, metrics: dict[str, float], **kwargs: Any) -> None:
         self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1, **kwargs)
+
+    def on_train_batch_start(self, batch, batch_idx: int) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
         # Lightning takes `step` for the number that loggers file the metrics under.

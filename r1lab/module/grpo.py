@@ -20,7 +20,7 @@ from r1lab.loss.kl import next_beta, reward_penalty
 from r1lab.model.reference import frozen_copy, refresh
 from r1lab.module.base import PolicyModule
 from r1lab.module.evaluation import expand, reasoning_length
-from r1lab.module.logprobs import completion_logprobs
+from r1lab.module.logprobs import completion_logprobs, counted_hidden
 from r1lab.reward.weighted import WeightedSum
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.rollout.sampling import Sampling
@@ -79,6 +79,8 @@ class GRPO(PolicyModule):
     """
 
     steadier = " or a larger loss.beta"
+    record = Rollout
+    partners = "module=grpo needs advantage=group and loss=grpo"
 
     def __init__(
         self,
@@ -119,7 +121,6 @@ class GRPO(PolicyModule):
         self.microbatch_tokens = microbatch_tokens
         self.refuse_wrong_names()
 
-        self.reference: nn.Module | None = None
         self.rollout: Rollout | None = None
         self.used = 0  # minibatches of the rollout that have been trained on
 
@@ -127,8 +128,14 @@ class GRPO(PolicyModule):
 
     def refuse_wrong_names(self) -> None:
         """Advantages and loss of nothing: what they refuse is told before anything is loaded or sampled."""
+        try:
+            self.try_parts(torch.zeros(1, 1))
+        except TypeError as error:
+            raise ValueError(f"{self.partners}, or functions that take the same: {error}") from None
+
+    def try_parts(self, nothing: Tensor) -> None:
+        """Call advantage and loss with `nothing`, zeros [1,1]."""
         self.advantage(torch.zeros(1, self.group_size))
-        nothing = torch.zeros(1, 1)
         self.loss_of(nothing, nothing, nothing, nothing[0], nothing == 0, nothing, sequences=1, tokens=1)
 
     @property
@@ -165,7 +172,7 @@ class GRPO(PolicyModule):
         self.log_step({f"time/{name}_seconds": value for name, value in seconds.items()})
 
     def make_rollout(self, prompts: Sequence[Prompt]) -> tuple[Rollout, dict[str, float]]:
-        """Sample, score and prepare a batch; also the seconds that sampling and the passes for logprobs took."""
+        """Sample, score and prepare a batch; also the seconds that sampling and the passes of models over it took."""
         started = time.perf_counter()
         completions = self.engine.generate(
             self.policy,
@@ -188,9 +195,13 @@ class GRPO(PolicyModule):
         if self.reference is not None:
             rollout = replace(rollout, ref_logprobs=self.logprobs(self.reference, rollout))
         if self.reference is not None and self.kl_placement == "reward":
-            rollout = replace(rollout, kl_penalty=self.kl_penalty(rollout))
-        seconds = {"rollout": sampled - started, "logprob": time.perf_counter() - scored}
-        return replace(rollout, advantages=self.advantages(rollout.rewards - rollout.kl_penalty)), seconds
+            rollout = replace(rollout, kl_penalty=self.kl_penalty(rollout, reward_penalty))
+        rollout = self.with_advantages(rollout)
+        return rollout, {"rollout": sampled - started, "logprob": time.perf_counter() - scored}
+
+    def with_advantages(self, rollout: Rollout) -> Rollout:
+        """The rollout with its advantages."""
+        return replace(rollout, advantages=self.advantages(rollout.rewards - rollout.kl_penalty))
 
     def advantages(self, rewards: Tensor) -> Tensor:
         """[B] -> [B]; all ranks' groups together, since a std of the batch is over the whole batch."""
@@ -199,18 +210,24 @@ class GRPO(PolicyModule):
         start = self.global_rank * len(rewards)
         return self.advantage(everyone.cpu())[start : start + len(rewards)].reshape(-1)
 
-    def kl_penalty(self, rollout: Rollout) -> Tensor:
+    def kl_penalty(self, rollout: Rollout, penalty: Callable) -> Tensor:
+        """What `penalty`, of a completion or of each of its tokens, takes from the reward of the rollout."""
         old, ref = (nn.utils.rnn.pad_sequence(x, True) for x in (rollout.old_logprobs, rollout.ref_logprobs))
         mask = nn.utils.rnn.pad_sequence([torch.ones(len(x), dtype=torch.bool) for x in rollout.old_logprobs], True)
-        return reward_penalty(old, ref, mask, estimator=self.kl, beta=self.beta)
+        return penalty(old, ref, mask, estimator=self.kl, beta=self.beta)
+
+    def logprobs(self, model: nn.Module, rollout: Rollout) -> list[Tensor]:
+        """Logprobs of every completion under a model, one tensor [T_b] each."""
+        return self.tokenwise(lambda b: completion_logprobs(model, b, temperature=self.temperature)[0], rollout)
 
     @torch.no_grad()
-    def logprobs(self, model: nn.Module, rollout: Rollout) -> list[Tensor]:
-        """Logprobs of every completion under a model, one float32 tensor [T_b] on the CPU each."""
+    def tokenwise(self, function: Callable[[Batch], Tensor], rollout: Rollout) -> list[Tensor]:
+        """A function Batch -> float32 [b,T] on a whole rollout, without gradient: [T_b] a completion, on the CPU."""
         out: list[Tensor] = [torch.empty(0)] * len(rollout.completions)
         for rows, batch in self.batches(rollout, range(len(rollout.completions))):
-            logprobs, _ = completion_logprobs(model, batch.to(self.device), temperature=self.temperature)
-            for row, values, mask in zip(rows, logprobs.cpu(), batch.completion_mask.cpu(), strict=True):
+            for row, values, mask in zip(
+                rows, function(batch.to(self.device)).cpu(), batch.completion_mask, strict=True
+            ):
                 out[row] = values[mask]
         return out
 
@@ -275,28 +292,36 @@ class GRPO(PolicyModule):
         return dict(zip(shares[0], everyone.tolist(), strict=True))
 
     def microbatch_loss(self, rollout: Rollout, rows: list[int], batch: Batch, sequences: int, tokens: int):
-        logprobs, entropy = completion_logprobs(
-            self.policy, batch, temperature=self.temperature, entropy="gradient" if self.entropy_coef else "value"
+        hidden = counted_hidden(self.policy.base_model, batch)
+        return self.loss_of(*self.loss_tensors(rollout, rows, batch, hidden), sequences=sequences, tokens=tokens)
+
+    def loss_tensors(
+        self, rollout: Rollout, rows: list[int], batch: Batch, hidden: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """What the loss is of; `hidden` is `counted_hidden` of the policy."""
+        entropy = "gradient" if self.entropy_coef else "value"
+        logprobs, entropies = completion_logprobs(
+            self.policy, batch, temperature=self.temperature, entropy=entropy, hidden=hidden
         )
-
-        def padded(values: list[Tensor]) -> Tensor:
-            picked = nn.utils.rnn.pad_sequence([values[i] for i in rows], batch_first=True)
-            return picked.to(self.device)
-
-        return self.loss_of(
+        return (
             logprobs,
             # A single update of fresh samples has its own logprobs as the old ones: the ratio is 1, with a gradient.
-            padded(rollout.old_logprobs) if self.updates_per_rollout > 1 else logprobs.detach(),
-            padded(rollout.ref_logprobs) if self.reference is not None else None,
-            rollout.advantages[rows].to(self.device),
+            self.padded(rollout.old_logprobs, rows) if self.updates_per_rollout > 1 else logprobs.detach(),
+            self.padded(rollout.ref_logprobs, rows) if self.reference is not None else None,
+            self.advantages_of(rollout, rows),
             batch.completion_mask,
-            entropy,
-            sequences=sequences,
-            tokens=tokens,
+            entropies,
         )
 
+    def padded(self, values: list[Tensor], rows: list[int]) -> Tensor:
+        """The given rows of values [T_b] as one [b,T] on the device."""
+        return nn.utils.rnn.pad_sequence([values[i] for i in rows], batch_first=True).to(self.device)
+
+    def advantages_of(self, rollout: Rollout, rows: list[int]) -> Tensor:
+        return rollout.advantages[rows].to(self.device)
+
     def loss_of(self, *tensors: Tensor | None, sequences: int, tokens: int) -> LossOutput:
-        """`grpo_loss` of its tensors, with all its parameters."""
+        """The loss of its tensors, with all its parameters."""
         return self.loss(
             *tensors,
             sequences=sequences,
@@ -348,7 +373,7 @@ class GRPO(PolicyModule):
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.used, self.beta = state["used"], state["beta"]
-        self.rollout = Rollout.unpack(state["rollout"]) if state["rollout"] else None
+        self.rollout = self.record.unpack(state["rollout"]) if state["rollout"] else None
 
 
 def _check_sizes(batch_size: int, group_size: int, num_minibatches: int, num_iterations: int) -> None:

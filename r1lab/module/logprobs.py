@@ -3,17 +3,34 @@
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from r1lab.loss.logprob import linear_logprob
 from r1lab.rollout.collate import Batch
 
 
+def counted_hidden(body: nn.Module, batch: Batch) -> Tensor:
+    """Hidden states [N,H] that predict the counted tokens, row by row: each has seen all before its token, not it."""
+    # No attention mask: padding is on the right, so a causal model's counted positions never see it.
+    hidden = body(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    mask = batch.completion_mask
+    rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
+    return hidden[rows[mask], batch.positions[mask]]
+
+
 def completion_logprobs(
-    model: PreTrainedModel, batch: Batch, *, temperature: float, entropy: Literal["none", "value", "gradient"] = "none"
+    model: PreTrainedModel,
+    batch: Batch,
+    *,
+    temperature: float,
+    entropy: Literal["none", "value", "gradient"] = "none",
+    hidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Logprob of each completion token, and the entropy of its distribution where asked (see `linear_logprob`).
+
+    Args:
+        hidden: what `counted_hidden` gives for the model's body, where it is at hand.
 
     Returns:
         Both float32 [B,T], zero where `batch.completion_mask` is False.
@@ -24,16 +41,14 @@ def completion_logprobs(
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None or getattr(model.config, "final_logit_softcapping", None):
         raise ValueError(f"{type(model).__name__} has a bias or a soft cap on its logits, which is not supported yet")
-    # The mask is all ones: padding is on the right, so a causal model's counted positions never see it.
-    hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
     mask = batch.completion_mask
-    rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
-    counted = hidden[rows[mask], batch.positions[mask]]
+    hidden = counted_hidden(model.base_model, batch) if hidden is None else hidden
     logprob, entropies = linear_logprob(
-        counted, head.weight, batch.completion_ids[mask], temperature=temperature, entropy=entropy
+        hidden, head.weight, batch.completion_ids[mask], temperature=temperature, entropy=entropy
     )
-    return _scatter(mask, logprob), None if entropies is None else _scatter(mask, entropies)
+    return scatter(mask, logprob), None if entropies is None else scatter(mask, entropies)
 
 
-def _scatter(mask: Tensor, values: Tensor) -> Tensor:
+def scatter(mask: Tensor, values: Tensor) -> Tensor:
+    """Counted values [N] -> [B,T], zero where `mask` is False."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=mask.device).masked_scatter(mask, values)

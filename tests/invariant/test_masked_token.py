@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from r1lab.loss.grpo import grpo_loss
+from r1lab.loss.ppo import ppo_loss
 from r1lab.loss.sft import sft_loss
 
 MASK = torch.tensor([[True, True, True, False], [True, False, False, False], [False] * 4, [True, False, True, True]])
@@ -90,6 +91,40 @@ def test_nan_advantage_of_a_row_with_nothing_counted(ratio_level):
     broken = torch.where(MASK.any(dim=1), ADVANTAGES, math.nan)
     assert broken.isnan().sum() == 1
     assert_identical(run(inputs(-0.5), broken, **options), run(inputs(-0.5), **options))
+
+
+@pytest.mark.parametrize("value_clip", [0.1, None])
+def test_ppo(value_clip):
+    def result(fill):
+        advantages, values, old_values, returns = inputs(fill)
+        policy = inputs(-0.5)[:3]
+        out = ppo_loss(
+            *policy,
+            advantages,
+            MASK,
+            inputs(-0.5)[3],
+            values,
+            old_values,
+            returns,
+            sequences=4,
+            tokens=int(MASK.sum()),
+            max_length=4,
+            value_clip=value_clip,
+            value_coef=0.5,
+            epsilon_low=0.2,
+            epsilon_high=0.2,
+            ratio_cap=3.0,
+            beta=0.1,
+            entropy_coef=0.1,
+            **CHOICE,
+        )
+        return *out, torch.autograd.grad(out.loss, (policy[0], values))
+
+    expected = result(-0.5)
+    assert expected[0].isfinite() and all(gradient.abs().max() > 0 for gradient in expected[2])
+    assert (expected[2][1][~MASK] == 0).all()
+    for fill in (math.nan, math.inf, -math.inf, 1e30):
+        assert_identical(result(fill), expected)
 
 
 def test_sft():

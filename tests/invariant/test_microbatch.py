@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from r1lab.loss.grpo import grpo_loss
+from r1lab.loss.ppo import ppo_loss
 from r1lab.loss.sft import sft_loss
 
 ROWS, LENGTH = 8, 7
@@ -74,6 +75,31 @@ def test_grpo(batch, aggregate, ratio_level, kl):
         assert split_metrics == pytest.approx(metrics, rel=1e-12, abs=1e-14)
         torch.testing.assert_close(split_gradient, gradient, rtol=1e-12, atol=1e-15)
         torch.testing.assert_close(split_entropy_gradient, entropy_gradient, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("aggregate", ["sequence_mean", "token_mean", "constant_length"])
+def test_ppo(batch, aggregate):
+    # Any numbers [b, T] serve as advantages, values and returns.
+    advantages, old_values, returns = batch["ref_drift"], batch["entropy"], batch["logprobs"]
+    options = {"epsilon_low": 0.2, "epsilon_high": 0.28, "ratio_cap": 1.5, "ratio_level": "token", "entropy_coef": 0.0}
+    options |= {"beta": 0.0, "kl": "k3", "kl_placement": "none", "value_clip": 0.3, "value_coef": 0.5}
+    results = []
+    for split in [ROWS, *SPLITS]:
+        logprobs = batch["logprobs"].clone().requires_grad_()
+        values = (old_values + batch["drift"]).requires_grad_()
+        total, metrics = 0.0, {}
+        for rows in torch.arange(ROWS).split(split):
+            tensors = (logprobs, batch["logprobs"] - batch["drift"], None, advantages, batch["mask"], None)
+            tensors = (x if x is None else x[rows] for x in (*tensors, values, old_values, returns))
+            size = {"sequences": ROWS, "tokens": int(batch["mask"].sum()), "max_length": LENGTH}
+            out = ppo_loss(*tensors, aggregate=aggregate, **size, **options)
+            out.loss.backward()
+            total += out.loss.detach()
+            metrics = {name: metrics.get(name, 0.0) + share for name, share in out.metrics.items()}
+        results.append((total, metrics, logprobs.grad, values.grad))
+    assert 0 < results[0][1]["value_clip_fraction"] < 1 and results[0][3].abs().max() > 1e-3
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-12, atol=1e-14)
 
 
 def test_a_wider_padding_changes_nothing(batch):

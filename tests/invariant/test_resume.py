@@ -34,6 +34,16 @@ OVERRIDES = (
     "callback.samples.shown=0",
     "evaluate=false",
 )
+# What differs for PPO, whose value model and values must come back too. Its rollouts are of single completions.
+ALGORITHMS = {
+    "grpo": (),
+    "ppo": (
+        "experiment=ppo",
+        "rollout.group_size=1",
+        "module.value_lr=0.01",
+        "loss.value_clip=0.05",
+    ),
+}
 # Accuracy and format are 0 for an untrained policy, and would teach it nothing.
 REWARD = """
 def variety(prompts, completions):
@@ -69,8 +79,13 @@ def rewards(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(rewards, train_small, tmp_path_factory):
-    return train_small(tmp_path_factory.mktemp("whole"), *OVERRIDES)
+def wholes(rewards, train_small, tmp_path_factory):
+    return {name: train_small(tmp_path_factory.mktemp("whole"), *own, *OVERRIDES) for name, own in ALGORITHMS.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(wholes):
+    return wholes["grpo"]
 
 
 def read(folder):
@@ -106,9 +121,10 @@ def assert_same(first, second, where=""):
         assert first == second, where
 
 
-def test_the_run_that_is_compared_with_learns_and_refreshes(whole):
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_run_that_is_compared_with_learns_and_refreshes(wholes, algorithm):
     # Else the tests below would hold whatever a resume forgets.
-    run = read(whole)
+    run = read(wholes[algorithm])
     policy, reference = (
         {k.removeprefix(p): v for k, v in run["parameters"].items() if k.startswith(p)}
         for p in ("policy.", "reference.")
@@ -123,8 +139,21 @@ def test_the_run_that_is_compared_with_learns_and_refreshes(whole):
     assert rows[3]["validation/pass_at_1"] != ""
 
 
-@pytest.mark.parametrize("steps", [3, 4, 5])  # the rollout is half used, used up with a validation, half used
-def test_stopped_and_resumed(whole, train_small, tmp_path, monkeypatch, steps):
+def test_the_values_that_are_compared_with_learn(wholes):
+    run = read(wholes["ppo"])
+    assert run["parameters"]["value_model.head.weight"].abs().max() > 0
+    assert len(run["optimizer"][0]["param_groups"]) == 2
+    trunks = (run["parameters"][f"{part}.embed_tokens.weight"] for part in ("policy.model", "value_model.body"))
+    assert not torch.equal(*trunks)
+    # Clipped in the second minibatch of a rollout, so its values before the update must come back.
+    assert any(float(row["loss/value_clip_fraction"]) > 0 for row in run["metrics"][1::2])
+
+
+# The rollout is half used, used up with a validation, half used.
+@pytest.mark.parametrize("algorithm, steps", [("grpo", 3), ("grpo", 4), ("grpo", 5), ("ppo", 3), ("ppo", 4)])
+def test_stopped_and_resumed(wholes, train_small, tmp_path, monkeypatch, algorithm, steps):
+    overrides = (*ALGORITHMS[algorithm], *OVERRIDES)
+
     def fail(module, prompts, batch_idx, original=GRPO.training_step):
         if module.step == steps:
             raise RuntimeError("power cut")
@@ -133,11 +162,11 @@ def test_stopped_and_resumed(whole, train_small, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:
         patch.setattr(GRPO, "training_step", fail)
         with pytest.raises(RuntimeError, match="power cut"):
-            train_small(tmp_path, *OVERRIDES)
+            train_small(tmp_path, *overrides)
     state = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["r1lab"]
     assert state["step"] == steps
     assert (state["rollout"] is not None) == (steps % 2 == 1)
-    assert_same(read(whole), read(train_small(tmp_path, *OVERRIDES, "ckpt_path=last")))
+    assert_same(read(wholes[algorithm]), read(train_small(tmp_path, *overrides, "ckpt_path=last")))
 
 
 def test_killed_and_resumed_by_the_same_command(whole, rewards, small, tmp_path):

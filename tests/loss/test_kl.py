@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from r1lab.loss.kl import KL_ESTIMATORS, k1, k2, k3, kl_warning, next_beta, ratio_k3, reward_penalty
+from r1lab.loss.kl import KL_ESTIMATORS, k1, k2, k3, kl_warning, next_beta, ratio_k3, reward_penalty, token_penalty
 
 LN2 = math.log(2)
 # r = reference / policy = 2, 1/2, 1
@@ -68,6 +68,15 @@ def test_reward_penalty_sums_a_completion_and_is_detached():
     expected = 0.5 * torch.tensor([0.5, LN2 - 0.5], dtype=torch.float64)
     for name in ("k3", "ratio_k3"):
         torch.testing.assert_close(reward_penalty(logprobs, REF.expand(2, 3), mask, name, 0.5), expected)
+
+
+def test_token_penalty_is_that_of_each_token():
+    mask = torch.tensor([[True, False, True]])
+    close(token_penalty(LOGPROBS, REF, mask, "k1", 0.5), [-0.5 * LN2, 0, 0])
+    close(token_penalty(LOGPROBS, REF, mask, "k3", 0.5), [0.5 * (1 - LN2), 0, 0])
+    assert not token_penalty(LOGPROBS.clone().requires_grad_(), REF, mask, "k1", 0.5).requires_grad
+    with pytest.raises(ValueError, match="kl 'k4' is not one of"):
+        token_penalty(LOGPROBS, REF, mask, "k4", 0.5)
 
 
 def test_reward_penalty_ignores_nan_under_the_mask():

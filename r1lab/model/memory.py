@@ -1,0 +1,42 @@
+"""What training holds in memory between two steps, counted from its tensors: what an algorithm needs beside a policy.
+
+Activations and the key-value cache of a rollout come on top: on a GPU they show in `memory/peak_mib`.
+"""
+
+from collections.abc import Iterable
+from itertools import chain
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+MIB = 2**20
+
+
+def memory_mib(
+    optimizer: Optimizer, *, policy: nn.Module, reference: nn.Module | None, value: nn.Module | None
+) -> dict[str, float]:
+    """MiB on this rank: `policy`, `reference`, `value` (weights and buffers), `gradients`, `optimizer` (its state).
+
+    Gradients and state are of all that the optimizer trains. 0 for what is not held; tied weights count once.
+    """
+    models = {"policy": policy, "reference": reference, "value": value}
+    state = (x for entry in optimizer.state.values() for x in entry.values() if isinstance(x, Tensor))
+    gradients = (p.grad for p in trained(optimizer) if p.grad is not None)
+    return {
+        **{name: _mib(_weights(model)) for name, model in models.items()},
+        "gradients": _mib(gradients),
+        "optimizer": _mib(state),
+    }
+
+
+def trained(optimizer: Optimizer) -> list[nn.Parameter]:
+    """All parameters that the optimizer steps."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _weights(model: nn.Module | None) -> Iterable[Tensor]:
+    return () if model is None else chain(model.parameters(), model.buffers())
+
+
+def _mib(tensors: Iterable[Tensor]) -> float:
+    return sum({x.data_ptr(): x.nbytes for x in tensors}.values()) / MIB
