@@ -57,7 +57,11 @@ Objective = float | None | list[float | None]
 def train(config: DictConfig) -> Objective:
     """One run. Returns the value of `objective` at its end (of each, where it is a list), None where not measured."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    return train_in(folder, plain(config))
+    try:
+        return train_in(folder, plain(config))
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # else the ranks wait for each other as they end
 
 
 def check(config: dict[str, Any]) -> None:
@@ -107,7 +111,8 @@ def train_in(folder: Path, config: dict[str, Any]) -> Objective:
         "steps": 0,
     }
     note(summary)
-    if config["evaluate"] and "before" not in summary:
+    # Other ranks of this machine are started by the fit, and need not score again.
+    if config["evaluate"] and "before" not in summary and trainer.is_global_zero:
         with clock(summary, "before"):
             summary["before"] = score_base(config, parts, module, trainer)
         note(summary)
@@ -128,7 +133,7 @@ def train_in(folder: Path, config: dict[str, Any]) -> Objective:
     summary["objective"] = values if several else values[0]
     summary |= memory(folder)
     pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)
-    if config["evaluate"] and not pruned:
+    if config["evaluate"] and not pruned and trainer.is_global_zero:
         try:
             with clock(summary, "after"):
                 summary["after"] = score(config, parts, module, trainer)
@@ -218,7 +223,7 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
     if module_config["_target_"].endswith(("GRPO", "PPO")):
         loss = dict(config["loss"])
         updates = config["module"]["num_minibatches"] * config["module"]["num_iterations"]
-        note_kl(loss, updates)
+        note_kl(loss, updates, config["advantage"].get("scale"))
         note_clip(loss, updates)
         note_sampling(config["rollout"])
         own = ("entropy_coef", "beta", "kl", "kl_placement", "kl_target", "kl_horizon")
@@ -236,13 +241,18 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
     return module
 
 
-def note_kl(loss: dict[str, Any], updates: int) -> None:
+def note_kl(loss: dict[str, Any], updates: int, scale: str | None) -> None:
     """Say where the KL penalty's gradient is not the reverse KL's: a line for the published choice, else a warning."""
     pair = loss["kl"], loss["kl_placement"]
     reason = kl_warning(*pair, off_policy=updates > 1, ratio_level=loss["ratio_level"])
     if loss["beta"] > 0 and reason:
         published = pair == ("k3", "loss")  # DeepSeekMath's and DeepSeek-R1's own
         log.log(logging.INFO if published else logging.WARNING, f"loss.kl={pair[0]} in the {pair[1]}: {reason}")
+    if loss["beta"] > 0 and loss["kl_placement"] == "reward" and scale in ("std", "batch_std"):
+        log.warning(
+            f"loss.kl_placement=reward with advantage.scale={scale}: the std scales the penalty too, and a group whose "
+            "rewards are all alike has the penalty's advantages alone, at full size; advantage.scale=none avoids it"
+        )
 
 
 def note_clip(loss: dict[str, Any], updates: int) -> None:
@@ -290,6 +300,10 @@ def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.Lightnin
 
 
 def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
+    if "16-mixed" in str(config["trainer"]["precision"]) and "bf16" not in str(config["trainer"]["precision"]):
+        raise ValueError(
+            "trainer.precision=16-mixed: gradients would be clipped while they are scaled; take bf16-mixed"
+        )
     loggers = list(instantiate(config["logger"]).values())
     callbacks = [*instantiate(config["callback"]).values(), *callbacks]
     # Lightning adds its own where there are none.
@@ -372,6 +386,7 @@ def quieten() -> None:
         ".*in eval mode at the start of training.*",  # no dropout: the policy that learns is the one that sampled
         ".*isinstance.treespec, LeafSpec.*",
         ".*does not have many workers.*",
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # the ranks' rows are gathered before they are logged
     ):
         warnings.filterwarnings("ignore", message)
 

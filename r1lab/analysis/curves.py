@@ -16,7 +16,7 @@ BLUE, ORANGE, GREEN, VERMILLION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E0
 
 # (title, {label: column}) of the small panels; a column that the run did not log is left out.
 RL_PANELS = (
-    ("format", {"training": "reward/format", "validation": "validation/format"}),
+    ("format", {"training": "rollout/format", "validation": "validation/format"}),
     ("reward", {"mean": "reward/mean", "std in a group": "reward/std"}),
     ("KL to the reference", {"": "loss/kl"}),
     ("entropy", {"": "loss/entropy"}),

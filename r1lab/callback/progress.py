@@ -115,7 +115,7 @@ def describe_training(metrics: Mapping[str, float]) -> str:
     """`accuracy 0.42  format 0.93  length 51  KL 0.0031`, or the loss where there is no rollout."""
     shown = (
         ("accuracy", "reward/accuracy", ".2f"),
-        ("format", "reward/format", ".2f"),
+        ("format", "rollout/format", ".2f"),
         ("length", "rollout/completion_length", ".0f"),
         ("KL", "loss/kl", ".4f"),
     )

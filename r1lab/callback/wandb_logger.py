@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 
 def wandb_logger(*, save_dir: str | Path, offline: bool, resumed: str | None, **options: Any) -> WandbLogger:
@@ -28,9 +29,9 @@ def wandb_logger(*, save_dir: str | Path, offline: bool, resumed: str | None, **
         raise ValueError("W&B has no API key: run `wandb login`, or stay offline with logger.wandb.offline=true")
     kept = Path(save_dir, "wandb", "run_id")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    if not (resumed == "last" and kept.exists()):
+    if not (resumed == "last" and kept.exists()) and rank_zero_only.rank == 0:
         kept.write_text(secrets.token_hex(4))
-    return WandbLogger(save_dir=save_dir, offline=offline, id=kept.read_text(), **options)
+    return WandbLogger(save_dir=save_dir, offline=offline, id=kept.read_text() if kept.exists() else None, **options)
 
 
 def _has_key(wandb: Any) -> bool:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 LEVELS = ("token", "sequence")
+_LARGEST = 80.0
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, completion_mask: Tensor, *, level: str) -> Tensor:
@@ -16,8 +17,8 @@ def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, completion_mask: Te
 
     Raises ValueError for an unknown level.
     """
-    # Masked before the exponential: inf * 0 would put NaN into the gradient.
-    log_ratio = torch.where(completion_mask, logprobs - old_logprobs.detach(), 0.0)
+    # Masked, and kept below float32's overflow, before the exponential: inf * 0 would put NaN into the gradient.
+    log_ratio = torch.where(completion_mask, logprobs - old_logprobs.detach(), 0.0).clamp(max=_LARGEST)
     if level == "token":
         return log_ratio.exp()
     if level == "sequence":

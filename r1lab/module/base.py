@@ -128,6 +128,14 @@ class PolicyModule(L.LightningModule):
                 f"the batch is saved in {path}. Try a lower optimizer.lr{self.steadier}"
             )
 
+    def everyones(self, value: Any) -> list[Any]:
+        """A plain object of each rank, in the order of the ranks; the same on all."""
+        if self.trainer.world_size == 1:
+            return [value]
+        values = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
     def log_step(self, metrics: dict[str, float], **kwargs: Any) -> None:
         self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1, **kwargs)
 
@@ -150,10 +158,11 @@ class PolicyModule(L.LightningModule):
             sampling=self.validation_sampling,
             num_samples=1,
             seed=self.evaluation_seed,
+            gather=lambda rows: [row for part in self.everyones(rows) for row in part],
         )
         scores["seconds"] = time.perf_counter() - started
         metrics = {f"validation/{name}": float(value) for name, value in scores.items()}
-        self.log_dict(metrics | {"step": float(self.step)}, batch_size=len(prompts), sync_dist=True)
+        self.log_dict(metrics | {"step": float(self.step)}, batch_size=1)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold for the module to go on, as plain data and tensors."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r1lab.model.policy import pack_model, pack_tokenizer, rebuild, unpack_tokenizer
 
 _KEY = "r1lab"
+_NEEDED = {"config", "model", "tokenizer"}
 
 
 class CheckpointError(RuntimeError):
@@ -33,6 +34,10 @@ def load_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """What `save_state` added."""
     if _KEY not in checkpoint:
         raise CheckpointError("this is a Lightning checkpoint, but not one of r1lab's: it holds no r1lab state")
+    if missing := _NEEDED - checkpoint[_KEY].keys():
+        raise CheckpointError(
+            f"the checkpoint is of another version of r1lab: it holds no {', '.join(sorted(missing))}"
+        )
     return checkpoint[_KEY]
 
 

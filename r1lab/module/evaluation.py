@@ -36,50 +36,89 @@ def evaluate(
     greedy: bool = True,
     ks: Sequence[int] = (),
     advance: Callable[[int], None] | None = None,
+    gather: Callable[[list], list] = list,
 ) -> dict[str, float]:
     """Sample each prompt `num_samples` times, score strictly (see `Accuracy`), and sum up.
 
     Args:
         ks: pass_at_k and cons_at_k are measured for each, 1 <= k <= num_samples.
         advance: called with the number of completions whenever some are done, greedy ones included.
+        gather: one rank's rows (see `measure`) -> those of all ranks.
 
     Returns:
         pass_at_1 with pass_at_1_low and pass_at_1_high (95 % bootstrap over prompts), greedy (accuracy of the greedy
         completion), format (share of well-formed completions), completion_length, wrong_completion_length (of wrong
-        answers; 0 where there is none), reasoning_length (tokens inside
-        <think>, 0 without it), wellformed_reasoning_length (among well-formed completions alone), truncated (share),
-        num_prompts, and for each k above 1 pass_at_k and cons_at_k with intervals. Lengths are means, in tokens.
+        answers; 0 where there is none), reasoning_length (tokens inside <think>, 0 without it),
+        wellformed_reasoning_length (among well-formed completions alone), truncated (share), num_prompts, and for each
+        k above 1 pass_at_k and cons_at_k with intervals. Lengths are means, in tokens.
 
     Raises:
         ValueError: if a k is below 1 or exceeds `num_samples`.
     """
     if wrong := [k for k in ks if not 1 <= k <= num_samples]:
         raise ValueError(f"pass@{wrong[0]} needs 1 <= k <= samples a prompt, got {num_samples} samples")
+    options = {"is_correct": is_correct, "seed": seed, "advance": advance}
+    rows = measure(model, tokenizer, engine, prompts, sampling=sampling, num_samples=num_samples, **options)
+    if greedy:
+        first = Sampling(temperature=0.0, max_new_tokens=sampling.max_new_tokens)
+        likeliest = measure(model, tokenizer, engine, prompts, sampling=first, num_samples=1, **options)
+        rows = [{**row, "greedy": best["correct"]} for row, best in zip(rows, likeliest, strict=True)]
+    return summarise(sorted(gather(rows), key=lambda row: row["index"]), ks)
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: RolloutEngine,
+    prompts: Sequence[Prompt],
+    *,
+    is_correct: Callable[[Prompt, str], float],
+    sampling: Sampling,
+    num_samples: int,
+    seed: int,
+    advance: Callable[[int], None] | None,
+) -> list[dict[str, Any]]:
+    """What is measured of each prompt's samples: lists of `num_samples`, and the prompt's index."""
     completions = sample(model, engine, prompts, num_samples=num_samples, sampling=sampling, seed=seed, advance=advance)
     expanded = expand(prompts, num_samples)
-    correct = _correct(expanded, completions, is_correct).reshape(len(prompts), -1)
-    reasoning = [reasoning_length(p, c, tokenizer) for p, c in zip(expanded, completions, strict=True)]
-    wellformed = np.array(Format()(expanded, completions)) == 1.0
-    lengths = np.array([len(c.ids) for c in completions])
+    pairs = list(zip(expanded, completions, strict=True))
+    measured = {
+        # Partial credit of a task's scorer does not count.
+        "correct": [float(score >= 1.0) for score in Accuracy(is_correct)(expanded, completions)],
+        "wellformed": [score == 1.0 for score in Format()(expanded, completions)],
+        "length": [len(completion.ids) for completion in completions],
+        "reasoning": [reasoning_length(prompt, completion, tokenizer) for prompt, completion in pairs],
+        "truncated": [completion.truncated for completion in completions],
+        "answers": [_answer(prompt, completion) for prompt, completion in pairs],
+    }
+    return [
+        {"index": prompt.index}
+        | {name: values[i * num_samples : (i + 1) * num_samples] for name, values in measured.items()}
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def summarise(rows: Sequence[dict[str, Any]], ks: Sequence[int]) -> dict[str, float]:
+    """The scores of `evaluate` from the rows of `measure`."""
+    correct, wellformed, length, reasoning, truncated = (
+        np.array([row[name] for row in rows]) for name in ("correct", "wellformed", "length", "reasoning", "truncated")
+    )
     scores = {
         **_with_interval("pass_at_1", correct.mean(1)),
         "format": float(wellformed.mean()),
-        "completion_length": float(lengths.mean()),
-        "wrong_completion_length": float(lengths[correct.reshape(-1) == 0].mean()) if (correct == 0).any() else 0.0,
-        "reasoning_length": float(np.mean(reasoning)),
-        "wellformed_reasoning_length": float(np.mean(np.array(reasoning)[wellformed])) if wellformed.any() else 0.0,
-        "truncated": float(np.mean([c.truncated for c in completions])),
-        "num_prompts": len(prompts),
+        "completion_length": float(length.mean()),
+        "wrong_completion_length": _mean(length[correct == 0]),
+        "reasoning_length": float(reasoning.mean()),
+        "wellformed_reasoning_length": _mean(reasoning[wellformed]),
+        "truncated": float(truncated.mean()),
+        "num_prompts": len(rows),
     }
-    answers = [_answer(p, c) for p, c in zip(expanded, completions, strict=True)]
-    answers = np.array(answers, dtype=object).reshape(len(prompts), -1)
+    answers = [row["answers"] for row in rows]
     for k in sorted(set(ks) - {1}):
-        scores |= _with_interval(f"pass_at_{k}", pass_at_k(num_samples, correct.sum(1), k))
+        scores |= _with_interval(f"pass_at_{k}", pass_at_k(correct.shape[1], correct.sum(1), k))
         scores |= _with_interval(f"cons_at_{k}", cons_at_k(answers, correct, k, resamples=20, seed=0))
-    if greedy:
-        first = Sampling(temperature=0.0, max_new_tokens=sampling.max_new_tokens)
-        likeliest = sample(model, engine, prompts, num_samples=1, sampling=first, seed=seed, advance=advance)
-        scores["greedy"] = float(_correct(prompts, likeliest, is_correct).mean())
+    if "greedy" in rows[0]:
+        scores["greedy"] = float(np.mean([row["greedy"] for row in rows]))
     return scores
 
 
@@ -143,9 +182,9 @@ def expand(prompts: Sequence[Prompt], group_size: int) -> list[Prompt]:
     return [prompt for prompt in prompts for _ in range(group_size)]
 
 
-def _correct(prompts: Sequence[Prompt], completions: Sequence[Completion], is_correct) -> np.ndarray:
-    """Whether each completion is right, [B]: partial credit of a task's scorer does not count."""
-    return (np.array(Accuracy(is_correct)(prompts, completions)) >= 1.0).astype(float)
+def _mean(values: np.ndarray) -> float:
+    """0 where there is none."""
+    return float(values.mean()) if values.size else 0.0
 
 
 def reasoning_length(prompt: Prompt, completion: Completion, tokenizer: PreTrainedTokenizerBase) -> int:

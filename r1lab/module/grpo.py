@@ -21,6 +21,7 @@ from r1lab.model.reference import frozen_copy, refresh
 from r1lab.module.base import PolicyModule
 from r1lab.module.evaluation import expand, reasoning_length
 from r1lab.module.logprobs import completion_logprobs, counted_hidden
+from r1lab.reward.format import Format
 from r1lab.reward.weighted import WeightedSum
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.rollout.sampling import Sampling
@@ -155,6 +156,14 @@ class GRPO(PolicyModule):
         if self.reference is None and self.needs_reference:
             self.reference = frozen_copy(self.policy)
 
+    def on_fit_start(self) -> None:
+        ranks = self.trainer.world_size
+        if self.batch_size % (self.num_minibatches * ranks):
+            raise ValueError(
+                f"rollout.batch_size={self.batch_size} is not divisible by module.num_minibatches="
+                f"{self.num_minibatches} on {ranks} ranks: some completions would never be trained on"
+            )
+
     # ---- one step -----------------------------------------------------------------------------------------------
 
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> None:
@@ -163,7 +172,7 @@ class GRPO(PolicyModule):
         if prompts:
             self.rollout, seconds = self.make_rollout(prompts)
             self.used = 0
-            self.log_step(self.rollout_metrics(self.rollout), sync_dist=True)
+            self.log_step(self.rollout_metrics(self.rollout))
         update_started = time.perf_counter()
         self.update(self.minibatch())
         self.used += 1
@@ -336,44 +345,57 @@ class GRPO(PolicyModule):
     # ---- what is watched ----------------------------------------------------------------------------------------
 
     def rollout_metrics(self, rollout: Rollout) -> dict[str, float]:
-        lengths = torch.tensor([len(c.ids) for c in rollout.completions], dtype=torch.float)
+        """Means over all ranks; what has nothing to be a mean of is left out."""
+        sums = self.rollout_sums(rollout)
+        rows = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.device)
+        totals = self.all_gather(rows).reshape(-1, *rows.shape).sum(0).tolist()
+        return {name: total / count for name, (total, count) in zip(sums, totals, strict=True) if count}
+
+    def rollout_sums(self, rollout: Rollout) -> dict[str, tuple[float, int]]:
+        """Sum and count of each quantity; the same keys on every rank, whatever it sampled."""
         rewards, penalty = (x.view(-1, self.group_size) for x in (rollout.rewards, rollout.kl_penalty))
-        metrics = {
-            "reward/mean": float(rewards.mean()),
-            "reward/std": float(rewards.std(1, correction=0).mean()),
-            "advantage/zero_std_groups": float(zero_std_groups(rewards - penalty).float().mean()),
-            "rollout/completion_length": float(lengths.mean()),
-            "rollout/reasoning_length": sum(
-                reasoning_length(p, c, self.tokenizer)
-                for p, c in zip(rollout.prompts, rollout.completions, strict=True)
-            )
-            / len(rollout.completions),
-            "rollout/truncated": sum(c.truncated for c in rollout.completions) / len(rollout.completions),
+        pairs = list(zip(rollout.prompts, rollout.completions, strict=True))
+        lengths = [len(completion.ids) for completion in rollout.completions]
+        accuracy = rollout.reward_terms.get("accuracy", [None] * len(pairs))
+        right = [value is not None and value >= 1 for value in accuracy]
+        quantities = {
+            "reward/mean": rollout.rewards.tolist(),
+            "reward/std": rewards.std(1, correction=0).tolist(),
+            "reward/kl_penalty": penalty.flatten().tolist()
+            if self.reference is not None and self.kl_placement == "reward"
+            else [],
+            "advantage/zero_std_groups": zero_std_groups(rewards).tolist(),
+            "rollout/completion_length": lengths,
+            "rollout/correct_completion_length": [n for n, good in zip(lengths, right, strict=True) if good],
+            "rollout/wrong_completion_length": [n for n, good in zip(lengths, right, strict=True) if not good],
+            "rollout/reasoning_length": [reasoning_length(*pair, self.tokenizer) for pair in pairs],
+            "rollout/format": Format()(rollout.prompts, rollout.completions),
+            "rollout/truncated": [completion.truncated for completion in rollout.completions],
         }
-        if self.reference is not None and self.kl_placement == "reward":
-            metrics["reward/kl_penalty"] = float(penalty.mean())
         for name, values in rollout.reward_terms.items():
-            known = [v for v in values if v is not None]
-            if known:
-                metrics[f"reward/{name}"] = sum(known) / len(known)
-        right = torch.tensor([value is not None and value >= 1 for value in rollout.reward_terms.get("accuracy", [])])
-        for name, rows in (("correct", right), ("wrong", ~right)):
-            if rows.any():
-                metrics[f"rollout/{name}_completion_length"] = float(lengths[rows].mean())
-        return metrics
+            quantities[f"reward/{name}"] = [value for value in values if value is not None]
+        return {name: (float(sum(values)), len(values)) for name, values in quantities.items()}
 
     def state(self) -> dict[str, Any]:
         half_used = self.rollout is not None and self.used < self.updates_per_rollout
         return super().state() | {
             "used": self.used,
             "beta": self.beta,
-            "rollout": self.rollout.pack() if half_used else None,
+            # Of each rank its own.
+            "rollouts": self.everyones(self.rollout.pack()) if half_used else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.used, self.beta = state["used"], state["beta"]
-        self.rollout = self.record.unpack(state["rollout"]) if state["rollout"] else None
+        self.rollout = None
+        if state["rollouts"]:
+            if len(state["rollouts"]) != self.trainer.world_size:
+                raise ValueError(
+                    f"the checkpoint is from the middle of a rollout on {len(state['rollouts'])} ranks: go on with "
+                    f"trainer.devices and trainer.num_nodes as they were, not on {self.trainer.world_size}"
+                )
+            self.rollout = self.record.unpack(state["rollouts"][self.global_rank])
 
 
 def _check_sizes(batch_size: int, group_size: int, num_minibatches: int, num_iterations: int) -> None:

@@ -72,8 +72,8 @@ class Format:
     Each tag once and in this order, both contents visible, only white space outside; see `parts_of` for prompts that
     open the reasoning themselves.
 
-    graded: a completion that is not quite that gets half of the share of the tags which it has exactly once. A base
-    that hardly ever writes the whole form has nothing to learn from without.
+    graded: a completion that is not quite that gets half of the share of the tags which it has exactly once, behind
+    those before them. A base that hardly ever writes the whole form has nothing to learn from without.
     """
 
     def __init__(self, graded: bool = False):
@@ -89,7 +89,12 @@ class Format:
         if not self.graded:
             return 0.0
         asked = TAGS[1:] if opens_reasoning(prompt) else TAGS
-        return 0.5 * sum(completion.text.count(tag) == 1 for tag in asked) / len(asked)
+        found, behind = 0, 0
+        for tag in asked:
+            place = completion.text.find(tag)
+            if completion.text.count(tag) == 1 and place >= behind:
+                found, behind = found + 1, place
+        return 0.5 * found / len(asked)
 
 
 def _only_between(text: str, opening: str, closing: str) -> str | None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.rollout.randomness import row_keys, uniform
 from r1lab.rollout.sampling import Sampling, next_token
@@ -56,7 +56,9 @@ def make_completions(
     stops: Sequence[int],
     policy_version: int,
 ) -> list[Completion]:
-    texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    # Special tokens stay but for the one that ends it: for some tokenizers <think> is one of them.
+    written = [row[:-1] if row[-1] in stops else row for row in rows]
+    texts = tokenizer.batch_decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return [
         Completion(tuple(ids), text, ids[-1] not in stops, tuple(row_logprobs), policy_version)
         for ids, text, row_logprobs in zip(rows, texts, logprobs, strict=True)
@@ -168,12 +170,15 @@ class TransformersGenerate:
             out = model.generate(
                 ids.repeat_interleave(group_size, 0),
                 attention_mask=mask.repeat_interleave(group_size, 0),
-                max_new_tokens=sampling.max_new_tokens,
-                eos_token_id=stops,
-                pad_token_id=self.tokenizer.pad_token_id or 0,
-                return_dict_in_generate=True,
-                output_logits=True,
-                **options,
+                # Not the model's own, which may hold a repetition penalty and the like.
+                generation_config=GenerationConfig(
+                    max_new_tokens=sampling.max_new_tokens,
+                    eos_token_id=stops,
+                    pad_token_id=self.tokenizer.pad_token_id or 0,
+                    return_dict_in_generate=True,
+                    output_logits=True,
+                    **options,
+                ),
             )
         completions = out.sequences[:, ids.shape[1] :]
         temperature = sampling.temperature or 1.0

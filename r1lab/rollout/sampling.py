@@ -20,6 +20,8 @@ class Sampling:
             raise ValueError(f"rollout.temperature must be at least 0 (0 is greedy), got {self.temperature}")
         if self.max_new_tokens < 1:
             raise ValueError(f"rollout.max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.top_k < 0:
+            raise ValueError(f"rollout.top_k must be at least 0 (0 leaves the distribution whole), got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"rollout.top_p must be in (0, 1], got {self.top_p}")
 

@@ -91,7 +91,8 @@ def test_graded_counts_tags_that_stand_there_once():
     assert graded("7") == 0.0
     assert graded("<answer> 7 </answer>") == 0.25
     assert graded("<answer> <answer> 7 </answer> <think>") == 0.25  # a repeated tag counts for nothing
-    assert graded("</answer> </think> <answer> <think>") == 0.5
+    assert graded("</answer> </think> <answer> <think>") == 0.125  # out of order: only the first that is asked counts
+    assert graded("<think> a <answer> 7 </answer>", truncated=True) == 0.375
     opened = replace(PROMPT, text="q <think>")
     assert graded("a </think> <answer> 7 </answer>", opened) == 1.0
     assert graded("<think> a </think>", opened) == 0.5 / 3
