@@ -18,7 +18,7 @@ def rl_run(tmp_path):
         {
             "step": steps,
             "reward/accuracy": steps / 50,
-            "reward/format": 0.5 + steps / 100,
+            "rollout/format": 0.5 + steps / 100,
             "reward/mean": steps / 40,
             "reward/std": 0.3,
             "rollout/completion_length": 20.0 + steps,

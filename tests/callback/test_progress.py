@@ -12,7 +12,7 @@ from r1lab.callback.progress import (
     time_left,
 )
 
-RL = {"reward/accuracy": 0.416, "reward/format": 0.93, "rollout/completion_length": 51.4, "loss/kl": 0.00314}
+RL = {"reward/accuracy": 0.416, "rollout/format": 0.93, "rollout/completion_length": 51.4, "loss/kl": 0.00314}
 
 
 def test_training_line():

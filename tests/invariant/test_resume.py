@@ -165,7 +165,7 @@ def test_stopped_and_resumed(wholes, train_small, tmp_path, monkeypatch, algorit
             train_small(tmp_path, *overrides)
     state = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["r1lab"]
     assert state["step"] == steps
-    assert (state["rollout"] is not None) == (steps % 2 == 1)
+    assert (state["rollouts"] is not None) == (steps % 2 == 1)
     assert_same(read(wholes[algorithm]), read(train_small(tmp_path, *overrides, "ckpt_path=last")))
 
 
