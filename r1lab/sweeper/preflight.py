@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from r1lab.run_folder import read_summary
+from r1lab.sweeper.points import value_of
 from r1lab.sweeper.space import SpaceError, Value
 
 _CHECKED = 48  # points of a larger space that are tried out
@@ -102,7 +103,7 @@ def dry_run(sweep: Any, point: dict[str, Value]) -> dict[str, float | None]:
     started = time.perf_counter()
     (job,) = sweep.launch([overrides], initial_job_idx=0)
     wall = time.perf_counter() - started
-    job.return_value  # noqa: B018  raises what the run raised
+    value_of(job)  # raises what the run raised
     return estimate(folder, wall, steps=sweep.steps, every=sweep.base["trainer"]["val_check_interval"])
 
 
