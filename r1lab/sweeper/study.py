@@ -30,7 +30,7 @@ def open_storage(storage: str) -> BaseStorage:
     A journal file is safe for several processes of one machine; several machines need a database.
     """
     if "://" in storage:
-        return optuna.storages.RDBStorage(storage)
+        return optuna.storages.get_storage(storage)  # as a study wraps it: both must know of each other's trials
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Optuna's default, a symbolic link, never yields where its path is relative and its owner was killed.
@@ -65,9 +65,12 @@ def open_study(
     Raises:
         StudyError: the study that is there has other directions, or was made with other settings.
     """
-    study = optuna.create_study(
-        storage=storage, study_name=name, directions=directions, sampler=sampler, load_if_exists=True
-    )
+    if has_study(storage, name):  # to make one that is there would add a line to the journal at each start
+        study = optuna.load_study(storage=storage, study_name=name, sampler=sampler)
+    else:
+        study = optuna.create_study(
+            storage=storage, study_name=name, directions=directions, sampler=sampler, load_if_exists=True
+        )
     found = [direction.name.lower() for direction in study.directions]
     if found != list(directions):
         raise StudyError(
