@@ -56,7 +56,7 @@ class Reporter:
         self.storage.set_trial_intermediate_value(self.trial_id, at, value)
         if self.is_last and step == self.steps:
             return False  # nothing is left that could be saved
-        prune = self.study.pruner.prune(self.study, self.storage.get_trial(self.trial_id))
+        prune = bool(self.study.pruner.prune(self.study, self.storage.get_trial(self.trial_id)))
         if prune:
             self.storage.set_trial_user_attr(self.trial_id, PRUNED, {"seed_index": self.seed_index, "step": step})
         return prune
