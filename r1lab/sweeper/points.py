@@ -41,26 +41,18 @@ class Points:
         self.objective = names[0] if len(names) == 1 else names
 
     def run(self, trials: Sequence[optuna.Trial]) -> None:
-        """Some points at a time, seed after seed; one that fails or is pruned has no further seed.
-
-        What ends this process in the middle puts the points back into the queue.
-        """
+        """Some points at a time, seed after seed; one that fails or is pruned has no further seed."""
         values: dict[int, list[list[float]]] = {trial.number: [] for trial in trials}
         going = list(trials)
-        try:
-            points = {trial.number: self.sweep.suggest(trial) for trial in trials}
-            for index, seed in enumerate(self.settings.seed_list):
-                for trial, job, seconds in self.launch(going, points, seed, index):
-                    if not self.take(trial, seed, job, seconds, values[trial.number]):
-                        going.remove(trial)
-            for trial in list(going):
-                means = [sum(column) / len(column) for column in zip(*values[trial.number], strict=True)]
-                self.study.tell(trial, means)
-                going.remove(trial)
-                self.say(trial, ", ".join(f"{mean:.4g}" for mean in means))
-        except BaseException:
-            self.queue.release(going)
-            raise
+        points = {trial.number: self.sweep.suggest(trial) for trial in trials}
+        for index, seed in enumerate(self.settings.seed_list):
+            for trial, job, seconds in self.launch(going, points, seed, index):
+                if not self.take(trial, seed, job, seconds, values[trial.number]):
+                    going.remove(trial)
+        for trial in going:
+            means = [sum(column) / len(column) for column in zip(*values[trial.number], strict=True)]
+            self.study.tell(trial, means)
+            self.say(trial, ", ".join(f"{mean:.4g}" for mean in means))
 
     def launch(
         self, trials: Sequence[optuna.Trial], points: Mapping[int, Mapping[str, Value]], seed: int, index: int

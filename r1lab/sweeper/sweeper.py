@@ -155,6 +155,7 @@ class Sweep:
             self.work(queue)  # what a worker left that died
         finally:
             ended.set()
+            queue.release_own()
             stop(workers)
         return study
 
@@ -174,8 +175,8 @@ class Sweep:
             errors = [t.user_attrs[ERROR] for t in queue.trials() if ERROR in t.user_attrs]
             if len(errors) > self.settings.max_failures:
                 raise SweepError(
-                    f"{len(errors)} points failed, more than hydra.sweeper.max_failures={self.settings.max_failures}; "
-                    f"the last one: {errors[-1]}"
+                    f"{len(errors)} points failed, more than hydra.sweeper.max_failures={self.settings.max_failures} "
+                    f"(a larger one goes on without them); the last one: {errors[-1]}"
                 )
             claims = (queue.claim() for _ in range(self.settings.batch))
             trials = [trial for trial in claims if trial is not None]

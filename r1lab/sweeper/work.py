@@ -54,6 +54,9 @@ class Queue:
     def trials(self) -> list[FrozenTrial]:
         return self.storage.get_all_trials(self.study_id, deepcopy=False)
 
+    def _running(self) -> list[FrozenTrial]:
+        return [t for t in self.trials() if t.state == TrialState.RUNNING]
+
     def fill(self, slots: Mapping[str, Mapping[str, Any]]) -> None:
         """Queue each slot (its name -> the parameters that are settled) that no live trial holds."""
         held = {trial.user_attrs.get(SLOT) for trial in self.trials() if is_live(trial)}
@@ -90,16 +93,20 @@ class Queue:
         except UpdateFinishedTrialError:
             return False
 
-    def release(self, trials: Iterable[optuna.Trial | FrozenTrial]) -> None:
+    def release(self, trials: Iterable[FrozenTrial]) -> None:
         """Give trials up that were stopped in the middle, and queue their points again."""
         for trial in trials:
-            frozen = self.storage.get_trial(trial._trial_id)
-            if self._abandon(frozen):
-                self._queue(frozen.user_attrs[SLOT], frozen.params)
+            if self._abandon(trial):
+                # Stopped early, it has not taken all that was queued for it.
+                self._queue(trial.user_attrs[SLOT], trial.system_attrs["fixed_params"] | trial.params)
+
+    def release_own(self) -> None:
+        """What this process has not finished when it ends."""
+        self.release(t for t in self._running() if t.user_attrs.get(WORKER) == self.worker)
 
     def recover(self) -> int:
         """Release the running trials of processes that are no more; how many there were."""
-        dead = [t for t in self.trials() if t.state == TrialState.RUNNING and not self._is_alive(t)]
+        dead = [t for t in self._running() if not self._is_alive(t)]
         self.release(dead)
         return len(dead)
 
