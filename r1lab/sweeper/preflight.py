@@ -37,11 +37,12 @@ def preflight(sweep: Any, points_left: int) -> None:
         title=f"Sweep {sweep.settings.name}: {sweep.settings.question}", show_header=False, title_justify="left"
     )
     seeds = len(sweep.settings.seed_list)
-    seconds = points_left * seeds * measured["run"] / max(sweep.settings.workers, sweep.settings.batch)
+    at_a_time = max(sweep.settings.workers, sweep.settings.batch)
+    seconds = points_left * seeds * measured["run"] / at_a_time
     table.add_row("to run", f"{points_left} points x {seeds} seeds = {points_left * seeds} runs of {sweep.steps} steps")
     table.add_row("a run, from a dry one", f"{measured['run']:.0f} s ({measured['step']:.2f} s a step)")
     pruned = " at most, less what pruning saves" if sweep.settings.pruner else ""
-    table.add_row("in all", f"{_duration(seconds)}{pruned}, {sweep.settings.workers} at a time")
+    table.add_row("in all", f"{_duration(seconds)}{pruned}, {at_a_time} at a time")
     if measured["pass_rate"] is not None:
         shares = ", ".join(f"{no_signal(measured['pass_rate'], size):.0%} at G = {size}" for size in group_sizes(sweep))
         table.add_row(f"groups without signal (base right: {measured['pass_rate']:.1%})", shares)

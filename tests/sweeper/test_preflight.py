@@ -109,6 +109,14 @@ def test_what_is_printed(tmp_path, capsys, monkeypatch):
     assert "groups without signal (base right: 25.0%)" in told and "62% at G = 2, 32% at G = 4" in told
 
 
+def test_a_launcher_with_several_at_a_time(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    made = sweep_of(tmp_path, lambda run: leave_a_dry_run(tmp_path / "runs/dry_run"), batch=4, check=None)
+    made.steps = 400  # 700 s
+    preflight(made, points_left=24)
+    assert "1 h 10 min, 4 at a time" in capsys.readouterr().out
+
+
 def test_points_of_a_large_grid_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight_module, "_CHECKED", 6)
     grid = {"sampler": "grid", "params": {"x": "range(0,10)", "y": "1,2"}}

@@ -146,8 +146,8 @@ def test_killed_with_two_workers_and_resumed_by_the_same_command(command):
         assert dead.state == TrialState.FAIL and dead.user_attrs[ABANDONED] and ERROR not in dead.user_attrs
         (again,) = [t for t in after if is_live(t) and t.params == trial.params]
         assert again.number > trial.number
-    # A run that had ended was not begun again, but for those of points in the middle. (The worker may have begun again the
-    # point of the one that was killed, before it ended itself.)
+    # A run that had ended was not begun again, but for those of points in the middle. (The worker may have begun the
+    # killed one's point again, before it ended itself.)
     ended = Counter((run["beta"], run["seed"]) for run in sweep.runs() if not run["began"])
     twice = {beta for (beta, _), count in ended.items() if count > 1}
     assert twice <= {trial.params["loss.beta"] for trial in after if ABANDONED in trial.user_attrs}
