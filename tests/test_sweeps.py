@@ -115,7 +115,9 @@ def test_runs_in_other_processes_are_pruned(launcher, options, tmp_path):
 
 
 def test_sweep_files_are_written_alike():
+    listed = (ROOT / "sweeps/README.md").read_text()
     for name in SWEEPS:
+        assert f"[{name}]({name}.yaml)" in listed
         settings = yaml.safe_load((ROOT / f"sweeps/{name}.yaml").read_text())
         assert settings["name"] == name
         assert settings["hydra"]["sweeper"]["question"].endswith("?")
