@@ -1,5 +1,6 @@
 """Sweeps whose runs are a function: what the sweeper does, without a training."""
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -119,4 +120,11 @@ def command_line(monkeypatch: Any, *arguments: str) -> None:
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it
     monkeypatch.setattr(sys, "argv", ["r1lab.train", *arguments])
-    main()
+    root, names = logging.getLogger(), ("r1lab", "r1lab.sweeper")
+    before = root.handlers[:], root.level, [logging.getLogger(name).level for name in names]
+    try:
+        main()
+    finally:  # what Hydra configured, which writes to the streams of this test
+        root.handlers[:], root.level, levels = before
+        for name, level in zip(names, levels, strict=True):
+            logging.getLogger(name).setLevel(level)
