@@ -51,7 +51,8 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    """`text` under a name of this process's own, then renamed: others may be writing the same file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
     os.replace(temporary, path)
 

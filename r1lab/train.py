@@ -6,6 +6,7 @@ curves.png, summary.json and checkpoints/. Returns the value of `objective`, whi
 
 import json
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -122,6 +123,10 @@ def train_in(folder: Path, config: dict[str, Any]) -> Objective:
         note(summary | {"status": "interrupted", "steps": halt.step or 0})
         how = f"step {halt.step} is saved in {folder}; the same command with ckpt_path=last goes on"
         raise Stopped(f"stopped; {how if halt.checkpoint else 'nothing was saved yet'}") from None
+    except SystemExit:  # how Lightning answers Ctrl-C where no checkpoint is kept; it leaves SIGINT ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        note(summary | {"status": "interrupted", "steps": module.step})
+        raise Stopped("stopped; nothing was saved") from None
     except BaseException as error:
         summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "steps": module.step}
         note(summary)

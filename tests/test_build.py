@@ -1,8 +1,19 @@
 import sys
 
 import pytest
+import torch
 
-from r1lab.build import build_policy_parts, build_reward, evaluation_sampling, make, rollout_sampling
+from r1lab.build import (
+    _made_of,
+    build_policy_parts,
+    build_reward,
+    evaluation_sampling,
+    made_once,
+    make,
+    policy_maker,
+    rollout_sampling,
+)
+from r1lab.load import policy_hash
 from r1lab.model.tiny import tiny_tokenizer
 from r1lab.rollout.sampling import Sampling
 from r1lab.types import Completion, Prompt
@@ -92,3 +103,31 @@ def test_samplings():
     settings = {"temperature": 0.7, "max_new_tokens": 9, "top_k": 3, "top_p": 0.9}
     assert rollout_sampling({"rollout": settings}) == Sampling(0.7, 9, 3, 0.9)
     assert evaluation_sampling({"evaluation": settings}) == Sampling(0.7, 9, 3, 0.9)
+
+
+MODEL = {"policy": {"_target_": "r1lab.model.policy.load_policy", "_partial_": True, "name": "tiny", "dtype": "float32",
+                    "attention": "sdpa", "experts": "grouped_mm"}}  # fmt: skip
+
+
+def test_with_reuse_weights_are_read_once_and_each_run_has_its_own(monkeypatch):
+    import r1lab.model.policy as model
+
+    read, load = [], model.load_policy
+    monkeypatch.setattr(model, "load_policy", lambda **config: read.append(config) or load(**config))
+    _made_of.cache_clear()
+    first, second = (policy_maker({"model": MODEL, "reuse": True})() for _ in range(2))
+    assert len(read) == 1
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.zero_()
+    third = policy_maker({"model": MODEL, "reuse": True})()
+    fresh = policy_maker({"model": MODEL, "reuse": False})()
+    assert len(read) == 2
+    assert policy_hash(second) == policy_hash(third) == policy_hash(fresh) != policy_hash(first)
+    _made_of.cache_clear()
+
+
+def test_what_is_made_once_is_told_apart_by_its_whole_config():
+    config = {"_target_": "builtins.dict", "a": [1, {"b": 2}]}
+    assert made_once(config) is made_once(dict(reversed(config.items())))
+    assert made_once(config) is not made_once(config | {"a": [1, {"b": 3}]})

@@ -1,9 +1,10 @@
+import os
 import re
 
 import pytest
 
 from r1lab import run_folder
-from r1lab.run_folder import config_hash, read_summary, write_summary
+from r1lab.run_folder import config_hash, read_summary, write_summary, write_whole
 
 
 @pytest.fixture
@@ -61,3 +62,21 @@ def test_config_hash_is_that_of_the_settings_but_not_of_a_resume():
     assert config_hash(config | {"ckpt_path": "last"}) == config_hash(config)
     assert config_hash({"ckpt_path": None, "loss": {"beta": 0.1}, "seed": 1}) == config_hash(config)
     assert config_hash(config | {"loss": {"beta": 0.2}}) != config_hash(config)
+
+
+def test_two_processes_that_write_one_file(tmp_path):
+    """Each writes it whole again and again; a reader sees one text or the other."""
+    path, texts = tmp_path / "scores.json", ["a" * 20_000, "b" * 30_000]
+    children = []
+    for text in texts:
+        if not (child := os.fork()):
+            try:
+                for _ in range(150):
+                    write_whole(path, text)
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0, 0] and path.read_text() in texts
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,8 +1,13 @@
 import json
+import os
 import shutil
+import signal
 
 import pytest
 
+import r1lab.train as train_module
+from r1lab.entry import Stopped
+from r1lab.module.grpo import GRPO
 from r1lab.run_folder import read_summary, write_summary
 
 
@@ -35,3 +40,48 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(train_sm
     write_summary(tmp_path, {"status": "running"})
     train_small(tmp_path, "ckpt_path=last", "evaluate=false", "callback.samples.shown=0")
     assert read_summary(tmp_path)["status"] == "finished"
+
+
+def test_several_objectives_are_returned_in_order(tmp_path, train_small):
+    names = ["validation/completion_length", "validation/pass_at_1", "validation/nothing"]
+    train_small(tmp_path, "trainer.max_steps=1", "trainer.val_check_interval=1", f"objective=[{','.join(names)}]",
+                "callback.samples.shown=0", "evaluate=false")  # fmt: skip
+    assert read_summary(tmp_path)["objective"] == [8.0, 0.0, None]
+
+
+CACHED = ("trainer.max_steps=1", "trainer.val_check_interval=1", "callback.samples.shown=0", "show=false")
+
+
+def test_the_scores_before_are_kept_for_each_base(tmp_path, train_small, monkeypatch):
+    """For the same base, task, evaluation and engine; what RL varies does not matter."""
+    scored, score = [], train_module.score
+    monkeypatch.setattr(train_module, "score", lambda *args: scored.append(args[0]["seed"]) or score(*args))
+    cache = f"evaluation.cache={tmp_path / 'before'}"
+
+    def before(name, *overrides):
+        scored.clear()
+        train_small(tmp_path / name, *CACHED, cache, "model.policy.seed=1", *overrides)
+        return read_summary(tmp_path / name)["before"], len(scored) - 1  # less the scores after
+
+    first, count = before("first")
+    assert count == 1
+    assert before("second", "loss.beta=0.5", "seed=2", "rollout.group_size=2") == (first, 0)
+    assert before("another base", "model.policy.seed=3")[1] == 1
+    assert before("another evaluation", "evaluation.num_prompts=2")[1] == 1
+    assert before("again") == (first, 0)
+    assert len(list((tmp_path / "before").iterdir())) == 3  # and no temporary file
+
+
+def test_ctrl_c_where_no_checkpoint_is_kept(tmp_path, train_small, monkeypatch):
+    """As in a sweep. Lightning would end the process without a word, and leave SIGINT ignored."""
+    update = GRPO.update
+
+    def pressed(module, rows):
+        os.kill(os.getpid(), signal.SIGINT)
+        update(module, rows)
+
+    monkeypatch.setattr(GRPO, "update", pressed)
+    with pytest.raises(Stopped, match="stopped; nothing was saved"):
+        train_small(tmp_path, "evaluate=false", "~callback.checkpoint", "callback.samples.shown=0")
+    assert read_summary(tmp_path)["status"] == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,13 +1,16 @@
 """Points of a sweep: a run for each seed, what it returned, and what the study is told of them."""
 
+import io
 import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 import optuna
 from hydra.core.override_parser.types import Override
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from r1lab.entry import Stopped, describe
@@ -19,6 +22,12 @@ from r1lab.sweeper.work import ERROR, Queue, is_live
 log = logging.getLogger("r1lab.sweeper")
 
 
+def value_of(job: Any) -> Any:
+    """What a run returned; raises what it raised, without the line that Hydra would print for it."""
+    with redirect_stderr(io.StringIO()):
+        return job.return_value
+
+
 class Points:
     """Runs the points that a process has claimed.
 
@@ -28,28 +37,22 @@ class Points:
 
     def __init__(self, sweep: Any, study: optuna.Study, queue: Queue):
         self.sweep, self.settings, self.study, self.queue = sweep, sweep.settings, study, queue
+        names = self.settings.objective_list
+        self.objective = names[0] if len(names) == 1 else names
 
     def run(self, trials: Sequence[optuna.Trial]) -> None:
-        """Some points at a time, seed after seed; one that fails or is pruned has no further seed.
-
-        What ends this process in the middle puts the points back into the queue.
-        """
+        """Some points at a time, seed after seed; one that fails or is pruned has no further seed."""
         values: dict[int, list[list[float]]] = {trial.number: [] for trial in trials}
         going = list(trials)
-        try:
-            points = {trial.number: self.sweep.suggest(trial) for trial in trials}
-            for index, seed in enumerate(self.settings.seed_list):
-                for trial, job, seconds in self.launch(going, points, seed, index):
-                    if not self.take(trial, seed, index, job, seconds, values[trial.number]):
-                        going.remove(trial)
-            for trial in list(going):
-                means = [sum(column) / len(column) for column in zip(*values[trial.number], strict=True)]
-                self.study.tell(trial, means)
-                going.remove(trial)
-                self.say(trial, ", ".join(f"{mean:.4g}" for mean in means))
-        except BaseException:
-            self.queue.release(going)
-            raise
+        points = {trial.number: self.sweep.suggest(trial) for trial in trials}
+        for index, seed in enumerate(self.settings.seed_list):
+            for trial, job, seconds in self.launch(going, points, seed, index):
+                if not self.take(trial, seed, job, seconds, values[trial.number]):
+                    going.remove(trial)
+        for trial in going:
+            means = [sum(column) / len(column) for column in zip(*values[trial.number], strict=True)]
+            self.study.tell(trial, means)
+            self.say(trial, ", ".join(f"{mean:.4g}" for mean in means))
 
     def launch(
         self, trials: Sequence[optuna.Trial], points: Mapping[int, Mapping[str, Value]], seed: int, index: int
@@ -69,6 +72,7 @@ class Points:
         overrides = [
             *self.sweep.space.overrides(point),
             f"seed={seed}",
+            f"objective={Override._get_value_element_as_str(self.objective)}",
             f"hydra.sweep.subdir={self.subdir(trial, seed)}",
             f"evaluation.cache={self.sweep.folder / 'before'}",
         ]
@@ -87,6 +91,7 @@ class Points:
             "trial": trial.number,
             "pruner": self.settings.pruner,
             "seed_index": index,
+            "seeds": len(self.settings.seed_list),
             "steps": self.sweep.steps,
         }
         return {
@@ -98,12 +103,17 @@ class Points:
     def subdir(self, trial: optuna.Trial, seed: int) -> str:
         return f"point_{trial.number:04}/seed_{seed}"
 
-    def take(
-        self, trial: optuna.Trial, seed: int, index: int, job: Any, seconds: float, values: list[list[float]]
-    ) -> bool:
+    def take(self, trial: optuna.Trial, seed: int, job: Any, seconds: float, values: list[list[float]]) -> bool:
         """Note what a run returned; whether the point goes on."""
         try:
-            value = job.return_value
+            return self._take(trial, seed, job, seconds, values)
+        except UpdateFinishedTrialError:
+            log.warning(f"point {trial.number} was taken over by another process, which saw no life of this one")
+            return False
+
+    def _take(self, trial: optuna.Trial, seed: int, job: Any, seconds: float, values: list[list[float]]) -> bool:
+        try:
+            value = value_of(job)
         except Stopped:
             raise
         except Exception as error:
@@ -116,8 +126,7 @@ class Points:
         folder = self.sweep.folder / self.subdir(trial, seed)
         trial.set_user_attr(seed_key(seed), run_record(folder, value, seconds))
         pruned = self.queue.storage.get_trial(trial._trial_id).user_attrs.get(PRUNED)
-        last = index == len(self.settings.seed_list) - 1
-        if pruned is None or (last and pruned["step"] == self.sweep.steps):
+        if pruned is None:
             return True
         self.study.tell(trial, state=TrialState.PRUNED)
         self.say(trial, f"pruned in seed {seed} at step {pruned['step']}")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from r1lab.run_folder import read_summary
+from r1lab.sweeper.points import value_of
 from r1lab.sweeper.space import SpaceError, Value
 
 _CHECKED = 48  # points of a larger space that are tried out
@@ -36,11 +37,12 @@ def preflight(sweep: Any, points_left: int) -> None:
         title=f"Sweep {sweep.settings.name}: {sweep.settings.question}", show_header=False, title_justify="left"
     )
     seeds = len(sweep.settings.seed_list)
-    seconds = points_left * seeds * measured["run"] / max(sweep.settings.workers, sweep.settings.batch)
+    at_a_time = max(sweep.settings.workers, sweep.settings.batch)
+    seconds = points_left * seeds * measured["run"] / at_a_time
     table.add_row("to run", f"{points_left} points x {seeds} seeds = {points_left * seeds} runs of {sweep.steps} steps")
     table.add_row("a run, from a dry one", f"{measured['run']:.0f} s ({measured['step']:.2f} s a step)")
     pruned = " at most, less what pruning saves" if sweep.settings.pruner else ""
-    table.add_row("in all", f"{_duration(seconds)}{pruned}, {sweep.settings.workers} at a time")
+    table.add_row("in all", f"{_duration(seconds)}{pruned}, {at_a_time} at a time")
     if measured["pass_rate"] is not None:
         shares = ", ".join(f"{no_signal(measured['pass_rate'], size):.0%} at G = {size}" for size in group_sizes(sweep))
         table.add_row(f"groups without signal (base right: {measured['pass_rate']:.1%})", shares)
@@ -102,7 +104,7 @@ def dry_run(sweep: Any, point: dict[str, Value]) -> dict[str, float | None]:
     started = time.perf_counter()
     (job,) = sweep.launch([overrides], initial_job_idx=0)
     wall = time.perf_counter() - started
-    job.return_value  # noqa: B018  raises what the run raised
+    value_of(job)  # raises what the run raised
     return estimate(folder, wall, steps=sweep.steps, every=sweep.base["trainer"]["val_check_interval"])
 
 

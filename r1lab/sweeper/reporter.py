@@ -23,7 +23,7 @@ class Reporter:
     Args:
         storage, study, trial: where the point is, the trial by its number.
         pruner: config of an Optuna pruner; None: none.
-        seed_index: of the run among the point's seeds, from 0.
+        seed_index: of the run among the point's seeds, from 0. seeds: how many there are.
         steps: training steps of a run: seed `i` at step `s` is reported at `i * steps + s`.
     """
 
@@ -35,6 +35,7 @@ class Reporter:
         trial: int,
         pruner: Mapping[str, Any] | None,
         seed_index: int,
+        seeds: int,
         steps: int,
     ):
         made = instantiate(pruner, _convert_="all") if pruner else optuna.pruners.NopPruner()
@@ -43,7 +44,7 @@ class Reporter:
         self.study = optuna.load_study(study_name=study, storage=self.storage, sampler=sampler, pruner=made)
         # A trial's id is the storage's own; its number counts within the study.
         self.trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, trial)
-        self.seed_index, self.steps = seed_index, steps
+        self.seed_index, self.is_last, self.steps = seed_index, seed_index == seeds - 1, steps
         # Wilcoxon's test pairs whole runs of the same seed, not moments of them.
         self.by_seed = isinstance(made, WilcoxonPruner)
 
@@ -53,7 +54,9 @@ class Reporter:
             return False
         at = self.seed_index if self.by_seed else self.seed_index * self.steps + step
         self.storage.set_trial_intermediate_value(self.trial_id, at, value)
-        prune = self.study.pruner.prune(self.study, self.storage.get_trial(self.trial_id))
+        if self.is_last and step == self.steps:
+            return False  # nothing is left that could be saved
+        prune = bool(self.study.pruner.prune(self.study, self.storage.get_trial(self.trial_id)))
         if prune:
             self.storage.set_trial_user_attr(self.trial_id, PRUNED, {"seed_index": self.seed_index, "step": step})
         return prune

@@ -7,7 +7,7 @@ import pandas as pd
 
 from r1lab.run_folder import read_summary
 
-KEPT = ("train_seconds", "evaluate_seconds", "steps", "before", "after", "memory_mib")
+KEPT = ("train_seconds", "evaluate_seconds", "steps", "before", "after", "memory_mib", "commit", "device")
 
 
 def seed_key(seed: int) -> str:
@@ -23,7 +23,13 @@ def run_record(folder: Path, value: float | list[float], seconds: float) -> dict
     """
     summary = read_summary(folder)
     kept = {key: summary[key] for key in KEPT if key in summary}
-    return {"value": value, "seconds": round(seconds, 2), "run": str(folder), **kept, "curve": curve(folder)}
+    return {"value": value, "seconds": round(seconds, 2), "run": _short(folder), **kept, "curve": curve(folder)}
+
+
+def _short(folder: Path) -> str:
+    """The folder as seen from here, where it lies below: a study may go on in another clone."""
+    folder = folder.absolute()
+    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
 
 
 def curve(folder: Path) -> dict[str, list[float | None]]:

@@ -57,6 +57,11 @@ class Settings:
                 "hydra.sweeper.pruner: pruning needs a single objective, which Optuna cannot do for several; "
                 "set hydra/sweeper/pruner=none, or name one objective"
             )
+        if self.is_grid and self.custom_search_space is not None:
+            raise ValueError(
+                "hydra.sweeper.custom_search_space adds parameters that a grid cannot enumerate; "
+                "set hydra/sweeper/sampler=random or tpe"
+            )
         for name in ("workers", "batch", "n_trials"):
             if getattr(self, name) < 1:
                 raise ValueError(f"hydra.sweeper.{name} must be at least 1, got {getattr(self, name)}")

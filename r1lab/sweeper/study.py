@@ -7,11 +7,14 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 RECORD = "sweep"  # the study's user attribute that says what it is about
 # What makes trials of one study comparable. Trials may be added; how they are watched does not matter.
 _FIXED = ("params", "blocks", "objectives", "seeds", "steps", "config_hash")
+# Who began it; each run's own are with its results.
+_BEGUN = ("command", "commit", "versions", "device")
+_LOCK_SECONDS = 10  # after which the lock of a process that was killed while it wrote is broken
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE for conditional parameters
@@ -27,19 +30,20 @@ def open_storage(storage: str) -> BaseStorage:
     A journal file is safe for several processes of one machine; several machines need a database.
     """
     if "://" in storage:
-        return optuna.storages.RDBStorage(storage)
+        return optuna.storages.get_storage(storage)  # as a study wraps it: both must know of each other's trials
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _drop_torn_line(path)
-    return JournalStorage(JournalFileBackend(str(path)))
+    # Optuna's default, a symbolic link, never yields where its path is relative and its owner was killed.
+    lock = JournalFileOpenLock(str(path), grace_period=_LOCK_SECONDS)
+    _drop_torn_line(path, lock)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
-def _drop_torn_line(path: Path) -> None:
+def _drop_torn_line(path: Path, lock: JournalFileOpenLock) -> None:
     """A process that was killed while it wrote leaves half a line, behind which nothing would be read any more."""
     if not path.exists() or not path.stat().st_size:
         return
-    lock = JournalFileSymlinkLock(str(path))  # the backend's own: nobody is writing now
-    lock.acquire()
+    lock.acquire()  # nobody is writing now
     try:
         with open(path, "r+b") as file:
             content = file.read()
@@ -61,19 +65,23 @@ def open_study(
     Raises:
         StudyError: the study that is there has other directions, or was made with other settings.
     """
-    study = optuna.create_study(
-        storage=storage, study_name=name, directions=directions, sampler=sampler, load_if_exists=True
-    )
+    if has_study(storage, name):  # to make one that is there would add a line to the journal at each start
+        study = optuna.load_study(storage=storage, study_name=name, sampler=sampler)
+    else:
+        study = optuna.create_study(
+            storage=storage, study_name=name, directions=directions, sampler=sampler, load_if_exists=True
+        )
     found = [direction.name.lower() for direction in study.directions]
     if found != list(directions):
         raise StudyError(
             f"the study {name!r} was begun with direction {', '.join(found)}, not {', '.join(directions)}; "
             "give this sweep another name, or remove the study"
         )
-    before = study.user_attrs.get(RECORD)
-    if before is not None:
-        _refuse_other(name, before, record)
-    study.set_user_attr(RECORD, {**(before or {}), **record})
+    before = study.user_attrs.get(RECORD, {})
+    _refuse_other(name, before, record)
+    now = {**before, **record, **{key: before[key] for key in _BEGUN if key in before}}
+    if now != before:
+        study.set_user_attr(RECORD, now)
     return study
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, open_dict
 
@@ -20,10 +19,11 @@ from r1lab.entry import plain
 from r1lab.run_folder import commit, config_hash, device_name, versions
 from r1lab.sweeper.points import Points
 from r1lab.sweeper.preflight import preflight
+from r1lab.sweeper.processes import start_workers, stop, stopped_in_a_line
 from r1lab.sweeper.settings import Settings
 from r1lab.sweeper.space import SpaceError, Value, parse_space
 from r1lab.sweeper.study import has_study, open_storage, open_study
-from r1lab.sweeper.work import ERROR, PARENT, Queue, is_live, slot_of
+from r1lab.sweeper.work import ERROR, Queue, is_live, slot_of
 
 log = logging.getLogger("r1lab.sweeper")
 
@@ -117,6 +117,7 @@ class Sweep:
                 raise SpaceError(
                     f"hydra.sweeper.baseline {baseline} is no point of the grid: add its values to the levels"
                 )
+            points.sort(key=lambda point: not baseline.items() <= point.items())
             return {slot_of(point): point for point in points}
         return {str(n): dict(baseline) if n == 1 else {} for n in range(1, self.settings.n_trials + 1)}
 
@@ -147,15 +148,15 @@ class Sweep:
             if self.settings.preflight and done < len(slots):
                 preflight(self, points_left=len(slots) - done)
             queue.fill(slots)
-            workers = self.start_workers()
+            workers = start_workers(self.settings.workers - 1)
             self.work(queue)
             for worker in workers:
                 worker.wait()
             self.work(queue)  # what a worker left that died
         finally:
             ended.set()
-            for worker in workers:
-                worker.terminate()
+            queue.release_own()
+            stop(workers)
         return study
 
     def make_sampler(self, *, joins: bool) -> optuna.samplers.BaseSampler:
@@ -167,17 +168,6 @@ class Sweep:
             options["seed"] = (options["seed"] * 1_000_003 + os.getpid()) % 2**31
         return instantiate(options, _convert_="all")
 
-    def start_workers(self) -> list[subprocess.Popen]:
-        """The other processes of this machine: the same command, each with its share of the cores."""
-        if self.settings.workers == 1:
-            return []
-        threads = max(1, torch.get_num_threads() // self.settings.workers)
-        torch.set_num_threads(threads)
-        alone = ["hydra.sweeper.workers=1", "hydra.sweeper.preflight=false", "hydra.sweeper.finish=null"]
-        command = [sys.executable, *sys.orig_argv[1:], *alone]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
-        return [subprocess.Popen(command, env=environment) for _ in range(self.settings.workers - 1)]
-
     def work(self, queue: Queue) -> None:
         """Run points until none waits."""
         while True:
@@ -185,8 +175,8 @@ class Sweep:
             errors = [t.user_attrs[ERROR] for t in queue.trials() if ERROR in t.user_attrs]
             if len(errors) > self.settings.max_failures:
                 raise SweepError(
-                    f"{len(errors)} points failed, more than hydra.sweeper.max_failures={self.settings.max_failures}; "
-                    f"the last one: {errors[-1]}"
+                    f"{len(errors)} points failed, more than hydra.sweeper.max_failures={self.settings.max_failures} "
+                    f"(a larger one goes on without them); the last one: {errors[-1]}"
                 )
             claims = (queue.claim() for _ in range(self.settings.batch))
             trials = [trial for trial in claims if trial is not None]
@@ -204,7 +194,8 @@ def sweep(
 ) -> optuna.Study:
     """Run a sweep, or this process's part of it; see `Sweep`."""
     made = Sweep(Settings(**settings), config, arguments, compose=compose, launch=launch)
-    study = made.run()
+    with stopped_in_a_line(made.settings.storage):
+        study = made.run()
     if made.settings.finish is not None:
         get_method(made.settings.finish)(made.settings.storage, made.settings.name)
     return study

@@ -6,25 +6,27 @@ work on the study. A trial whose process died is failed and its slot queued agai
 """
 
 import json
+import math
 import os
-import signal
 import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
+
+from r1lab.sweeper.processes import end_without_parent, started
 
 SLOT, WORKER, ERROR, ABANDONED = "slot", "worker", "error", "abandoned"
 BEAT = "beat/"  # study attribute of a worker: when it last showed life
 BEAT_SECONDS, DEAD_SECONDS = 60, 600
-PARENT = "R1LAB_SWEEP_PARENT"  # environment of a worker: the process that started it, without which it ends
+_CLAIM_SECONDS = 60  # from claiming a trial to having written whose it is, far more than it takes
 _LOOK_SECONDS = 2
 
 
@@ -47,10 +49,13 @@ class Queue:
 
     def __init__(self, study: optuna.Study, storage: BaseStorage):
         self.study, self.storage, self.study_id = study, storage, study._study_id
-        self.worker = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+        self.worker = {"host": socket.gethostname(), "pid": os.getpid(), "started": started(os.getpid())}
 
     def trials(self) -> list[FrozenTrial]:
         return self.storage.get_all_trials(self.study_id, deepcopy=False)
+
+    def _running(self) -> list[FrozenTrial]:
+        return [t for t in self.trials() if t.state == TrialState.RUNNING]
 
     def fill(self, slots: Mapping[str, Mapping[str, Any]]) -> None:
         """Queue each slot (its name -> the parameters that are settled) that no live trial holds."""
@@ -88,62 +93,49 @@ class Queue:
         except UpdateFinishedTrialError:
             return False
 
-    def release(self, trials: Iterable[optuna.Trial | FrozenTrial]) -> None:
+    def release(self, trials: Iterable[FrozenTrial]) -> None:
         """Give trials up that were stopped in the middle, and queue their points again."""
         for trial in trials:
-            frozen = self.storage.get_trial(trial._trial_id)
-            if self._abandon(frozen):
-                self._queue(frozen.user_attrs[SLOT], frozen.params)
+            if self._abandon(trial):
+                # Stopped early, it has not taken all that was queued for it.
+                self._queue(trial.user_attrs[SLOT], trial.system_attrs["fixed_params"] | trial.params)
+
+    def release_own(self) -> None:
+        """What this process has not finished when it ends."""
+        self.release(t for t in self._running() if t.user_attrs.get(WORKER) == self.worker)
 
     def recover(self) -> int:
         """Release the running trials of processes that are no more; how many there were."""
-        dead = [
-            t for t in self.trials() if t.state == TrialState.RUNNING and not self._is_alive(t.user_attrs.get(WORKER))
-        ]
+        dead = [t for t in self._running() if not self._is_alive(t)]
         self.release(dead)
         return len(dead)
 
-    def _is_alive(self, worker: dict[str, Any] | None) -> bool:
-        if worker is None:
-            return True  # claimed a moment ago, its name is not written yet
+    def _is_alive(self, trial: FrozenTrial) -> bool:
+        worker = trial.user_attrs.get(WORKER)
+        if worker is None:  # claimed a moment ago, or killed before it wrote its name
+            return datetime.now() - trial.datetime_start < timedelta(seconds=_CLAIM_SECONDS)
         if worker["host"] == self.worker["host"]:
-            return _started(worker["pid"]) == worker["started"]
+            return started(worker["pid"]) == worker["started"]
         beat = self.study.user_attrs.get(f"{BEAT}{worker['host']}/{worker['pid']}", 0)
         return time.time() - beat < DEAD_SECONDS
 
     def show_life(self) -> threading.Event:
-        """Tell other machines every minute that this process lives, until the returned event is set."""
+        """Until the returned event is set, tell other machines every minute that this process lives, and end with the
+        process that started it.
+
+        A journal file is for one machine, where processes are seen; it is committed, and does not grow by this.
+        """
         done = threading.Event()
-
-        parent = os.environ.get(PARENT)
-        name = f"{BEAT}{self.worker['host']}/{self.worker['pid']}"
-
-        def beat() -> None:
-            told = 0.0
-            while not done.is_set():
-                if time.monotonic() - told > BEAT_SECONDS or not told:
-                    self.study.set_user_attr(name, time.time())
-                    told = time.monotonic()
-                if parent and os.getppid() != int(parent):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                done.wait(_LOOK_SECONDS)
-
-        threading.Thread(target=beat, daemon=True).start()
+        threading.Thread(target=self._live, args=(done,), daemon=True).start()
         return done
 
-
-def _started(pid: int) -> str | None:
-    """When a process of this machine began, which tells it from a later one of the same number; None: it is no more."""
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.exists():
-        with suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            return None if fields[0] == "Z" else fields[19]
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return "unknown" if not Path("/proc/self/stat").exists() else None
+    def _live(self, done: threading.Event) -> None:
+        name = f"{BEAT}{self.worker['host']}/{self.worker['pid']}"
+        alone, told = isinstance(self.storage, JournalStorage), -math.inf
+        while not done.is_set():
+            if not alone and time.monotonic() - told > BEAT_SECONDS:
+                with suppress(StorageInternalError):  # the database is away for a moment
+                    self.study.set_user_attr(name, time.time())
+                    told = time.monotonic()
+            end_without_parent()
+            done.wait(_LOOK_SECONDS)

@@ -1,0 +1,123 @@
+"""Every sweep file composes, its points can run, and one of them does; with every launcher."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+import r1lab.sweeper.preflight as preflight
+from r1lab.sweeper.study import RECORD, open_storage
+from r1lab.sweeper.sweeper import Sweep
+from tests.sweeper.fake import command_line
+
+ROOT = Path(__file__).parents[1]
+SWEEPS = sorted(file.stem for file in (ROOT / "sweeps").glob("*.yaml"))
+# One small run of one point. Group sizes up to 64 divide the batch.
+SMALL = (
+    "debug=two_steps",
+    "rollout.batch_size=64",
+    "rollout.max_new_tokens=8",
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=2",
+    "hydra.sweeper.seeds=1",
+    "hydra.sweeper.workers=1",
+    "hydra.sweeper.preflight=false",
+    "hydra.sweeper.finish=null",
+)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_one_tiny_trial(name, tmp_path, monkeypatch, capsys):
+    slots = Sweep.slots
+
+    def first(sweep):
+        """The first point alone, once a few of all were found to be able to run."""
+        preflight.refuse_points_that_cannot_run(sweep, preflight.some_points(sweep))
+        found = slots(sweep)
+        return {next(iter(found)): next(iter(found.values()))}
+
+    monkeypatch.setattr(Sweep, "slots", first)
+    monkeypatch.setattr(preflight, "_CHECKED", 4)
+    monkeypatch.chdir(ROOT)  # a sweep file names bases that lie beside it
+    storage = f"{tmp_path}/journal.log"
+    places = (f"hydra.sweeper.storage={storage}", f"hydra.sweep.dir={tmp_path}/runs")
+    command_line(monkeypatch, "--config-dir", "sweeps", "--config-name", name, *SMALL, *places)
+    assert capsys.readouterr().err == ""
+
+    study = optuna.load_study(study_name=name, storage=open_storage(storage))
+    (trial,) = study.trials
+    assert trial.state == TrialState.COMPLETE and trial.user_attrs["seed/1"]["steps"] == 2
+    record = study.user_attrs[RECORD]
+    assert record["question"].endswith("?") and len(record["question"]) < 120
+    assert record["baseline"].items() <= trial.params.items()  # first
+    assert record["minimum_effect"] is not None
+
+
+LAUNCHED = """
+defaults:
+  - sweep
+  - override hydra/sweeper: r1lab_optuna
+  - override hydra/sweeper/sampler: grid
+  - override hydra/sweeper/pruner: median
+  - override hydra/launcher: {launcher}
+  - override model: tiny_untrained
+  - override debug: two_steps
+  - _self_
+name: launched
+objective: validation/completion_length
+hydra:
+  launcher: {options}
+  sweeper:
+    # An untrained policy writes until it may not.
+    params: {{rollout.max_new_tokens: "9,8,4,3"}}
+    pruner: {{n_startup_trials: 2}}
+    seeds: 2
+    batch: 2
+    preflight: false
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher, options",
+    [("joblib", {"n_jobs": 2}), ("submitit_local", {"timeout_min": 5, "submitit_folder": "submitit"})],
+)
+def test_runs_in_other_processes_are_pruned(launcher, options, tmp_path):
+    """Each finds the pruner, the storage and its own folder; a pruned point has no second seed."""
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    (tmp_path / "launched.yaml").write_text(LAUNCHED.format(launcher=launcher, options=options))
+    command = [sys.executable, "-m", "r1lab.train", "--config-dir", ".", "--config-name", "launched"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    storage = open_storage(str(tmp_path / "sweeps/results/launched/journal.log"))
+    trials = optuna.load_study(study_name="launched", storage=storage).trials
+    assert [t.state.name for t in trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+    assert [t.value for t in trials] == [9.0, 8.0, 4.0, 3.0]
+    folders = sorted(
+        str(path.relative_to(tmp_path / "runs/sweeps/launched")) for path in tmp_path.rglob("summary.json")
+    )
+    points = [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (3, 1)]
+    assert folders == [f"point_{number:04}/seed_{seed}/summary.json" for number, seed in points]
+    # Neither the runs nor their libraries say anything.
+    assert done.stdout.splitlines() == [
+        "1/4  rollout.max_new_tokens=9  9",
+        "2/4  rollout.max_new_tokens=8  8",
+        "3/4  rollout.max_new_tokens=4  pruned in seed 1 at step 2",
+        "4/4  rollout.max_new_tokens=3  pruned in seed 1 at step 2",
+    ]
+    assert done.stderr == ""
+
+
+def test_sweep_files_are_written_alike():
+    listed = (ROOT / "sweeps/README.md").read_text()
+    for name in SWEEPS:
+        assert f"[{name}]({name}.yaml)" in listed
+        settings = yaml.safe_load((ROOT / f"sweeps/{name}.yaml").read_text())
+        assert settings["name"] == name
+        assert settings["hydra"]["sweeper"]["question"].endswith("?")
