@@ -30,7 +30,13 @@ def build_reward(
         if "_target_" not in term or "weight" not in term:
             raise ValueError(f"reward.{name} needs both _target_ and weight, got {', '.join(term) or 'nothing'}")
         weights[name] = term.pop("weight")
-        target = get_object(term["_target_"])
+        try:
+            target = get_object(term["_target_"])
+        except Exception as error:
+            raise ValueError(
+                f"reward.{name}._target_={term['_target_']} is not there; your own file must lie in the folder you "
+                f"start from ({' '.join(str(error).split())[:200]})"
+            ) from error
         wanted = {key: value for key, value in at_hand.items() if key in inspect.signature(target).parameters}
         maker = partial(instantiate(term, _partial_=True, _convert_="all"), **wanted)
         terms[name] = maker() if inspect.isclass(target) else maker

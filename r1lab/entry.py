@@ -1,6 +1,8 @@
 """How the commands start: Hydra, with errors of one line that say which setting is wrong and how to mend it."""
 
 import difflib
+import errno
+import logging
 import os
 import sys
 import traceback
@@ -37,6 +39,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    logging.raiseExceptions = False  # a log that cannot be written must not hide why
     # Makes Hydra raise what it would print itself, so that there is one way of telling errors.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failures: list[BaseException] = []
@@ -88,6 +91,8 @@ def describe(error: Exception, config_name: str) -> str:
         key = str(error).split("'")[1].split("=")[0]
         return f"there is no setting {key}; {_nearest(key, list(_keys(_default_config(config_name))))}"
     text = " ".join(str(cause).split())
+    if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+        return f"the disk is full{f', writing {cause.filename}' if cause.filename else ''}; make room, then start again"
     if "Missing [UNK]" in text:
         return "the tokenizer lacks a word of the prompt; model=tiny knows task=arithmetic alone, take model=smollm2"
     readable = isinstance(cause, (ValueError, RuntimeError, OSError)) and text
@@ -96,8 +101,11 @@ def describe(error: Exception, config_name: str) -> str:
 
 def root(error: BaseException) -> BaseException:
     """What went wrong inside Hydra's `instantiate` or a resolver, which wrap it in errors of their own."""
-    while isinstance(error, (InstantiationException, InterpolationResolutionError)) and error.__cause__ is not None:
-        error = error.__cause__
+    while isinstance(error, (InstantiationException, InterpolationResolutionError)):
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            break
+        error = inner
     return error
 
 
@@ -119,6 +127,31 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
         yield prefix + str(key)
         if OmegaConf.is_dict(node := config._get_node(key)) and not node._is_none():
             yield from _keys(node, f"{prefix}{key}.")
+
+
+def refuse_wrong_types(config: DictConfig, config_name: str) -> None:
+    """Raise ValueError where the command line gives a value of another type than the config has there."""
+    given = [override.lstrip("+~") for override in HydraConfig.get().overrides.task]
+    chosen = [override for override in HydraConfig.get().overrides.task if _chooses_a_group(override)]
+    usual = compose(config_name, chosen)
+    for key in (override.partition("=")[0] for override in given if not _chooses_a_group(override)):
+        want, got = OmegaConf.select(usual, key), OmegaConf.select(config, key)
+        if not _fits(want, got, fractions=key.startswith("trainer.")):
+            kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(type(want), "a list, as [1,2]")
+            raise ValueError(f"{key} must be {kind}, got {got!r}")
+
+
+def _chooses_a_group(override: str) -> bool:
+    return (CONF / override.lstrip("+~").partition("=")[0].partition("@")[0]).is_dir()
+
+
+def _fits(want: object, got: object, *, fractions: bool) -> bool:
+    if isinstance(want, bool):
+        return isinstance(got, bool)
+    if isinstance(want, (int, float)) and got is not None:
+        numbers = (int, float) if isinstance(want, float) or fractions else int
+        return isinstance(got, numbers) and not isinstance(got, bool)
+    return not OmegaConf.is_list(want) or OmegaConf.is_list(got)
 
 
 def plain(config: DictConfig) -> dict:

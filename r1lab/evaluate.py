@@ -31,6 +31,7 @@ def evaluate(config: DictConfig) -> None:
     given = OmegaConf.to_container(config)
     loaded = load(given["checkpoint"], model=given.get("model"), task=given.get("task"))
     settings = with_enough_samples(override(loaded.config["evaluation"], given))
+    path = free_path(Path(given["output"]) if given["output"] else beside(loaded), settings, loaded)
     started = time.perf_counter()
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         completions = len(settings["splits"]) * settings["num_prompts"] * (settings["num_samples"] + 1)
@@ -60,11 +61,9 @@ def evaluate(config: DictConfig) -> None:
         "seconds": round(time.perf_counter() - started, 2),
         "scores": scores,
     }
-    path = Path(given["output"]) if given["output"] else beside(loaded)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(record, indent=2) + "\n")
     console = Console()
     console.print(score_table(scores))
+    write_whole(path, json.dumps(record, indent=2) + "\n")
     console.print(f"{record['seconds']:.0f} s; written to {path}", soft_wrap=True, highlight=False)
 
 
@@ -80,6 +79,34 @@ def with_enough_samples(settings: dict[str, Any]) -> dict[str, Any]:
         return settings
     log.info(f"num_samples={settings['num_samples']} is raised to {needed}, for pass@{needed}")
     return settings | {"num_samples": needed}
+
+
+def free_path(path: Path, settings: dict[str, Any], loaded: Loaded) -> Path:
+    """Where the scores go: not in the place of those of another policy, or of other settings.
+
+    Raises ValueError, before anything is sampled, for a place that cannot be written.
+    """
+    if path.is_dir():
+        raise ValueError(f"output={path} is a folder; name a file, such as {path / 'evaluation.json'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f".{path.name}.tmp").touch()
+        path.with_name(f".{path.name}.tmp").unlink()
+    except OSError as error:
+        raise ValueError(f"output={path} cannot be written ({error.strerror}); name another file") from error
+    number, free = 1, path
+    while free.exists() and not _is_of(free, settings, loaded):
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
+def _is_of(path: Path, settings: dict[str, Any], loaded: Loaded) -> bool:
+    try:
+        before = json.loads(path.read_text())
+    except ValueError:
+        return False
+    return before.get("evaluation") == settings and before.get("policy_sha256") == policy_hash(loaded.policy)
 
 
 def beside(loaded: Loaded) -> Path:

@@ -60,6 +60,8 @@ SCHEMA = pa.schema(
 def generate(config: DictConfig) -> None:
     """Answer a prompt, or write a split."""
     given = OmegaConf.to_container(config)
+    if given["num_samples"] < 1:
+        raise ValueError(f"num_samples must be at least 1, got {given['num_samples']}")
     if (given["prompt"] is None) == (given["split"] is None):
         raise ValueError('give either prompt="7 + 5 * 3" or split=heldout')
     if given["split"] is not None and given["output"] is None:
@@ -222,7 +224,17 @@ def write_shard(path: Path, rows: pa.Table) -> None:
 
 
 def main() -> None:
+    # A question is text, also where it has commas, brackets or letters that Hydra's grammar reads otherwise.
+    sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
     run(generate, "generate")
+
+
+def quoted(word: str) -> str:
+    """`prompt=...` with its text in quotes; any other word as it is."""
+    name, _, text = word.partition("=")
+    if name != "prompt" or text[:1] in ("'", '"'):
+        return word
+    return "prompt='" + text.replace("'", "\\'") + "'"
 
 
 if __name__ == "__main__":

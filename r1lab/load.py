@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from r1lab.build import build_policy_parts, make
 from r1lab.entry import CONF, plain
@@ -51,6 +52,7 @@ def load(
         CheckpointError: there is none of these, or it is damaged.
         ValueError: no checkpoint is given, or a model beside one that brings its own.
     """
+    disable_progress_bar()
     if checkpoint is None:
         raise ValueError("give checkpoint=PATH: a .ckpt file, a run folder, a Hugging Face folder, or tiny")
     file = _checkpoint_file(checkpoint)

@@ -1,5 +1,6 @@
 """The folder of a run: where it is, what its summary says, and which one `ckpt_path=last` means."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ import subprocess
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -26,7 +27,56 @@ def run_folder(name: str, ckpt_path: str | None) -> str:
                 "leave ckpt_path out to start one, or name its folder with hydra.run.dir"
             )
         return str(unfinished)
-    return str(RUNS / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    return str(_new_folder(RUNS / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")))
+
+
+def _new_folder(path: Path) -> Path:
+    """Made here and now, so that a run which starts in the same second gets another."""
+    for number in range(1, 1000):
+        folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(f"there are a thousand runs named {path}; give hydra.run.dir")
+
+
+def claim(folder: Path, *, goes_on: bool) -> IO[str]:
+    """Make a run's folder this process's own, for as long as the returned file is kept open.
+
+    Raises:
+        ValueError: another process is at work in it, or it holds a run and this one is not to go on with it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _locked(folder)
+    if lock is None:
+        raise ValueError(
+            f"a run is going on in {folder} (process {_lock(folder).read_text()}); give another hydra.run.dir"
+        )
+    if not goes_on and (read_summary(folder).get("status") == FINISHED or (folder / "checkpoints").exists()):
+        raise ValueError(
+            f"{folder} holds a run already; give another hydra.run.dir, or go on with it by ckpt_path=last"
+        )
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _lock(folder: Path) -> Path:
+    return folder / ".lock"
+
+
+def _locked(folder: Path) -> IO[str] | None:
+    """The folder's lock, held; None where another process holds it."""
+    file = open(_lock(folder), "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    file.truncate(0)
+    return file
 
 
 def newest_unfinished(name: str) -> Path | None:
@@ -35,7 +85,15 @@ def newest_unfinished(name: str) -> Path | None:
 
 def _can_go_on(folder: Path) -> bool:
     """It has a checkpoint and has not finished, or was killed before its first one and begins again."""
-    status = read_summary(folder).get("status")
+    try:
+        status = read_summary(folder).get("status")
+    except ValueError:  # damaged, and no reason not to find another
+        return False
+    if _lock(folder).exists():
+        lock = _locked(folder)
+        if lock is None:
+            return False  # it is going on now
+        lock.close()
     return status == "running" or ((folder / "checkpoints" / "last.ckpt").exists() and status != FINISHED)
 
 

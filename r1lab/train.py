@@ -20,8 +20,10 @@ import pandas as pd
 import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, Timer
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
@@ -31,13 +33,14 @@ from r1lab.analysis.run import read_metrics
 from r1lab.analysis.scores import score_table
 from r1lab.build import build_policy_parts, build_reward, evaluation_sampling, make, policy_maker, rollout_sampling
 from r1lab.callback import stop
-from r1lab.entry import Stopped, plain, run
+from r1lab.entry import Stopped, plain, refuse_wrong_types, run
 from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
 from r1lab.module.checkpoint import AtomicCheckpointIO
 from r1lab.module.evaluation import evaluate_splits
 from r1lab.run_folder import (
     FINISHED,
+    claim,
     commit,
     config_hash,
     device_name,
@@ -57,6 +60,8 @@ Objective = float | None | list[float | None]
 
 def train(config: DictConfig) -> Objective:
     """One run. Returns the value of `objective` at its end (of each, where it is a list), None where not measured."""
+    if HydraConfig.get().mode == RunMode.RUN:
+        refuse_wrong_types(config, HydraConfig.get().job.config_name)
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         return train_in(folder, plain(config))
@@ -73,10 +78,19 @@ def check(config: dict[str, Any]) -> None:
 def train_in(folder: Path, config: dict[str, Any]) -> Objective:
     """The run of a resolved config in its folder."""
     quieten()
-    folder.mkdir(parents=True, exist_ok=True)
+    # Ranks that a run starts for itself share its folder.
+    lock = nullcontext() if rank_zero_only.rank else claim(folder, goes_on=config["ckpt_path"] is not None)
+    with lock:
+        return train_claimed(folder, config)
+
+
+def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     resumed = checkpoint_to_resume(folder, config["ckpt_path"])
     if resumed and config["ckpt_path"] == "last":
         refuse_other_settings(folder, config)
+        log.info(f"going on with {folder}, which has done {read_summary(folder).get('steps') or 'some'} steps")
+    if config["seed"] < 0:
+        raise ValueError(f"seed must be at least 0, got {config['seed']}")
     L.seed_everything(config["seed"], workers=True, verbose=False)
     parts = build_policy_parts(config)
     module = build_module(config, parts)
@@ -112,12 +126,12 @@ def train_in(folder: Path, config: dict[str, Any]) -> Objective:
         "steps": 0,
     }
     note(summary)
-    # Other ranks of this machine are started by the fit, and need not score again.
-    if config["evaluate"] and "before" not in summary and trainer.is_global_zero:
-        with clock(summary, "before"):
-            summary["before"] = score_base(config, parts, module, trainer)
-        note(summary)
     try:
+        # Other ranks of this machine are started by the fit, and need not score again.
+        if config["evaluate"] and "before" not in summary and trainer.is_global_zero:
+            with clock(summary, "before"):
+                summary["before"] = score_base(config, parts, module, trainer)
+            note(summary)
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     except stop.Interrupted as halt:
         note(summary | {"status": "interrupted", "steps": halt.step or 0})
@@ -127,6 +141,9 @@ def train_in(folder: Path, config: dict[str, Any]) -> Objective:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         note(summary | {"status": "interrupted", "steps": module.step})
         raise Stopped("stopped; nothing was saved") from None
+    except KeyboardInterrupt:
+        note(summary | {"status": "interrupted"})
+        raise
     except BaseException as error:
         summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "steps": module.step}
         note(summary)
@@ -136,6 +153,11 @@ def train_in(folder: Path, config: dict[str, Any]) -> Objective:
     several = isinstance(objectives, list)
     values = [last_value(trainer, folder, name) for name in (objectives if several else [objectives])]
     summary["objective"] = values if several else values[0]
+    for name in (
+        name for name, value in zip(objectives if several else [objectives], values, strict=True) if value is None
+    ):
+        known = ", ".join(sorted(key for key in trainer.callback_metrics if key.startswith("validation/")))
+        log.warning(f"objective={name} was never measured; there are {known or 'no validations in this run'}")
     summary |= memory(folder)
     pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)
     if config["evaluate"] and not pruned and trainer.is_global_zero:
@@ -149,7 +171,7 @@ def train_in(folder: Path, config: dict[str, Any]) -> Objective:
             ) from None
     summary["status"] = "pruned" if pruned else FINISHED
     note(summary)
-    if trainer.is_global_zero and config["show"]:
+    if trainer.is_global_zero and config["show"] and module.step:
         plot_curves(folder)
         report(folder, summary)
     return summary["objective"]
@@ -191,8 +213,13 @@ def refuse_other_settings(folder: Path, config: dict[str, Any]) -> None:
     before = yaml.safe_load((folder / "config.yaml").read_text())
     changeable = ("ckpt_path", "trainer", "callback", "logger", "objective", "evaluate", "evaluation")
     now = dict(flat(config))
-    kept = ((key, was) for key, was in flat(before) if key.split(".")[0] not in changeable)
+    kept = [(key, was) for key, was in flat(before) if key.split(".")[0] not in changeable]
+    if now.get("optimizer.scheduler.name", "").startswith("constant"):
+        # It follows trainer.max_steps, and a constant rate does not ask for it.
+        kept = [(key, was) for key, was in kept if key != "optimizer.scheduler.num_training_steps"]
     changed = [f"{key} was {was!r}, not {now.get(key)!r}" for key, was in kept if now.get(key) != was]
+    known = dict(flat(before))
+    changed += [f"{key} was not there" for key in now if key not in known and key.split(".")[0] not in changeable]
     if changed:
         raise ValueError(
             f"ckpt_path=last: the run in {folder} has other settings ({', '.join(changed[:4])}); "
@@ -252,7 +279,7 @@ def note_kl(loss: dict[str, Any], updates: int, scale: str | None) -> None:
     reason = kl_warning(*pair, off_policy=updates > 1, ratio_level=loss["ratio_level"])
     if loss["beta"] > 0 and reason:
         published = pair == ("k3", "loss")  # DeepSeekMath's and DeepSeek-R1's own
-        log.log(logging.INFO if published else logging.WARNING, f"loss.kl={pair[0]} in the {pair[1]}: {reason}")
+        log.log(logging.INFO if published else logging.WARNING, f"note: {reason}{' (as published)' * published}")
     if loss["beta"] > 0 and loss["kl_placement"] == "reward" and scale in ("std", "batch_std"):
         log.warning(
             f"loss.kl_placement=reward with advantage.scale={scale}: the std scales the penalty too, and a group whose "

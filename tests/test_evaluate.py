@@ -63,3 +63,19 @@ def test_an_unknown_split_is_told_before_anything_is_sampled(command, tiny_run, 
     monkeypatch.setattr(evaluation, "sample", None)
     with pytest.raises(ValueError, match="unknown split 'test'"):
         evaluate(command("evaluate", f"checkpoint={tiny_run}", "splits=[heldout,test]"))
+
+
+def test_other_scores_are_not_overwritten_and_a_place_is_tried_before_sampling(
+    run_evaluate, tiny_run, tmp_path, command
+):
+    file, options = (
+        tmp_path / "scores.json",
+        [f"checkpoint={tiny_run}", "num_prompts=2", f"output={tmp_path}/scores.json"],
+    )
+    for more in ([], [], ["num_prompts=3"]):
+        evaluate(command("evaluate", *options, *more))
+    assert json.loads(file.read_text())["evaluation"]["num_prompts"] == 2
+    assert json.loads((tmp_path / "scores-2.json").read_text())["evaluation"]["num_prompts"] == 3
+    assert not (tmp_path / "scores-3.json").exists()
+    with pytest.raises(ValueError, match="output=.* is a folder"):
+        evaluate(command("evaluate", f"checkpoint={tiny_run}", f"output={tmp_path}"))

@@ -3,7 +3,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from r1lab.generate import SCHEMA, generate
+from r1lab.generate import SCHEMA, generate, quoted
 from r1lab.load import load
 from r1lab.module.evaluation import sample
 from r1lab.rollout.hf import CachedLoop
@@ -159,3 +159,9 @@ def test_the_same_weights_from_another_place_are_not(write, tiny_run, tmp_path):
     assert write(f"checkpoint={tiny_run}/checkpoints/best.ckpt") == whole
     meta = json.loads((tmp_path / "out/meta.json").read_text())
     assert meta["checkpoint"].endswith("last.ckpt") and len(meta["policy_sha256"]) == 64
+
+
+@pytest.mark.parametrize("text", ["3 + 4, 5", "(3 + 4)", "x = 4", "сколько 2 + 2", "null", "[5 + 5]", "it's", "3 + 4"])
+def test_a_question_is_text(text, command):
+    assert command("generate", quoted(f"prompt={text}"))["prompt"] == text
+    assert quoted(f"split={text}") == f"split={text}"

@@ -1,5 +1,6 @@
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,34 @@ def test_last_is_the_newest_unfinished_run_that_can_go_on(runs):
     assert run_folder.run_folder("r1zero", "last") == killed
     newer = make(runs, "2025-01-05_00-00-00", None)  # killed before it could write a summary
     assert run_folder.run_folder("r1zero", "last") == newer
+
+
+def test_runs_of_one_second_have_folders_of_their_own(runs):
+    made = {run_folder.run_folder("r1zero", None) for _ in range(5)}
+    assert len(made) == 5
+
+
+def test_a_run_that_is_going_on_is_left_alone(runs):
+    halted = make(runs, "2025-01-01_00-00-00", "interrupted")
+    going = make(runs, "2025-01-02_00-00-00", "running")
+    with run_folder.claim(Path(going), goes_on=True):
+        assert run_folder.run_folder("r1zero", "last") == halted
+        with pytest.raises(ValueError, match=rf"going on in .*process {os.getpid()}"):
+            run_folder.claim(Path(going), goes_on=True)
+    assert run_folder.run_folder("r1zero", "last") == going
+
+
+def test_a_folder_that_holds_a_run_is_not_begun_in_again(runs):
+    folder = Path(make(runs, "2025-01-01_00-00-00", "finished"))
+    with pytest.raises(ValueError, match="holds a run already.*ckpt_path=last"):
+        run_folder.claim(folder, goes_on=False)
+    run_folder.claim(runs / "new", goes_on=False).close()
+
+
+def test_a_damaged_summary_does_not_hide_another_run(runs):
+    halted = make(runs, "2025-01-01_00-00-00", "interrupted")
+    Path(make(runs, "2025-01-02_00-00-00", "running"), "summary.json").write_text("{half")
+    assert run_folder.run_folder("r1zero", "last") == halted
 
 
 def test_last_of_nothing_says_what_to_do(runs):

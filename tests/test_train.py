@@ -4,9 +4,11 @@ import shutil
 import signal
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
 import r1lab.train as train_module
-from r1lab.entry import Stopped
+from r1lab.entry import CONF, Stopped, refuse_wrong_types
 from r1lab.module.grpo import GRPO
 from r1lab.run_folder import read_summary, write_summary
 
@@ -85,3 +87,26 @@ def test_ctrl_c_where_no_checkpoint_is_kept(tmp_path, train_small, monkeypatch):
         train_small(tmp_path, "evaluate=false", "~callback.checkpoint", "callback.samples.shown=0")
     assert read_summary(tmp_path)["status"] == "interrupted"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    "given, kind",
+    [
+        ("loss.beta=abc", "a number"),
+        ("rollout.group_size=2.5", "a whole number"),
+        ("seed=x", "a whole number"),
+        ("evaluation.splits=heldout", "a list"),
+        ("evaluate=3", "true or false"),
+        ("reward.accuracy.weight=heavy", "a number"),
+    ],
+)
+def test_a_value_of_another_type_is_told_by_its_key(given, kind, small, tmp_path):
+    # Some settings are checked by their types alone, so this is a command of its own.
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [*small, given], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        with pytest.raises(ValueError, match=rf"{given.partition('=')[0]} must be {kind}"):
+            refuse_wrong_types(config, "train")
+        right = compose("train", [*small, "optimizer.lr=1", "trainer.val_check_interval=0.5"], return_hydra_config=True)
+        HydraConfig.instance().set_config(right)
+        refuse_wrong_types(right, "train")

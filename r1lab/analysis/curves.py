@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from r1lab.analysis.run import Run, load_run
 
@@ -18,8 +19,8 @@ BLUE, ORANGE, GREEN, VERMILLION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E0
 RL_PANELS = (
     ("format", {"training": "rollout/format", "validation": "validation/format"}),
     ("reward", {"mean": "reward/mean", "std in a group": "reward/std"}),
-    ("KL to the reference", {"": "loss/kl"}),
-    ("entropy", {"": "loss/entropy"}),
+    ("KL to the reference, nats a token", {"": "loss/kl"}),
+    ("entropy, nats a token", {"": "loss/entropy"}),
     ("clip fraction", {"": "loss/clip_fraction"}),
     ("zero-variance groups", {"": "advantage/zero_std_groups"}),
 )
@@ -66,6 +67,8 @@ def curves_figure(run: Run) -> Figure:
     for number, (title, lines) in enumerate(panels):
         axes = figure.add_subplot(grid[1 + number // 3, number % 3])
         draw_panel(axes, run.metrics, title, lines)
+        if number // 3 == rows - 1:
+            axes.set_xlabel("training step", fontsize=8)
     figure.suptitle(title_of(run), fontsize=11)
     return figure
 
@@ -74,7 +77,9 @@ def draw_accuracy_and_length(axes: Axes, metrics: pd.DataFrame) -> None:
     lengths = axes.twinx()
     handles = []
     if "reward/accuracy" in metrics:
-        handles += axes.plot(*_points(metrics, "reward/accuracy"), color=BLUE, lw=1.2, alpha=0.6, label="accuracy")
+        handles += axes.plot(
+            *_points(metrics, "reward/accuracy"), color=BLUE, lw=1.2, alpha=0.6, label="accuracy in training"
+        )
     handles += _draw_validation(axes, metrics)
     for label, column, style in (
         ("completion length", "rollout/completion_length", "-"),
@@ -110,6 +115,10 @@ def draw_panel(axes: Axes, metrics: pd.DataFrame, title: str, lines: dict[str, s
         marker = "o" if column.startswith("validation/") else None
         axes.plot(*_points(metrics, column), color=color, lw=1.2, marker=marker, ms=3, label=label)
     axes.set_title(title, fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    if title in ("clip fraction", "zero-variance groups"):
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.01), max(high, 0.05))
     axes.tick_params(labelsize=8)
     if len(lines) > 1:
         axes.legend(fontsize=7, frameon=False)

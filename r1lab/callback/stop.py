@@ -1,4 +1,4 @@
-"""Ctrl-C during a fit: the step is finished and saved first; a second one stops at once.
+"""Ctrl-C, or SIGTERM from a scheduler, during a fit: the step is finished and saved first; a second one stops at once.
 
 Lightning answers a KeyboardInterrupt with `sys.exit(1)` wherever it strikes, be it in the middle of an optimizer step.
 """
@@ -27,20 +27,19 @@ class CtrlC:
     def __init__(self) -> None:
         self.pressed = False
         self.saved: tuple[int, Path] | None = None  # step and file of the newest checkpoint
-        self._before: Any = None
-        self._installed = False
+        self._before: dict[int, Any] = {}
 
     def install(self) -> None:
-        """Take over SIGINT; in threads other than the main one, where Python cannot, do nothing."""
-        if not self._installed and threading.current_thread() is threading.main_thread():
+        """Take over SIGINT and SIGTERM; in threads other than the main one, where Python cannot, do nothing."""
+        if not self._before and threading.current_thread() is threading.main_thread():
             self.pressed = False
-            self._before, self._installed = signal.signal(signal.SIGINT, self._handle), True
+            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore(self) -> None:
-        """Give SIGINT back."""
-        if self._installed:
-            signal.signal(signal.SIGINT, self._before or signal.default_int_handler)
-            self._installed = False
+        """Give the signals back."""
+        for number, before in self._before.items():
+            signal.signal(number, before or signal.default_int_handler)
+        self._before = {}
 
     def leave(self) -> None:
         """Raise `Interrupted`."""

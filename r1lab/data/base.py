@@ -18,6 +18,8 @@ class TaskData(L.LightningDataModule):
 
     def __init__(self, task: Task, *, validation_prompts: int):
         super().__init__()
+        if validation_prompts < 1:
+            raise ValueError(f"data.validation_prompts must be at least 1, got {validation_prompts}")
         self.task, self.validation_prompts = task, validation_prompts
         self.first_step = 0  # the training step that the first batch is for, above 0 in a run that goes on
 

@@ -15,8 +15,11 @@ def clipped_surrogate(
     The flags say where a bound binds: there, and only there, the gradient with respect to the ratio is zero although
     A is not. With R1's epsilon of 10 the lower end, -9, can never bind.
 
-    Raises ValueError for a `ratio_cap` of at most 1, which would stop learning from negative advantages on policy.
+    Raises ValueError for a negative epsilon, or a `ratio_cap` of at most 1, which would stop learning from negative
+    advantages on policy.
     """
+    if epsilon_low < 0 or epsilon_high < 0:
+        raise ValueError(f"epsilon_low and epsilon_high must be at least 0, got {epsilon_low} and {epsilon_high}")
     if ratio_cap is not None and ratio_cap <= 1:
         raise ValueError(f"ratio_cap must be above 1, got {ratio_cap}")
     negative = advantages < 0

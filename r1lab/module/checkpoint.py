@@ -55,7 +55,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch raises what its parsers come upon
         first_sentence = str(error).split(". ")[0].split("\n")[0]
         what = f"{type(error).__name__}: {first_sentence}"
-        raise CheckpointError(f"{path} is damaged, or no checkpoint ({what})") from error
+        best = path.with_name("best.ckpt")
+        other = f"; go on from ckpt_path={best}, the best one" if best.exists() and best != path else ""
+        raise CheckpointError(f"{path} is damaged, or no checkpoint ({what}){other}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a Lightning checkpoint: it has no state_dict")
     return checkpoint
@@ -101,8 +103,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             full = "inline_container" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
             reason = "the disk is full" if full else str(error).splitlines()[0]
             raise CheckpointError(
-                f"the checkpoint {path} was not written ({reason}); the one before it is whole. "
-                "Make room, then go on with ckpt_path=last"
+                f"the checkpoint {path} was not written ({reason}); "
+                + (
+                    "the one before it is whole. Make room, then go on with ckpt_path=last"
+                    if path.exists()
+                    else "there is none before it. Make room, then start again"
+                )
             ) from error
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:

@@ -55,8 +55,12 @@ def evaluate(
     Raises:
         ValueError: if a k is below 1 or exceeds `num_samples`.
     """
+    if num_samples < 1 or not prompts:
+        raise ValueError(
+            f"evaluation needs prompts and samples, got {len(prompts)} prompts and {num_samples} samples of each"
+        )
     if wrong := [k for k in ks if not 1 <= k <= num_samples]:
-        raise ValueError(f"pass@{wrong[0]} needs 1 <= k <= samples a prompt, got {num_samples} samples")
+        raise ValueError(f"pass@{wrong[0]} needs 1 <= k <= evaluation.num_samples, got {num_samples} samples a prompt")
     options = {"is_correct": is_correct, "seed": seed, "advance": advance}
     rows = measure(model, tokenizer, engine, prompts, sampling=sampling, num_samples=num_samples, **options)
     if greedy:
@@ -136,7 +140,9 @@ def evaluate_splits(
 
     Of the splits in `SPLITS` those are left out that the task does not have.
     """
-    splits = [split for split in splits if split not in SPLITS or split in task.splits]
+    asked, splits = splits, [split for split in splits if split not in SPLITS or split in task.splits]
+    if not splits:
+        raise ValueError(f"the task {task.name} has no split {', '.join(asked)}; it has {', '.join(task.splits)}")
     # All are made before the first is sampled, so that a split which does not exist is told at once.
     prompts = {split: [task.sample(split, i) for i in range(num_prompts)] for split in splits}
     return {split: evaluate(model, tokenizer, engine, prompts[split], task.is_correct, **options) for split in splits}

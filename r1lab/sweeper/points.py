@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
@@ -60,6 +61,9 @@ class Points:
         """(trial, what its run returned, seconds) for one seed of each."""
         if not trials:
             return []
+        for trial in trials:
+            # Of a study that is no more: its points had the same numbers.
+            shutil.rmtree(self.sweep.folder / self.subdir(trial, seed), ignore_errors=True)
         jobs = [self.overrides(trial, points[trial.number], seed, index) for trial in trials]
         started = time.perf_counter()
         number = trials[0].number * len(self.settings.seed_list) + index

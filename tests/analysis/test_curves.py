@@ -49,7 +49,7 @@ def test_accuracy_and_length_share_the_large_panel(rl_run):
     large, lengths = [axes for axes in figure.axes if axes.get_title() == ""]
     assert large.get_ylabel() == "accuracy" and lengths.get_ylabel() == "tokens"
     assert large.get_position().bounds == lengths.get_position().bounds
-    accuracy = next(line for line in large.lines if line.get_label() == "accuracy")
+    accuracy = next(line for line in large.lines if line.get_label() == "accuracy in training")
     np.testing.assert_allclose(accuracy.get_ydata()[-1], 0.8)  # 40 / 50
     assert [to_hex(c).upper() for c in (accuracy.get_color(), lengths.lines[0].get_color())] == [BLUE, ORANGE]
     np.testing.assert_array_equal(lengths.lines[1].get_ydata()[:2], [6, 7])
@@ -66,9 +66,16 @@ def test_accuracy_and_length_share_the_large_panel(rl_run):
 def test_small_panels_and_title(rl_run):
     figure = curves_figure(load_run(rl_run))
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    expected = ["format", "reward", "KL to the reference", "entropy", "clip fraction", "zero-variance groups"]
+    expected = [
+        "format",
+        "reward",
+        "KL to the reference, nats a token",
+        "entropy, nats a token",
+        "clip fraction",
+        "zero-variance groups",
+    ]
     assert titles == expected
-    np.testing.assert_allclose(panel(figure, "KL to the reference").lines[0].get_ydata()[-1], 0.04)
+    np.testing.assert_allclose(panel(figure, "KL to the reference, nats a token").lines[0].get_ydata()[-1], 0.04)
     assert len(panel(figure, "format").lines[1].get_xdata()) == 4
     assert figure.get_suptitle() == ("r1zero, seed 3, commit 0a1b2c\nheld-out pass@1 0.10 [0.08, 0.12] → 0.88")
 
@@ -77,7 +84,7 @@ def test_metrics_that_were_not_logged_are_left_out(rl_run):
     metrics = pd.read_csv(rl_run / "metrics.csv")
     metrics.drop(columns=["loss/kl", "reward/std"]).to_csv(rl_run / "metrics.csv", index=False)
     figure = curves_figure(load_run(rl_run))
-    assert "KL to the reference" not in [axes.get_title() for axes in figure.axes]
+    assert "KL to the reference, nats a token" not in [axes.get_title() for axes in figure.axes]
     assert len(panel(figure, "reward").lines) == 1
 
 
