@@ -9,7 +9,7 @@ import pytest
 
 from r1lab.analysis.run import load_run
 from r1lab.analysis.ship import relative_paths
-from r1lab.module.checkpoint import load_state, read_checkpoint
+from r1lab.module.checkpoint import load_checkpoint, load_state, read_checkpoint
 from r1lab.run_folder import FINISHED
 
 ROOT = Path(__file__).parents[1]
@@ -71,4 +71,6 @@ def test_the_shipped_run():
     state = load_state(checkpoint)
     for config in (run.config, state["config"]):
         assert relative_paths(config, SHIPPED) == config
-    assert not Path(state["model_config"]["_name_or_path"]).is_absolute()
+    assert not Path(state["model"]["config"]["_name_or_path"]).is_absolute()
+    policy, tokenizer, _ = load_checkpoint(run.checkpoints["last"])
+    assert policy.config.vocab_size == len(tokenizer)
