@@ -49,6 +49,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl import GRPOConfig, GRPOTrainer
 
 from r1lab.build import build_policy_parts, build_reward, make
+from r1lab.data.prompts import PROMPTS_A_SEED
 from r1lab.entry import CONF, plain
 from r1lab.module.checkpoint import load_checkpoint
 from r1lab.run_folder import commit, device_name
@@ -230,12 +231,14 @@ def trl_config(config: dict[str, Any], folder: Path, *, microbatch: int) -> GRPO
 def trl_reward(name: str, term, prompts: Sequence[Prompt], eos: int, clock: TheirClock):
     """One of our reward terms as TRL calls it."""
 
+    by_index = {prompt.index: prompt for prompt in prompts}
+
     def reward(completions, completion_ids, index, **_):
         clock.prompts, clock.lengths = list(index), [len(ids) for ids in completion_ids]
         written = [
             Completion(tuple(ids), text, ids[-1] != eos) for ids, text in zip(completion_ids, completions, strict=True)
         ]
-        return term([prompts[i] for i in index], written)
+        return term([by_index[i] for i in index], written)
 
     reward.__name__ = name
     return reward
@@ -248,7 +251,8 @@ def trl_steps(config: dict[str, Any], folder: Path, *, microbatch: int) -> list[
     tokenizer = AutoTokenizer.from_pretrained(base)
     parts = build_policy_parts(config, tokenizer)
     per_step = config["rollout"]["batch_size"] // config["rollout"]["group_size"]
-    prompts = [parts["task"].sample("train", i) for i in range(per_step * config["trainer"]["max_steps"])]
+    first = config["seed"] * PROMPTS_A_SEED
+    prompts = [parts["task"].sample("train", first + i) for i in range(per_step * config["trainer"]["max_steps"])]
     terms = build_reward(config["reward"], parts["task"], tokenizer).terms
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation=attention)
     TimedGRPOTrainer.clock = clock
