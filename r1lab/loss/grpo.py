@@ -8,6 +8,7 @@ from torch import Tensor
 from r1lab.loss.aggregate import AGGREGATES, token_mean
 from r1lab.loss.clip import clipped_surrogate
 from r1lab.loss.kl import KL_ESTIMATORS, PLACEMENTS, k3
+from r1lab.loss.logprob import CHUNK_BYTES, linear_logprob
 from r1lab.loss.ratio import importance_ratio
 
 
@@ -104,6 +105,50 @@ def grpo_loss(
     for name, values in measured.items():
         metrics[name] = token_mean(values.detach().to(logprobs.dtype), completion_mask, **size)
     return LossOutput(sum(parts.values()), metrics)
+
+
+def linear_grpo_loss(
+    hidden: Tensor,
+    head: Tensor,
+    ids: Tensor,
+    old_logprobs: Tensor | None,
+    ref_logprobs: Tensor | None,
+    advantages: Tensor,
+    completion_mask: Tensor,
+    *,
+    temperature: float,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    reference: tuple[Tensor, Tensor, Tensor | None] | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    entropy_coef: float,
+    **loss,
+) -> LossOutput:
+    """`grpo_loss` from the hidden states: hidden [N, H] and ids [N] of the tokens that completion_mask [b, T] counts,
+    in its order; head [V, H], bias [V].
+
+    old_logprobs [b, T], or None for those of the hidden states themselves: on policy, ratio 1 with a gradient.
+    reference: instead of ref_logprobs, the reference's hidden states [N, H'], head [V, H'] and bias, without gradient.
+    The head's arguments are those of `linear_logprob`, the others those of `grpo_loss`; entropy is always a metric.
+    """
+    options = {"temperature": temperature, "softcap": softcap, "chunk_bytes": chunk_bytes}
+
+    def placed(values: Tensor) -> Tensor:
+        return values.new_zeros(completion_mask.shape).masked_scatter(completion_mask, values)
+
+    if reference is not None:
+        if ref_logprobs is not None:
+            raise ValueError("reference takes the place of ref_logprobs")
+        ref_hidden, ref_head, ref_bias = reference
+        with torch.no_grad():
+            ref_logprobs = placed(linear_logprob(ref_hidden, ref_head, ids, bias=ref_bias, **options)[0])
+    kind = "gradient" if entropy_coef != 0 else "value"
+    logprobs, entropy = (placed(x) for x in linear_logprob(hidden, head, ids, bias=bias, entropy=kind, **options))
+    if old_logprobs is None:
+        old_logprobs = logprobs.detach()
+    return grpo_loss(
+        logprobs, old_logprobs, ref_logprobs, advantages, completion_mask, entropy, entropy_coef=entropy_coef, **loss
+    )
 
 
 def check_shapes(logprobs: Tensor, *, completion_mask: Tensor, **others: Tensor | None) -> None:

@@ -67,6 +67,80 @@ def test_entropy_as_a_value_has_no_gradient():
         linear_logprob(hidden, head, torch.arange(3), temperature=1.0, entropy=True)
 
 
-def test_temperature_must_be_positive():
-    with pytest.raises(ValueError, match="temperature must be above 0"):
-        linear_logprob(torch.ones(1, 1), torch.ones(2, 1), torch.tensor([0]), temperature=0.0)
+@pytest.mark.parametrize("name", ["temperature", "softcap", "chunk_bytes"])
+def test_what_must_be_positive(name):
+    with pytest.raises(ValueError, match=f"{name} must be above 0, got 0"):
+        linear_logprob(torch.ones(1, 1), torch.ones(2, 1), torch.tensor([0]), **({"temperature": 1.0} | {name: 0}))
+
+
+def test_soft_cap_and_bias():
+    # head gives 0 and 2, the bias 1 and 1, cap 1: tanh(1), tanh(3); temperature 1/2
+    logprob, _ = linear_logprob(
+        torch.ones(1, 1),
+        torch.tensor([[0.0], [2.0]]),
+        torch.tensor([1]),
+        temperature=0.5,
+        bias=torch.ones(2),
+        softcap=1.0,
+    )
+    expected = -math.log1p(math.exp(2 * (math.tanh(1) - math.tanh(3))))
+    torch.testing.assert_close(logprob, torch.tensor([expected]))
+
+
+def test_a_forbidden_token_adds_nothing():
+    bias = torch.tensor([0.0, -math.inf, 0.0])
+    logprob, entropy = linear_logprob(
+        torch.zeros(2, 1), torch.ones(3, 1), torch.tensor([0, 1]), temperature=1.0, bias=bias, entropy="value"
+    )
+    torch.testing.assert_close(logprob, torch.tensor([-math.log(2), -math.inf]))
+    torch.testing.assert_close(entropy, torch.full((2,), math.log(2)))
+
+
+def inputs(n=7, width=3, vocabulary=5):
+    generator = torch.Generator().manual_seed(0)
+    draw = {"dtype": torch.float64, "generator": generator, "requires_grad": True}
+    hidden, head = torch.randn(n, width, **draw), torch.randn(vocabulary, width, **draw)
+    bias = torch.randn(vocabulary, **draw)
+    return hidden, head, bias, torch.randint(vocabulary, (n,), generator=generator)
+
+
+@pytest.mark.parametrize("entropy", ["none", "value", "gradient"])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_chunks_change_nothing(rows, entropy):
+    hidden, head, bias, ids = inputs()
+
+    def run(chunk_bytes):
+        logprob, entropies = linear_logprob(
+            hidden, head, ids, temperature=0.7, bias=bias, softcap=2.0, entropy=entropy, chunk_bytes=chunk_bytes
+        )
+        total = logprob.sum() + (entropies.square().sum() if entropy == "gradient" else 0)
+        return logprob, entropies, *torch.autograd.grad(total, (hidden, head, bias))
+
+    torch.testing.assert_close(run(rows * 5 * 8), run(1 << 20), rtol=1e-12, atol=1e-12)
+
+
+def test_chunks_bound_what_is_kept():
+    hidden, head, bias, ids = inputs(n=64, vocabulary=100)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        linear_logprob(hidden, head, ids, temperature=1.0, bias=bias, chunk_bytes=4 * 100 * 8)
+    assert max(kept, default=0) < 1000
+
+
+@pytest.mark.parametrize("chunk_bytes", [80, 1 << 20])
+def test_gradcheck(chunk_bytes):
+    hidden, head, bias, ids = inputs()
+
+    def both(hidden, head, bias):
+        return linear_logprob(
+            hidden,
+            head,
+            ids,
+            temperature=0.7,
+            bias=bias,
+            softcap=2.0,
+            entropy="gradient",
+            chunk_bytes=chunk_bytes,
+        )
+
+    assert torch.autograd.gradcheck(both, (hidden, head, bias))

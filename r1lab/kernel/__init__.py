@@ -1,0 +1,12 @@
+"""Triton drop-ins with the names and signatures of the definitions in `loss`; only this package knows triton.
+
+    rows               the kernels over rows of logits: statistics, exponentials in place, gradient in place
+    product            the head's product with the rows' statistics in its epilogue: bfloat16 on Hopper and later
+    chunks             the head a chunk of tokens at a time: buffers, products, the weight's gradient
+    linear_logprob     hidden states -> logprob, entropy, argmax hit; the same for logits that already exist
+    k3                 the per-token estimators of the KL
+    linear_grpo_loss   hidden states -> the GRPO loss and its metrics, gradients made in the forward pass
+    linear_distill_loss  the hidden states of two models -> their divergence, likewise
+
+Import a module of it where a CUDA device is there: `import r1lab.kernel` alone does not import triton.
+"""

@@ -1,0 +1,152 @@
+"""Student's and teacher's hidden states -> their divergence and its gradients, in the pass that makes the logits."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from r1lab.kernel.chunks import Head, Pass, Sums
+from r1lab.kernel.linear_logprob import CHUNK_BYTES, in_dtypes
+from r1lab.kernel.rows import LN2, LOG2E, Rows, statistics
+
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+BLOCK = 2048
+
+
+@triton.jit
+def _terms(logits, teacher, columns, vocabulary, normaliser, teacher_normaliser, sharpness, which, beta):
+    """s, and what a column adds to the divergence and to KL(s || other); log(s / other), 0 where s is 0."""
+    inside = columns < vocabulary
+    z = tl.load(logits + columns, mask=inside, other=-float("inf")).to(tl.float32)
+    u = tl.load(teacher + columns, mask=inside, other=-float("inf")).to(tl.float32)
+    log_s = z * sharpness * LN2 - normaliser
+    log_t = u * sharpness * LN2 - teacher_normaliser
+    s, t = tl.exp(log_s), tl.exp(log_t)
+    # m = beta t + (1 - beta) s, relative to the larger of the two
+    top = tl.maximum(log_s, log_t)
+    top = tl.where(top > -float("inf"), top, 0.0)
+    log_m = top + tl.log(beta * tl.exp(log_t - top) + (1 - beta) * tl.exp(log_s - top))
+    other = tl.where(which == 2, log_m, log_t)
+    apart = tl.where(s > 0, log_s - other, 0.0)
+    teacher_part = tl.where(t > 0, t * (log_t - tl.where(which == 2, log_m, log_s)), 0.0)
+    student_part = s * apart
+    mixed = beta * teacher_part + (1 - beta) * student_part
+    value = tl.where(which == 0, teacher_part, tl.where(which == 1, student_part, mixed))
+    return s, t, value, student_part, apart
+
+
+@triton.jit(do_not_specialize=["which"])
+def _divergence_kernel(
+    logits,
+    teacher,
+    stride,
+    teacher_stride,
+    normaliser,
+    teacher_normaliser,
+    value,
+    vocabulary,
+    sharpness,
+    scale,
+    which,
+    beta,
+    BLOCK: tl.constexpr,
+):
+    """A row's divergence, and over its logits the divergence's gradient times `scale`."""
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * stride
+    teacher += row * teacher_stride
+    lse, teacher_lse = tl.load(normaliser + row), tl.load(teacher_normaliser + row)
+    values = tl.zeros([BLOCK], tl.float32)
+    reverse = tl.zeros([BLOCK], tl.float32)
+    mass = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, vocabulary, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        s, t, v, r, _ = _terms(logits, teacher, columns, vocabulary, lse, teacher_lse, sharpness, which, beta)
+        values += v
+        reverse += r
+        mass += s
+    tl.store(value + row, tl.sum(values, axis=0))
+    # Over what the probabilities sum to: an error of the normaliser, times the mean, would be the gradient's.
+    mean = tl.sum(reverse, axis=0) / tl.sum(mass, axis=0)
+    weight = tl.where(which == 2, 1 - beta, 1.0) * scale
+    for start in range(0, vocabulary, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        s, t, _, _, apart = _terms(logits, teacher, columns, vocabulary, lse, teacher_lse, sharpness, which, beta)
+        gradient = tl.where(which == 0, s - t, s * (apart - mean)) * weight
+        tl.store(logits + columns, gradient.to(logits.dtype.element_ty), mask=columns < vocabulary)
+
+
+def linear_distill_loss(
+    hidden: Tensor,
+    head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    *,
+    divergence: str,
+    jsd_beta: float,
+    temperature: float,
+    tokens: int,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Tensor:
+    """`r1lab.loss.distill.linear_distill_loss`: 6NHV FLOP for the student and 2NH'V for the teacher.
+
+    chunk_bytes is of the logits of both; chunks.py says what else is allocated. Backward works once.
+
+    Raises ValueError for an unknown divergence, or a temperature or jsd_beta out of range.
+    """
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"divergence {divergence!r} is not one of {', '.join(DIVERGENCES)}")
+    if not 0 < jsd_beta < 1:
+        raise ValueError(f"jsd_beta must be between 0 and 1, got {jsd_beta}")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    options = (DIVERGENCES.index(divergence), float(jsd_beta), temperature, max(tokens, 1), chunk_bytes)
+    return _LinearDistill.apply(hidden, head, teacher_hidden.detach(), teacher_head.detach(), options)
+
+
+class _LinearDistill(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, head, teacher_hidden, teacher_head, options):
+        which, beta, temperature, tokens, chunk_bytes = options
+        made = Head.of(hidden, head, None, temperature, None)
+        teacher = Head.of(teacher_hidden, teacher_head, None, temperature, None)
+        values = torch.empty(len(hidden), device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            work, beside = (Pass(x, of, chunk_bytes // 2) for x, of in ((hidden, made), (teacher_hidden, teacher)))
+            sums = Sums(work, hidden=ctx.needs_input_grad[0], weight=ctx.needs_input_grad[1], bias=False)
+            for (at, part, logits), (_, _, theirs) in zip(work, beside, strict=True):
+                n = len(part)
+                rows, of_teacher = (Rows.empty(n, hidden.device) for _ in range(2))
+                # Of any token: the normaliser is what is wanted.
+                ids = torch.zeros(n, dtype=torch.int64, device=hidden.device)
+                for x, out in ((logits, rows), (theirs, of_teacher)):
+                    statistics(x, ids, None, out, temperature=temperature, softcap=None)
+                if n:
+                    _divergence_kernel[(n,)](
+                        logits,
+                        theirs,
+                        logits.stride(0),
+                        theirs.stride(0),
+                        rows.log_normaliser,
+                        of_teacher.log_normaliser,
+                        values[at],
+                        logits.shape[1],
+                        LOG2E / temperature,
+                        # of the mean over tokens, which float16 could not hold, in the end
+                        1.0 / temperature,
+                        which,
+                        beta,
+                        BLOCK=BLOCK,
+                        num_warps=8,
+                    )
+                sums.add(at, part, logits, None)
+        ctx.inputs, ctx.found, ctx.tokens = (hidden, head, None), sums.gradients, tokens
+        return values.sum() / tokens
+
+    @staticmethod
+    def backward(ctx, of_loss):
+        if ctx.found is None:
+            raise RuntimeError("linear_distill_loss scales its gradients in place: its backward works once")
+        found, ctx.found = ctx.found, None
+        gradients = in_dtypes(found, *ctx.inputs, of_loss / ctx.tokens)
+        return gradients.hidden, gradients.weight, None, None, None

@@ -1,0 +1,327 @@
+"""Hidden states -> the GRPO loss, its metrics and its gradients, in the one pass that makes the logits.
+
+The gradient of the loss at a token depends on that token's logprob and on constants, so it is known as soon as the
+token's row of logits is read: 6NHV FLOP where a backward pass that makes the logits anew takes 8NHV.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from r1lab.kernel.chunks import Gradients, Head, backward_pass, forward_pass, one_pass
+from r1lab.kernel.k3 import ESTIMATORS, estimate, exp_of, k3_of
+from r1lab.kernel.linear_logprob import CHUNK_BYTES, in_dtypes
+from r1lab.kernel.rows import Rows
+
+TERMS = ("policy_loss", "kl_loss", "entropy", "ratio_mean", "clip_fraction_low", "clip_fraction_high", "kl")
+BLOCK = 256
+
+
+class LossOutput(NamedTuple):
+    """`loss` scalar with gradient, `metrics` scalars without: all of them shares that add up over microbatches."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+@triton.jit(do_not_specialize=["n", "stride", "which", "has_ref", "token_level"])
+def _token_kernel(
+    logprob,
+    log_ratio,
+    ref_logprob,
+    entropy,
+    advantage,
+    weight,
+    by_logprob,
+    by_log_ratio,
+    terms,
+    n,
+    stride,
+    epsilon_low,
+    epsilon_high,
+    ratio_cap,
+    beta,
+    which,
+    has_ref,
+    token_level,
+    BLOCK: tl.constexpr,
+):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    a = tl.load(advantage + at, mask=inside, other=0.0)
+    w = tl.load(weight + at, mask=inside, other=0.0)
+    ratio = exp_of(tl.load(log_ratio + at, mask=inside, other=0.0))
+    lp = tl.load(logprob + at, mask=inside, other=0.0)
+    log_r = tl.load(ref_logprob + at, mask=inside & (has_ref != 0), other=0.0) - tl.where(has_ref != 0, lp, 0.0)
+
+    low = (a < 0) & (ratio < 1 - epsilon_low)
+    high = ((a > 0) & (ratio > 1 + epsilon_high)) | ((a < 0) & (ratio > ratio_cap))
+    capped = tl.where((a < 0) & (ratio > ratio_cap), ratio_cap, ratio)
+    clipped = tl.where(capped < 1 - epsilon_low, 1 - epsilon_low, capped)
+    clipped = tl.where(clipped > 1 + epsilon_high, 1 + epsilon_high, clipped)
+    plain, bounded = capped * a, clipped * a
+    objective = tl.where(bounded < plain, bounded, plain)
+
+    value, slope, ratio_slope = estimate(log_r, ratio, which)
+    # Both at once where both are this token's: ratio (1 - r) + ratio (r - 1 - log r), which cancels for large r.
+    both = (which == 3) & (token_level != 0)
+    slope = tl.where(both, -ratio * log_r, slope)
+    ratio_slope = tl.where(both, 0.0, ratio_slope)
+    # 0 times an infinite estimate is no penalty.
+    on = beta != 0
+    tl.store(by_logprob + at, tl.where(on, w * beta * slope, 0.0), mask=inside)
+    surrogate = tl.where(low | high, 0.0, -w * a * ratio)
+    tl.store(by_log_ratio + at, surrogate + tl.where(on, w * beta * ratio_slope * ratio, 0.0), mask=inside)
+    tl.store(terms + at, -w * objective, mask=inside)
+    tl.store(terms + stride + at, tl.where(on, w * beta * value, 0.0), mask=inside)
+    tl.store(terms + 2 * stride + at, tl.load(entropy + at, mask=inside, other=0.0), mask=inside)
+    tl.store(terms + 3 * stride + at, ratio, mask=inside)
+    tl.store(terms + 4 * stride + at, low.to(tl.float32), mask=inside)
+    tl.store(terms + 5 * stride + at, high.to(tl.float32), mask=inside)
+    tl.store(terms + 6 * stride + at, k3_of(log_r), mask=inside)
+
+
+def linear_grpo_loss(
+    hidden: Tensor,
+    head: Tensor,
+    ids: Tensor,
+    old_logprobs: Tensor | None,
+    ref_logprobs: Tensor | None,
+    advantages: Tensor,
+    completion_mask: Tensor,
+    *,
+    temperature: float,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    reference: tuple[Tensor, Tensor, Tensor | None] | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    sequences: int,
+    tokens: int,
+    max_length: int,
+    epsilon_low: float,
+    epsilon_high: float,
+    ratio_cap: float | None,
+    ratio_level: str,
+    beta: float,
+    kl: str,
+    kl_placement: str,
+    aggregate: str,
+    entropy_coef: float,
+) -> LossOutput:
+    """`r1lab.loss.grpo.linear_grpo_loss`: value, metrics and gradients of the loss from the hidden states.
+
+    hidden [N, H] and ids [N] of the tokens that completion_mask [b, T] counts, in its order; head [V, H], bias [V];
+    old_logprobs (None: those of the hidden states, on policy), ref_logprobs [b, T]; advantages [b]. reference: instead
+    of ref_logprobs, the reference's hidden states [N, H'], head [V, H'] and bias: policy, reference and KL in one pass.
+
+    One pass of 6NHV FLOP (2NH'V more for `reference`). ratio_level="sequence", whose gradient at a token needs the
+    logprobs of all tokens of its row, and float16, whose numbers are too few for gradients not yet scaled, take a
+    pass for the logprobs before: 8NHV. chunks.py says what is allocated. Nothing but the presence of a bias, a soft
+    cap and an entropy bonus compiles a kernel anew. Backward scales the gradients in place, so it works once.
+
+    Raises ValueError for shapes that do not match, unknown names, a KL term without a reference.
+    """
+    _check(old_logprobs, ref_logprobs, advantages, completion_mask, ids, hidden, reference)
+    _check_name("kl", kl, ESTIMATORS)
+    _check_name("kl_placement", kl_placement, ("loss", "reward", "none"))
+    _check_name("aggregate", aggregate, ("sequence_mean", "token_mean", "constant_length"))
+    _check_name("ratio level", ratio_level, ("token", "sequence"))
+    if ratio_cap is not None and ratio_cap <= 1:
+        raise ValueError(f"ratio_cap must be above 1, got {ratio_cap}")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    penalised = kl_placement == "loss" and beta != 0
+    has_ref = ref_logprobs is not None or reference is not None
+    if penalised and not has_ref:
+        raise ValueError(f"beta {beta} with the KL in the loss needs ref_logprobs: set a reference, or beta to 0")
+
+    # Without a look at the mask on the host: how many it counts is known from the hidden states.
+    index = completion_mask.flatten().nonzero_static(size=len(ids)).squeeze(1)
+    row = index // max(completion_mask.shape[1], 1)
+    counted = completion_mask.sum(dim=1).clamp(min=1)
+    weights = {
+        "sequence_mean": 1.0 / (counted.float() * sequences),
+        "token_mean": torch.full_like(counted, 1.0 / max(tokens, 1), dtype=torch.float32),
+        "constant_length": torch.full_like(counted, 1.0 / (sequences * max_length), dtype=torch.float32),
+    }[aggregate]
+    batch = _Tokens(
+        old=None if old_logprobs is None else old_logprobs.detach().float().flatten()[index],
+        ref=None if ref_logprobs is None else ref_logprobs.detach().float().flatten()[index],
+        advantage=advantages.detach().float()[row],
+        weight=weights[row],
+        row=row,
+        counted=counted,
+        at=index,
+        shape=completion_mask.shape,
+        scalars=(
+            float(epsilon_low),
+            float(epsilon_high),
+            float("inf") if ratio_cap is None else float(ratio_cap),
+            float(beta) if penalised else 0.0,
+            ESTIMATORS.index(kl),
+            int(has_ref),
+            int(ratio_level == "token"),
+        ),
+        level=ratio_level,
+        of_entropy=-entropy_coef / max(tokens, 1),
+    )
+    options = (temperature, softcap, chunk_bytes, batch, reference)
+    loss, sums = _LinearGRPO.apply(hidden, head, bias, ids.contiguous(), options)
+
+    part = dict(zip(TERMS, sums.unbind(), strict=True))
+    metrics = {"policy_loss": part["policy_loss"]}
+    if penalised:
+        metrics["kl_loss"] = part["kl_loss"]
+    if entropy_coef != 0:
+        metrics["entropy_loss"] = part["entropy"] * batch.of_entropy
+    means = dict(zip(TERMS[2:], (sums[2:] / max(tokens, 1)).unbind(), strict=True))
+    means["clip_fraction"] = means["clip_fraction_low"] + means["clip_fraction_high"]
+    if not has_ref:
+        del means["kl"]
+    return LossOutput(loss, metrics | means)
+
+
+class _Tokens(NamedTuple):
+    """The counted tokens, in the order of the hidden states, and what the loss is made with."""
+
+    old: Tensor | None
+    ref: Tensor | None
+    advantage: Tensor
+    weight: Tensor  # of each token in the aggregate
+    row: Tensor
+    counted: Tensor  # [b]
+    at: Tensor  # place in [b, T], flat
+    shape: torch.Size  # b, T
+    scalars: tuple[Any, ...]
+    level: str
+    of_entropy: float
+
+    def log_ratio(self, logprob: Tensor, tokens: slice) -> Tensor:
+        return torch.zeros_like(logprob) if self.old is None else logprob - self.old[tokens]
+
+    def row_means(self, values: Tensor) -> Tensor:
+        """Each token's mean of [N] over the tokens of its row, in an order that does not change from run to run."""
+        table = torch.zeros(self.shape, device=values.device)
+        table.view(-1).index_copy_(0, self.at, values)
+        return (table.sum(dim=1) / self.counted)[self.row]
+
+
+def _coefficients(
+    batch: _Tokens, tokens: slice, rows: Rows, ref_logprob: Tensor | None, log_ratio: Tensor, terms: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of the loss by each logprob with the ratio held, and by each log-ratio; the terms of each token."""
+    n = len(log_ratio)
+    out = torch.empty(2, -(-n // 16) * 16, device=log_ratio.device)
+    by_logprob, by_log_ratio = out[0, :n], out[1, :n]
+    if n:
+        _token_kernel[(triton.cdiv(n, BLOCK),)](
+            rows.logprob,
+            log_ratio,
+            rows.logprob if ref_logprob is None else ref_logprob,
+            rows.entropy,
+            batch.advantage[tokens],
+            batch.weight[tokens],
+            by_logprob,
+            by_log_ratio,
+            terms[:, tokens],
+            n,
+            terms.stride(0),
+            *batch.scalars,
+            BLOCK=BLOCK,
+        )
+    return by_logprob, by_log_ratio
+
+
+class _LinearGRPO(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, head, bias, ids, options):
+        temperature, softcap, chunk_bytes, batch, reference = options
+        made = Head.of(hidden, head, bias, temperature, softcap)
+        if reference is not None:
+            ref_hidden, ref_head, ref_bias = reference
+            reference = ref_hidden.detach(), Head.of(ref_hidden, ref_head.detach(), ref_bias, temperature, softcap)
+        terms = torch.empty(len(TERMS), -(-len(ids) // 16) * 16, device=hidden.device)[:, : len(ids)]
+        wanted = ctx.needs_input_grad[:3]
+        with torch.autocast(hidden.device.type, enabled=False):
+            two_passes = batch.level == "sequence" or made.weight.dtype == torch.float16
+            run = _two_passes if two_passes else _single_pass
+            found = run(hidden, made, ids, batch, terms, chunk_bytes, reference, wanted)
+        ctx.inputs, ctx.found = (hidden, head, bias), found
+        ctx.mark_non_differentiable(sums := terms.sum(dim=1))
+        return sums[0] + sums[1] + sums[2] * batch.of_entropy, sums
+
+    @staticmethod
+    def backward(ctx, of_loss, _):
+        if ctx.found is None:
+            raise RuntimeError("linear_grpo_loss scales its gradients in place: its backward works once")
+        found, ctx.found = ctx.found, None
+        return *in_dtypes(found, *ctx.inputs, of_loss), None, None
+
+
+def _single_pass(
+    hidden: Tensor, head: Head, ids: Tensor, batch: _Tokens, terms: Tensor, chunk_bytes: int, reference, wanted
+) -> Gradients:
+    def coefficients(tokens: slice, rows: Rows, reference_rows: Rows | None) -> Tensor:
+        ref = reference_rows.logprob if reference_rows is not None else None if batch.ref is None else batch.ref[tokens]
+        log_ratio = batch.log_ratio(rows.logprob, tokens)
+        return torch.add(*_coefficients(batch, tokens, rows, ref, log_ratio, terms))
+
+    return one_pass(hidden, head, ids, coefficients, batch.of_entropy, chunk_bytes, reference=reference, wanted=wanted)
+
+
+def _two_passes(
+    hidden: Tensor, head: Head, ids: Tensor, batch: _Tokens, terms: Tensor, chunk_bytes: int, reference, wanted
+) -> Gradients:
+    every = slice(0, len(ids))
+    ref = batch.ref
+    if reference is not None:
+        ref = forward_pass(*reference, ids, chunk_bytes).logprob
+    rows = forward_pass(hidden, head, ids, chunk_bytes)
+    log_ratio = batch.log_ratio(rows.logprob, every)
+    if batch.level == "sequence":
+        log_ratio = batch.row_means(log_ratio)
+    by_logprob, by_log_ratio = _coefficients(batch, every, rows, ref, log_ratio, terms)
+    if batch.level == "sequence":
+        by_log_ratio = batch.row_means(by_log_ratio)
+    return backward_pass(
+        hidden,
+        head,
+        ids,
+        rows.log_normaliser,
+        rows.entropy,
+        by_logprob + by_log_ratio,
+        torch.full_like(by_logprob, batch.of_entropy) if batch.of_entropy else None,
+        chunk_bytes,
+        wanted=wanted,
+    )
+
+
+def _check_name(argument: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ValueError(f"{argument} {name!r} is not one of {', '.join(known)}")
+
+
+def _check(
+    old_logprobs: Tensor | None,
+    ref_logprobs: Tensor | None,
+    advantages: Tensor,
+    completion_mask: Tensor,
+    ids: Tensor,
+    hidden: Tensor,
+    reference: tuple[Tensor, Tensor, Tensor | None] | None,
+) -> None:
+    shape = list(completion_mask.shape)
+    if completion_mask.dtype != torch.bool or len(shape) != 2:
+        raise ValueError(f"completion_mask must be bool [b, T], got {completion_mask.dtype} {shape}")
+    for name, values in {"old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}.items():
+        if values is not None and list(values.shape) != shape:
+            raise ValueError(f"{name} must be {shape} like completion_mask, got {list(values.shape)}")
+    if list(advantages.shape) != shape[:1]:
+        raise ValueError(f"advantages must be {shape[:1]}, got {list(advantages.shape)}")
+    if ids.shape != hidden.shape[:1]:
+        raise ValueError(f"ids must be {list(hidden.shape[:1])} like hidden, got {list(ids.shape)}")
+    if reference is not None and (ref_logprobs is not None or reference[0].shape[0] != len(ids)):
+        raise ValueError("reference takes the place of ref_logprobs, and has a hidden state for each id")

@@ -1,0 +1,359 @@
+"""The head's product with the rows' statistics in its epilogue: no logits are written, what `rows` calls e at most.
+
+The shift M of a row is known before the product: the target's logit in base 2, rounded up, from a dot product of the
+hidden state and one row of the head. Each tile of the product then becomes e = 2^(y - M), from float32 sums that are
+never rounded, is summed along its rows, and is written where a gradient is wanted. Where M was a bad guess (the sum is
+above 2^100 or below 2^-100: the target is less likely than e^-69 or forbidden), a program of its own makes it anew.
+
+Against cuBLAS's product and `rows`' pass over its result this saves a read and a write of the logits and is faster on
+an H100 for all widths that were tried (tests/benchmark/results/bench_head.md).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from r1lab.kernel.rows import LN2, LOG2E, Rows
+
+FAR = tl.constexpr(100.0)
+TILE = {"BM": 128, "BN": 256, "BK": 64, "num_stages": 3, "num_warps": 8}
+LARGEST_GROUP = 24  # rows of tiles that are gone through together
+
+
+@triton.jit
+def _of_head(z, columns, inside, bias, softcap, HAS_BIAS: tl.constexpr, HAS_CAP: tl.constexpr):
+    if HAS_BIAS:
+        z += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_CAP:
+        z = softcap * (2 * tl.sigmoid(2 * z / softcap) - 1)
+    return z
+
+
+@triton.jit
+def _target_kernel(
+    hidden,
+    weight,
+    ids,
+    bias,
+    logit,
+    shift,
+    width,
+    hidden_stride,
+    weight_stride,
+    sharpness,
+    softcap,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The capped logit of each row's target, and its shift."""
+    row = tl.program_id(0).to(tl.int64)
+    target = tl.load(ids + row)
+    sums = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, width, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        h = tl.load(hidden + row * hidden_stride + at, mask=at < width, other=0.0).to(tl.float32)
+        sums += h * tl.load(weight + target * weight_stride + at, mask=at < width, other=0.0).to(tl.float32)
+    z = _of_head(tl.sum(sums, axis=0), target, target >= 0, bias, softcap, HAS_BIAS, HAS_CAP)
+    up = tl.ceil(z * sharpness)
+    tl.store(logit + row, z)
+    tl.store(shift + row, tl.where(tl.abs(up) < float("inf"), up, 0.0))
+
+
+@triton.jit
+def _part(
+    z, rows, columns, n, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS: tl.constexpr, HAS_CAP: tl.constexpr
+):
+    """A tile's e, times the cap's slope where there is one, and its rows' sums of e, of e (y - M) and the largest y."""
+    inside = columns < vocabulary
+    z = _of_head(z, columns[None, :], inside[None, :], bias, softcap, HAS_BIAS, HAS_CAP)
+    y = z * sharpness
+    below = tl.where(inside[None, :], y - shift[:, None], -float("inf"))
+    e = tl.exp2(below)
+    weighted = tl.sum(tl.where(below > -float("inf"), e * below, 0.0), axis=1)
+    sums = tl.sum(e, axis=1)
+    top = tl.max(below, axis=1)
+    if HAS_CAP:
+        e *= 1 - (z / softcap) * (z / softcap)
+    return e, sums, weighted, top
+
+
+@triton.jit(do_not_specialize=["n", "in_group"])
+def _product_kernel(
+    hidden,
+    weight,
+    out,
+    shifts,
+    bias,
+    partial,
+    n,
+    vocabulary,
+    width,
+    row_of_partial,
+    in_group,
+    sharpness,
+    softcap,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    STORE: tl.constexpr,
+    EXACT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+):
+    tiles_m = tl.cdiv(n, BM)
+    tiles_n = tl.cdiv(vocabulary, BN)
+    HALF: tl.constexpr = BN // 2
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, PROGRAMS, flatten=True):
+        # Groups of rows of tiles: the tiles in work at a time share what they read, through the cache.
+        group = tile // (in_group * tiles_n)
+        first = group * in_group
+        size = tl.minimum(tiles_m - first, in_group)
+        m = first + (tile % (in_group * tiles_n)) % size
+        v = (tile % (in_group * tiles_n)) // size
+        sums = tl.zeros([BM, BN], tl.float32)
+        for k in range(tl.cdiv(width, BK)):
+            a = hidden.load([m * BM, k * BK])
+            b = weight.load([v * BN, k * BK])
+            if EXACT:
+                # The interpreter's product of bfloat16 is wrong.
+                sums = tl.dot(a.to(tl.float32), b.to(tl.float32).T, sums, input_precision="ieee")
+            else:
+                sums = tl.dot(a, b.T, sums)
+        rows = m * BM + tl.arange(0, BM)
+        shift = tl.load(shifts + rows, mask=rows < n, other=0.0)
+        left, right = tl.split(tl.permute(tl.reshape(sums, (BM, 2, HALF)), (0, 2, 1)))
+        columns = v * BN + tl.arange(0, HALF)
+        e, s0, w0, t0 = _part(left, rows, columns, n, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS, HAS_CAP)
+        if STORE:
+            out.store([m * BM, v * BN], e.to(out.dtype))
+        e, s1, w1, t1 = _part(
+            right, rows, columns + HALF, n, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS, HAS_CAP
+        )
+        if STORE:
+            out.store([m * BM, v * BN + HALF], e.to(out.dtype))
+        at = partial + rows.to(tl.int64) * row_of_partial + v
+        third = row_of_partial // 3
+        tl.store(at, s0 + s1, mask=rows < n)
+        tl.store(at + third, w0 + w1, mask=rows < n)
+        tl.store(at + 2 * third, tl.maximum(t0, t1), mask=rows < n)
+
+
+@triton.jit
+def _fold_kernel(
+    hidden,
+    weight,
+    hidden_stride,
+    weight_stride,
+    out,
+    stride,
+    ids,
+    logits,
+    shifts,
+    bias,
+    partial,
+    row_of_partial,
+    log_normaliser,
+    logprob,
+    entropy,
+    hit,
+    total,
+    vocabulary,
+    width,
+    tiles_n,
+    sharpness,
+    softcap,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    STORE: tl.constexpr,
+    TILES: tl.constexpr,
+    BV: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """A row's sums over its tiles, its statistics, the target's place; where the shift was a bad guess, all anew."""
+    row = tl.program_id(0).to(tl.int64)
+    tiles = tl.arange(0, TILES)
+    at = partial + row * row_of_partial + tiles
+    third = row_of_partial // 3
+    s = tl.sum(tl.load(at, mask=tiles < tiles_n, other=0.0), axis=0)
+    weighted = tl.sum(tl.load(at + third, mask=tiles < tiles_n, other=0.0), axis=0)
+    top = tl.max(tl.load(at + 2 * third, mask=tiles < tiles_n, other=-float("inf")), axis=0)
+    shift = tl.load(shifts + row)
+    hidden += row * hidden_stride
+    out += row * stride
+    far = (s < 2.0**-FAR) | (s > 2.0**FAR) | (s != s)
+    if far:
+        # Once for the statistics, once more to write e under the right shift.
+        shift = -float("inf")
+        s = 0.0
+        weighted = 0.0
+        top = -float("inf")
+        for write in range(0, 2 if STORE else 1):
+            for start in range(0, vocabulary, BV):
+                columns = start + tl.arange(0, BV)
+                inside = columns < vocabulary
+                z = tl.zeros([BV], tl.float32)
+                for k in range(0, width, BK):
+                    place = k + tl.arange(0, BK)
+                    h = tl.load(hidden + place, mask=place < width, other=0.0).to(tl.float32)
+                    w = tl.load(
+                        weight + columns.to(tl.int64)[:, None] * weight_stride + place[None, :],
+                        mask=inside[:, None] & (place < width)[None, :],
+                        other=0.0,
+                    ).to(tl.float32)
+                    z += tl.sum(w * h[None, :], axis=1)
+                z = tl.where(inside, _of_head(z, columns, inside, bias, softcap, HAS_BIAS, HAS_CAP), -float("inf"))
+                y = z * sharpness
+                if write == 0:
+                    highest = tl.max(y, axis=0)
+                    raised = tl.maximum(shift, tl.ceil(highest))
+                    base = tl.where(raised > -float("inf"), raised, 0.0)
+                    moved = tl.where(shift > -float("inf"), shift - base, 0.0)
+                    factor = tl.where(shift > -float("inf"), tl.exp2(moved), 0.0)
+                    below = y - base
+                    e = tl.exp2(below)
+                    bent = tl.sum(tl.where(below > -float("inf"), e * below, 0.0), axis=0)
+                    weighted = factor * (weighted + moved * s) + bent
+                    s = factor * s + tl.sum(e, axis=0)
+                    top = tl.maximum(top + moved, highest - base)
+                    shift = raised
+                elif STORE:
+                    e = tl.exp2(y - shift)
+                    if HAS_CAP:
+                        e *= 1 - (z / softcap) * (z / softcap)
+                    tl.store(out + columns, e.to(out.dtype.element_ty), mask=inside)
+        tl.debug_barrier()
+    z_target = tl.load(logits + row)
+    below_target = z_target * sharpness - shift
+    log_s = tl.log2(s)
+    tl.store(log_normaliser + row, (shift + log_s) * LN2)
+    tl.store(logprob + row, (below_target - log_s) * LN2)
+    tl.store(entropy + row, (log_s - weighted / s) * LN2)
+    # The target's logit was summed in another order than the product's.
+    tl.store(hit + row, (below_target >= top - 1e-5 * tl.abs(top + shift)).to(tl.uint8))
+    tl.store(total + row, s)
+    if STORE:
+        at_target = tl.exp2(below_target) - s
+        if HAS_CAP:
+            at_target *= 1 - (z_target / softcap) * (z_target / softcap)
+        tl.store(out + tl.load(ids + row), at_target.to(out.dtype.element_ty))
+
+
+def pays(hidden: Tensor, weight: Tensor) -> bool:
+    """Whether the product can be made so: bfloat16 on a GPU that copies tiles by descriptor, in aligned rows."""
+    if not hidden.is_cuda or weight.dtype != torch.bfloat16 or hidden.shape[1] % 8 or len(hidden) == 0:
+        return False
+    return torch.cuda.get_device_capability(hidden.device)[0] >= 9
+
+
+class Product:
+    """The product of hidden [N, H] and weight [V, H], some tokens at a time.
+
+    Allocates 8 bytes a token, and for the tokens at a time 12 V / 256 bytes each of the tiles' sums.
+    `log_normaliser` where it is known: e is then the probability itself.
+    """
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        ids: Tensor,
+        bias: Tensor | None,
+        *,
+        at_a_time: int,
+        temperature: float,
+        softcap: float | None,
+        log_normaliser: Tensor | None = None,
+    ):
+        self.hidden, self.weight, self.ids, self.bias = hidden.contiguous(), weight.contiguous(), ids, bias
+        device, n = hidden.device, len(hidden)
+        self.tile = {key: value for key, value in TILE.items() if key.startswith("B")}
+        self.options = {key: value for key, value in TILE.items() if not key.startswith("B")}
+        self.weight_tiles = TensorDescriptor.from_tensor(self.weight, [self.tile["BN"], self.tile["BK"]])
+        self.scalars = LOG2E / temperature, 0.0 if softcap is None else float(softcap)
+        self.flags = {"HAS_BIAS": bias is not None, "HAS_CAP": softcap is not None}
+        self.tiles_n = triton.cdiv(len(weight), self.tile["BN"])
+        self.partial = torch.empty(at_a_time, 3, triton.cdiv(self.tiles_n, 16) * 16, device=device)
+        self.processors = torch.cuda.get_device_properties(device).multi_processor_count if hidden.is_cuda else 2
+        self.logits, self.shifts = torch.empty(n, device=device), torch.empty(n, device=device)
+        _target_kernel[(n,)](
+            self.hidden,
+            self.weight,
+            ids,
+            bias,
+            self.logits,
+            self.shifts,
+            hidden.shape[1],
+            self.hidden.stride(0),
+            self.weight.stride(0),
+            *self.scalars,
+            **self.flags,
+            BLOCK=512,
+            num_warps=4,
+        )
+        if log_normaliser is not None:
+            self.shifts = log_normaliser * LOG2E
+
+    def __call__(self, tokens: slice, out: Rows, e: Tensor | None) -> None:
+        """`out` as `rows.statistics` finds it in the tokens' logits; over `e` [n, V] what that writes with `store`."""
+        hidden, shifts, flags = self.hidden[tokens], self.shifts[tokens], self.flags | {"STORE": e is not None}
+        (n, width), vocabulary = hidden.shape, len(self.weight)
+        bm, bn, bk = (self.tile[name] for name in ("BM", "BN", "BK"))
+        tiles_m = triton.cdiv(n, bm)
+        target = hidden if e is None else e
+        row_of_partial = self.partial.stride(0)
+        _product_kernel[(min(self.processors, tiles_m * self.tiles_n),)](
+            TensorDescriptor.from_tensor(hidden, [bm, bk]),
+            self.weight_tiles,
+            TensorDescriptor.from_tensor(target, [bm, bn // 2]),
+            shifts,
+            self.bias,
+            self.partial,
+            n,
+            vocabulary,
+            width,
+            row_of_partial,
+            triton.cdiv(tiles_m, triton.cdiv(tiles_m, LARGEST_GROUP)),
+            *self.scalars,
+            **flags,
+            EXACT=not hidden.is_cuda,
+            **self.tile,
+            PROGRAMS=self.processors,
+            **self.options,
+        )
+        _fold_kernel[(n,)](
+            hidden,
+            self.weight,
+            hidden.stride(0),
+            self.weight.stride(0),
+            target,
+            target.stride(0),
+            self.ids[tokens],
+            self.logits[tokens],
+            shifts,
+            self.bias,
+            self.partial,
+            row_of_partial,
+            out.log_normaliser,
+            out.logprob,
+            out.entropy,
+            out.hit.view(torch.uint8),
+            out.total,
+            vocabulary,
+            width,
+            self.tiles_n,
+            *self.scalars,
+            **flags,
+            TILES=triton.next_power_of_2(self.tiles_n),
+            BV=64,
+            BK=128,
+            num_warps=4,
+        )
+
+
+def partial_bytes(vocabulary: int) -> int:
+    """Of a token's sums of the tiles."""
+    return 12 * (triton.cdiv(triton.cdiv(vocabulary, TILE["BN"]), 16) * 16)

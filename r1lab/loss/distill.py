@@ -1,0 +1,76 @@
+"""Distillation on the teacher's whole distribution: divergences of two linear heads, token by token."""
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from r1lab.loss.logprob import CHUNK_BYTES
+
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+
+
+def linear_distill_loss(
+    hidden: Tensor,
+    head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    *,
+    divergence: str,
+    jsd_beta: float,
+    temperature: float,
+    tokens: int,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Tensor:
+    """hidden [N, H], head [V, H] of the student, [N, H'] and [V, H'] of the teacher -> this share of the mean over
+    `tokens` of the divergence of their distributions at `temperature`, nats a token; gradient to the student alone.
+
+    With t the teacher's, s the student's: forward_kl KL(t || s) (Hinton et al., arXiv 1503.02531, without the factor
+    temperature^2); reverse_kl KL(s || t) (MiniLLM, arXiv 2306.08543); jsd: beta KL(t || m) + (1 - beta) KL(s || m) with
+    m = beta t + (1 - beta) s and beta = jsd_beta (GKD, arXiv 2306.13649, eq. 1). A token that both forbid adds nothing.
+    Computed in float32 (float64 for float64 inputs), as many tokens at a time as `chunk_bytes` of logits hold.
+
+    Raises ValueError for an unknown divergence, or a temperature or jsd_beta out of range.
+    """
+    check_distill(divergence, jsd_beta, temperature)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    heads = head.to(dtype), teacher_head.detach().to(dtype)
+    rows = max(1, chunk_bytes // (len(head) * dtype.itemsize))
+    total = hidden.new_zeros((), dtype=dtype)
+    for part, teacher in zip(hidden.split(rows), teacher_hidden.detach().split(rows), strict=True):
+        arguments = (part, teacher, *heads, divergence, jsd_beta, temperature)
+        if len(hidden) <= rows or not torch.is_grad_enabled():
+            total = total + _divergence(*arguments)
+        else:
+            total = total + checkpoint(_divergence, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return total / max(tokens, 1)
+
+
+def check_distill(divergence: str, jsd_beta: float, temperature: float) -> None:
+    """Raises ValueError for what `linear_distill_loss` refuses."""
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"divergence {divergence!r} is not one of {', '.join(DIVERGENCES)}")
+    if not 0 < jsd_beta < 1:
+        raise ValueError(f"jsd_beta must be between 0 and 1, got {jsd_beta}")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+
+
+def _divergence(
+    hidden: Tensor,
+    teacher_hidden: Tensor,
+    head: Tensor,
+    teacher_head: Tensor,
+    divergence: str,
+    jsd_beta: float,
+    temperature: float,
+) -> Tensor:
+    """Summed over the tokens."""
+    log_s = (hidden.to(head.dtype) @ head.T / temperature).log_softmax(-1)
+    log_t = (teacher_hidden.to(head.dtype) @ teacher_head.T / temperature).log_softmax(-1)
+    if divergence == "forward_kl":
+        return (log_t.exp() * (log_t - log_s)).sum()
+    if divergence == "reverse_kl":
+        return (log_s.exp() * (log_s - log_t)).sum()
+    t, s = log_t.exp(), log_s.exp()
+    log_m = (jsd_beta * t + (1 - jsd_beta) * s).log()
+    return (jsd_beta * t * (log_t - log_m) + (1 - jsd_beta) * s * (log_s - log_m)).sum()

@@ -1,0 +1,247 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from r1lab.kernel.linear_grpo_loss import linear_grpo_loss
+from r1lab.loss import grpo as definition
+
+GPU = torch.cuda.is_available()
+# b, T, H, V
+SHAPES = [(4, 64, 256, 50257), (2, 300, 64, 151936), (3, 1, 128, 129280)] if GPU else [(3, 5, 8, 150), (2, 1, 8, 65)]
+BASE = {
+    "temperature": 0.8,
+    "sequences": 4,
+    "tokens": 30,
+    "max_length": 9,
+    "epsilon_low": 0.2,
+    "epsilon_high": 0.3,
+    "ratio_cap": None,
+    "ratio_level": "token",
+    "beta": 0.1,
+    "kl": "k3",
+    "kl_placement": "loss",
+    "aggregate": "sequence_mean",
+    "entropy_coef": 0.0,
+}
+
+
+class Inputs:
+    """A row with nothing counted where there are several, NaN under the mask, ids at both ends."""
+
+    def __init__(self, shape, device, dtype=torch.float32, *, biased=False, spread=1.0):
+        b, length, width, vocabulary = shape
+        generator = torch.Generator().manual_seed(0)
+
+        def randn(*size):
+            return torch.randn(*size, generator=generator)
+
+        self.mask = torch.rand(b, length, generator=generator) < 0.8
+        self.mask[0, 0], self.mask[-1] = True, False
+        n = int(self.mask.sum())
+        hidden, head = randn(n, width).to(dtype), (2 * width**-0.5 * randn(vocabulary, width)).to(dtype)
+        self.ids = torch.randint(vocabulary, (n,), generator=generator)
+        self.ids[-1], self.ids[0] = vocabulary - 1, 0
+        own = (hidden.double() @ head.double().T / 0.8).log_softmax(-1).gather(1, self.ids[:, None]).squeeze(1)
+        self.old, self.ref = (
+            torch.full((b, length), math.nan).masked_scatter(self.mask, own.float() + spread * randn(n).clamp(-3, 3))
+            for _ in range(2)
+        )
+        self.advantages = randn(b)
+        self.tensors = [hidden, head, *([randn(vocabulary).to(dtype)] if biased else [])]
+        self.ref_tensors = [randn(n, width).to(dtype), head.clone()]
+        for name in ("mask", "ids", "old", "ref", "advantages"):
+            setattr(self, name, getattr(self, name).to(device))
+        self.tensors = [x.to(device).requires_grad_() for x in self.tensors]
+        self.ref_tensors = [x.to(device) for x in self.ref_tensors]
+
+    def run(self, function, dtype=None, *, old=True, ref=True, **changes):
+        """Output and gradients of twice the loss, in another dtype where one is given."""
+
+        def cast(x):
+            return x if dtype is None else x.to(dtype)
+
+        tensors = [cast(x.detach()).requires_grad_() for x in self.tensors]
+        options = BASE | ({"bias": tensors[2]} if len(tensors) > 2 else {}) | changes
+        if options.pop("fused_reference", False):
+            ref, options["reference"] = False, (*(cast(x) for x in self.ref_tensors), None)
+        out = function(
+            *tensors[:2],
+            self.ids,
+            cast(self.old) if old else None,
+            cast(self.ref) if ref else None,
+            cast(self.advantages),
+            self.mask,
+            **options,
+        )
+        return out, torch.autograd.grad(2 * out.loss, tensors)
+
+
+def materialised(hidden, head, ids, old, ref, advantages, mask, *, temperature, bias=None, softcap=None, **loss):
+    """As a model makes logits, in the dtype it is in; the softmax and the loss in float32."""
+
+    def per_token(hidden, head, bias):
+        logits = hidden @ head.T
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits if bias is None else logits + bias
+        logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+        log_p = (logits / temperature).log_softmax(-1)
+        values = log_p.gather(1, ids[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(1)
+        return [x.new_zeros(mask.shape).masked_scatter(mask, x) for x in values]
+
+    logprobs, entropy = per_token(hidden, head, bias)
+    reference, _ = loss.pop("reference", None), loss.pop("chunk_bytes", None)
+    if reference is not None:
+        ref = per_token(*reference)[0].detach()
+    old, ref = (None if x is None else x.to(logprobs.dtype) for x in (old, ref))
+    old = logprobs.detach() if old is None else old
+    return definition.grpo_loss(logprobs, old, ref, advantages.to(logprobs.dtype), mask, entropy, **loss)
+
+
+def check(inputs, assert_close_to_float64, **options):
+    fused, gradients = inputs.run(linear_grpo_loss, **options)
+    same, same_gradients = inputs.run(materialised, **options)
+    exact, exact_gradients = inputs.run(materialised, torch.float64, **options)
+
+    def with_parts(out):
+        # the loss beside what it is the sum of, which may cancel
+        return torch.stack([out.loss.detach(), *(out.metrics[n] for n in exact.metrics if n.endswith("_loss"))])
+
+    assert_close_to_float64(
+        [with_parts(fused), *gradients], [with_parts(same), *same_gradients], [with_parts(exact), *exact_gradients]
+    )
+    assert set(exact.metrics) <= set(fused.metrics)
+    names = [name for name in exact.metrics if not name.startswith("clip")]
+    # a share of tokens: those whose ratio is within rounding of a bound may fall on either side
+    low = 0.1 if inputs.tensors[0].dtype != torch.float32 else 1e-6
+    for name in set(exact.metrics) - set(names):
+        assert fused.metrics[name].item() == pytest.approx(exact.metrics[name].item(), abs=low), name
+    assert_close_to_float64(*([out.metrics[name] for name in names] for out in (fused, same, exact)), slack=3e-6)
+
+
+OPTIONS = [
+    {},
+    {"kl": "ratio_k3", "aggregate": "token_mean", "ratio_cap": 1.5},
+    {"kl": "k2", "aggregate": "constant_length", "entropy_coef": 0.1},
+    {"kl": "k1", "old": False},
+    {"ratio_level": "sequence", "kl": "ratio_k3", "aggregate": "token_mean", "entropy_coef": 0.1},
+    {"kl_placement": "none", "ref": False, "beta": 0.0},
+    {"fused_reference": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk_bytes", [1 << 30, 1 << 11])
+def test_against_float64(device, options, dtype, chunk_bytes, assert_close_to_float64):
+    if GPU and chunk_bytes < 1 << 12:
+        chunk_bytes = 100 * 50304 * dtype.itemsize
+    check(Inputs(SHAPES[0], device, dtype), assert_close_to_float64, chunk_bytes=chunk_bytes, **options)
+
+
+@pytest.mark.skipif(GPU, reason="there it is taken without being told")
+@pytest.mark.parametrize("options", OPTIONS[:5:2] + OPTIONS[-1:], ids=str)
+def test_with_the_product_of_the_gpu(device, options, monkeypatch, assert_close_to_float64):
+    from r1lab.kernel import chunks, product
+
+    monkeypatch.setattr(product, "TILE", {"BM": 16, "BN": 64, "BK": 16, "num_stages": 1, "num_warps": 4})
+    monkeypatch.setattr(chunks, "pays", lambda hidden, weight: len(hidden) > 0)
+    check(Inputs((3, 9, 8, 150), device, torch.bfloat16), assert_close_to_float64, chunk_bytes=1 << 12, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", SHAPES[1:])
+def test_shapes(device, shape, dtype, assert_close_to_float64):
+    check(Inputs(shape, device, dtype), assert_close_to_float64)
+
+
+def test_bias_and_soft_cap(device, assert_close_to_float64):
+    check(Inputs(SHAPES[0], device, biased=True), assert_close_to_float64, softcap=3.0)
+
+
+def test_far_apart_policies(device, assert_close_to_float64):
+    # |log-ratio| up to 30
+    check(Inputs(SHAPES[0], device, spread=10.0), assert_close_to_float64, kl="ratio_k3", ratio_cap=3.0)
+
+
+def test_all_options_agree_with_the_definition(device):
+    inputs = Inputs(SHAPES[-1] if GPU else (2, 3, 4, 65), device)
+    every = itertools.product(
+        ["k1", "k2", "k3", "ratio_k3"],
+        ["loss", "none"],
+        ["token", "sequence"],
+        ["sequence_mean", "token_mean", "constant_length"],
+    )
+    for kl, kl_placement, ratio_level, aggregate in every:
+        options = {"kl": kl, "kl_placement": kl_placement, "ratio_level": ratio_level, "aggregate": aggregate}
+        fused, ours = inputs.run(linear_grpo_loss, **options)
+        exact, theirs = inputs.run(definition.linear_grpo_loss, **options)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-6 * max(x.abs().max().item() for x in theirs))
+        metrics = {name: fused.metrics[name] for name in exact.metrics}
+        torch.testing.assert_close(metrics, exact.metrics, rtol=1e-4, atol=1e-6)
+
+
+def test_everything_masked(device):
+    inputs = Inputs(SHAPES[0], device)
+    inputs.mask = torch.zeros_like(inputs.mask)
+    inputs.tensors[0], inputs.ids = inputs.tensors[0][:0], inputs.ids[:0]
+    out, gradients = inputs.run(linear_grpo_loss)
+    assert out.loss.item() == 0 and gradients[0].shape[0] == 0 and (gradients[1] == 0).all()
+
+
+def test_frozen_head(device):
+    inputs = Inputs(SHAPES[0], device)
+    hidden, head = inputs.tensors
+    out = linear_grpo_loss(
+        hidden, head.detach(), inputs.ids, inputs.old, inputs.ref, inputs.advantages, inputs.mask, **BASE
+    )
+    (2 * out.loss).backward()
+    torch.testing.assert_close(hidden.grad, inputs.run(linear_grpo_loss)[1][0])
+
+
+def test_backward_works_once(device):
+    inputs = Inputs(SHAPES[0], device)
+    arguments = (inputs.ids, inputs.old, inputs.ref, inputs.advantages, inputs.mask)
+    out = linear_grpo_loss(*inputs.tensors, *arguments, **BASE)
+    out.loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="works once"):
+        out.loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kl": "k4"}, "kl 'k4' is not one of k1, k2, k3, ratio_k3"),
+        ({"ratio_level": "word"}, "ratio level 'word'"),
+        ({"ratio_cap": 1.0}, "ratio_cap must be above 1"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"ref": False}, "needs ref_logprobs"),
+    ],
+)
+def test_what_is_refused(device, changes, message):
+    with pytest.raises(ValueError, match=message):
+        Inputs(SHAPES[-1], device).run(linear_grpo_loss, **changes)
+
+
+@pytest.mark.skipif(not GPU, reason="the interpreter compiles nothing")
+def test_a_sweep_compiles_once(device):
+    from r1lab.kernel import chunks, rows
+    from r1lab.kernel import linear_grpo_loss as module
+
+    kernels = [rows._row_kernel, rows._gradient_kernel, module._token_kernel, chunks._scale_kernel]
+
+    def compiled():
+        return sum(len(cache) for kernel in kernels for caches in kernel.device_caches.values() for cache in caches[:1])
+
+    def trial(number):
+        inputs = Inputs((3, 20 + number, 64, 50257), device, torch.bfloat16)
+        changes = {"beta": number * 0.01, "epsilon_low": 0.1 + number * 0.01, "epsilon_high": 1.0 + number}
+        for kl, ratio_cap in (("k3", None), ("ratio_k3", 2.0 + number)):
+            inputs.run(linear_grpo_loss, **changes, kl=kl, ratio_cap=ratio_cap, temperature=0.5 + number * 0.05)
+
+    trial(0)
+    before = compiled()
+    for number in range(1, 21):
+        trial(number)
+    assert compiled() == before > 0

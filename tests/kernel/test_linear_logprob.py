@@ -1,0 +1,130 @@
+import math
+
+import pytest
+import torch
+
+from r1lab.kernel.linear_logprob import linear_logprob, linear_statistics, logprob
+from r1lab.loss import logprob as definition
+
+# N, H, V; the last of each list only where there is a GPU
+SMALL = [(1, 8, 130), (5, 8, 257)]
+FULL = [(1, 64, 50257), (33, 256, 151936), (300, 512, 129280), (1000, 64, 50257)]
+SHAPES = FULL if torch.cuda.is_available() else SMALL
+
+
+def inputs(shape, device, dtype, *, biased=False):
+    n, width, vocabulary = shape
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(n, width, generator=generator).to(dtype)
+    head = (3 * width**-0.5 * torch.randn(vocabulary, width, generator=generator)).to(dtype)
+    bias = torch.randn(vocabulary, generator=generator).to(dtype) if biased else None
+    ids = torch.randint(vocabulary, (n,), generator=generator)
+    ids[-1], ids[0] = vocabulary - 1, 0
+    weights = torch.randn(2, n, generator=generator).to(device)
+    return (
+        *(None if x is None else x.to(device).requires_grad_() for x in (hidden, head, bias)),
+        ids.to(device),
+        weights,
+    )
+
+
+def materialised(hidden, head, ids, *, temperature, bias, softcap, entropy):
+    """As a model makes logits, in the dtype it is in; the softmax in float32."""
+    logits = hidden @ head.T
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits if bias is None else logits + bias
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    log_p = (logits / temperature).log_softmax(-1)
+    return log_p.gather(1, ids[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(1)
+
+
+def results(function, tensors, ids, weights, **options):
+    values = function(*tensors[:2], ids, bias=tensors[2], temperature=0.9, entropy="gradient", **options)
+    total = sum((w * v).sum() for w, v in zip(weights, values, strict=True))
+    given = [x for x in tensors if x is not None]
+    return *(v.detach() for v in values), *torch.autograd.grad(total, given)
+
+
+@pytest.mark.parametrize(("biased", "softcap"), [(False, None), (True, 5.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_against_float64(device, shape, dtype, biased, softcap, assert_close_to_float64):
+    *tensors, ids, weights = inputs(shape, device, dtype, biased=biased)
+    doubles = [None if x is None else x.detach().double().requires_grad_() for x in tensors]
+    options = {"softcap": softcap}
+    exact = results(materialised, doubles, ids, weights.double(), **options)
+    same = results(materialised, tensors, ids, weights, **options)
+    for chunks in (1, 3):
+        budget = -(-shape[0] // chunks) * (shape[2] + 64) * dtype.itemsize
+        fused = results(linear_logprob, tensors, ids, weights, chunk_bytes=budget, **options)
+        assert_close_to_float64(fused, same, exact)
+
+
+def test_gradients_of_tiny_size_survive_float16(device):
+    *tensors, ids, weights = inputs(SHAPES[-1], device, torch.float16)
+    large, small = (results(linear_logprob, tensors, ids, weights * scale)[2:] for scale in (1.0, 2.0**-12))
+    for a, b in zip(large, small, strict=True):
+        torch.testing.assert_close(b.float() * 2**12, a.float(), rtol=0.02, atol=a.abs().max().item() * 1e-2)
+
+
+def test_forward_only(device):
+    hidden, head, _, ids, _ = inputs(SHAPES[-1], device, torch.bfloat16)
+    found = linear_statistics(hidden, head, ids, temperature=0.9, chunk_bytes=1 << 14)
+    logprobs, entropy = linear_logprob(hidden, head, ids, temperature=0.9, entropy="value")
+    torch.testing.assert_close((found.logprob, found.entropy), (logprobs.detach(), entropy))
+    assert not found.logprob.requires_grad and not entropy.requires_grad
+    assert torch.equal(found.hit, (hidden @ head.T).gather(1, ids[:, None])[:, 0] >= (hidden @ head.T).amax(1))
+
+
+def test_logits_that_exist(device, assert_close_to_float64):
+    hidden, head, _, ids, weights = inputs(SHAPES[-1], device, torch.float32)
+    logits = (hidden @ head.T).detach()
+    logits[0, 1] = -math.inf
+
+    def run(function, dtype):
+        source = logits.to(dtype).clone().requires_grad_()
+        values = function(source, ids, temperature=0.7, entropy="gradient")
+        total = sum((w * v).sum() for w, v in zip(weights.to(dtype), values, strict=True))
+        return *(v.detach() for v in values), *torch.autograd.grad(total, source)
+
+    def plain(source, ids, *, temperature, entropy):
+        log_p = (source / temperature).log_softmax(-1)
+        finite = log_p.masked_fill(log_p == -math.inf, 0.0)
+        return log_p.gather(1, ids[:, None]).squeeze(1), -(log_p.exp() * finite).sum(1)
+
+    assert_close_to_float64(run(logprob, torch.float32), run(plain, torch.float32), run(plain, torch.float64))
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_what_is_frozen_has_no_gradient(device, frozen):
+    *tensors, ids, _ = inputs(SHAPES[0], device, torch.float32)
+    tensors[frozen].requires_grad_(False)
+    logprobs, _ = linear_logprob(*tensors[:2], ids, temperature=1.0)
+    logprobs.sum().backward()
+    assert tensors[frozen].grad is None and tensors[1 - frozen].grad.isfinite().all()
+
+
+def test_autocast_keeps_a_float32_gradient(device):
+    *tensors, ids, _ = inputs(SHAPES[-1], device, torch.float32)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        logprobs, _ = linear_logprob(*tensors[:2], ids, temperature=1.0)
+    logprobs.sum().backward()
+    exact, _ = definition.linear_logprob(*tensors[:2], ids, temperature=1.0)
+    gradients = torch.autograd.grad(exact.sum(), tensors[:2])
+    for x, expected in zip(tensors, gradients, strict=False):
+        assert x.grad.dtype == torch.float32
+        torch.testing.assert_close(x.grad, expected, rtol=0.1, atol=0.03 * expected.abs().max().item())
+
+
+def test_no_tokens(device):
+    hidden = torch.zeros(0, 4, device=device, requires_grad=True)
+    head = torch.ones(7, 4, device=device, requires_grad=True)
+    logprobs, _ = linear_logprob(hidden, head, torch.zeros(0, dtype=torch.int64, device=device), temperature=1.0)
+    logprobs.sum().backward()
+    assert logprobs.shape == (0,) and (head.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", ["temperature", "softcap", "chunk_bytes"])
+def test_what_must_be_positive(device, name):
+    with pytest.raises(ValueError, match=f"{name} must be above 0, got 0"):
+        linear_logprob(torch.ones(1, 1), torch.ones(2, 1), torch.tensor([0]), **({"temperature": 1.0} | {name: 0}))
