@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,8 +44,9 @@ def _new_folder(path: Path) -> Path:
     raise FileExistsError(f"there are a thousand runs named {path}; give hydra.run.dir")
 
 
-def claim(folder: Path, *, goes_on: bool) -> IO[str]:
-    """Make a run's folder this process's own, for as long as the returned file is kept open.
+@contextmanager
+def claim(folder: Path, *, goes_on: bool) -> Iterator[None]:
+    """Inside, a run's folder is this process's own.
 
     Raises:
         ValueError: another process is at work in it, or it holds a run and this one is not to go on with it.
@@ -51,16 +54,19 @@ def claim(folder: Path, *, goes_on: bool) -> IO[str]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = _locked(folder)
     if lock is None:
-        raise ValueError(
-            f"a run is going on in {folder} (process {_lock(folder).read_text()}); give another hydra.run.dir"
-        )
-    if not goes_on and (read_summary(folder).get("status") == FINISHED or (folder / "checkpoints").exists()):
-        raise ValueError(
-            f"{folder} holds a run already; give another hydra.run.dir, or go on with it by ckpt_path=last"
-        )
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
+        owner = _lock(folder).read_text()
+        raise ValueError(f"a run is going on in {folder} (process {owner}); give another hydra.run.dir")
+    try:
+        if not goes_on and (read_summary(folder).get("status") == FINISHED or (folder / "checkpoints").exists()):
+            raise ValueError(
+                f"{folder} holds a run already; give another hydra.run.dir, or go on with it by ckpt_path=last"
+            )
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+    finally:
+        _lock(folder).unlink(missing_ok=True)
+        lock.close()
 
 
 def _lock(folder: Path) -> Path:

@@ -53,15 +53,17 @@ def test_a_run_that_is_going_on_is_left_alone(runs):
     with run_folder.claim(Path(going), goes_on=True):
         assert run_folder.run_folder("r1zero", "last") == halted
         with pytest.raises(ValueError, match=rf"going on in .*process {os.getpid()}"):
-            run_folder.claim(Path(going), goes_on=True)
+            run_folder.claim(Path(going), goes_on=True).__enter__()
     assert run_folder.run_folder("r1zero", "last") == going
 
 
 def test_a_folder_that_holds_a_run_is_not_begun_in_again(runs):
     folder = Path(make(runs, "2025-01-01_00-00-00", "finished"))
     with pytest.raises(ValueError, match="holds a run already.*ckpt_path=last"):
-        run_folder.claim(folder, goes_on=False)
-    run_folder.claim(runs / "new", goes_on=False).close()
+        run_folder.claim(folder, goes_on=False).__enter__()
+    with run_folder.claim(runs / "new", goes_on=False):
+        assert (runs / "new" / ".lock").read_text() == str(os.getpid())
+    assert list((runs / "new").iterdir()) == []
 
 
 def test_a_damaged_summary_does_not_hide_another_run(runs):

@@ -90,7 +90,7 @@ def test_graded_counts_tags_that_stand_there_once():
     assert graded(GOOD, truncated=True) == 0.5
     assert graded("7") == 0.0
     assert graded("<answer> 7 </answer>") == 0.25
-    assert graded("<answer> <answer> 7 </answer> <think>") == 0.25  # a repeated tag counts for nothing
+    assert graded("<answer> <answer> 7 </answer>") == 0.125  # a repeated tag counts for nothing
     assert graded("</answer> </think> <answer> <think>") == 0.125  # out of order: only the first that is asked counts
     assert graded("<think> a <answer> 7 </answer>", truncated=True) == 0.375
     opened = replace(PROMPT, text="q <think>")
