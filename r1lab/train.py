@@ -149,13 +149,11 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         note(summary)
         raise
     summary |= {"steps": module.step, "train_seconds": round(timer.time_elapsed("train"), 2)}
-    objectives = config["objective"]
-    several = isinstance(objectives, list)
-    values = [last_value(trainer, folder, name) for name in (objectives if several else [objectives])]
+    several = isinstance(config["objective"], list)
+    objectives = config["objective"] if several else [config["objective"]]
+    values = [last_value(trainer, folder, name) for name in objectives]
     summary["objective"] = values if several else values[0]
-    for name in (
-        name for name, value in zip(objectives if several else [objectives], values, strict=True) if value is None
-    ):
+    for name in (name for name, value in zip(objectives, values, strict=True) if value is None):
         known = ", ".join(sorted(key for key in trainer.callback_metrics if key.startswith("validation/")))
         log.warning(f"objective={name} was never measured; there are {known or 'no validations in this run'}")
     summary |= memory(folder)
