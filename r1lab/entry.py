@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -157,3 +158,12 @@ def _fits(want: object, got: object, *, fractions: bool) -> bool:
 def plain(config: DictConfig) -> dict:
     """The resolved config as plain data: no OmegaConf object goes any further."""
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a nested config with its dotted key."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -33,7 +33,7 @@ from r1lab.analysis.run import read_metrics
 from r1lab.analysis.scores import score_table
 from r1lab.build import build_policy_parts, build_reward, evaluation_sampling, make, policy_maker, rollout_sampling
 from r1lab.callback import stop
-from r1lab.entry import Stopped, plain, refuse_wrong_types, run
+from r1lab.entry import Stopped, flat, plain, refuse_wrong_types, run
 from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
 from r1lab.module.checkpoint import AtomicCheckpointIO
@@ -149,13 +149,6 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         note(summary)
         raise
     summary |= {"steps": module.step, "train_seconds": round(timer.time_elapsed("train"), 2)}
-    several = isinstance(config["objective"], list)
-    objectives = config["objective"] if several else [config["objective"]]
-    values = [last_value(trainer, folder, name) for name in objectives]
-    summary["objective"] = values if several else values[0]
-    for name in (name for name, value in zip(objectives, values, strict=True) if value is None):
-        known = ", ".join(sorted(key for key in trainer.callback_metrics if key.startswith("validation/")))
-        log.warning(f"objective={name} was never measured; there are {known or 'no validations in this run'}")
     summary |= memory(folder)
     pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)
     if config["evaluate"] and not pruned and trainer.is_global_zero:
@@ -167,6 +160,14 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
             raise Stopped(
                 f"stopped after the last step, which is saved in {folder}; ckpt_path=last scores it"
             ) from None
+    several = isinstance(config["objective"], list)
+    objectives = config["objective"] if several else [config["objective"]]
+    values = [last_value(trainer, folder, summary, name) for name in objectives]
+    summary["objective"] = values if several else values[0]
+    missing = [name for name, value in zip(objectives, values, strict=True) if value is None]
+    for name in missing if trainer.is_global_zero else []:
+        known = ", ".join(measured(trainer, summary))
+        log.warning(f"objective={name} was never measured; there are {known or 'none in this run'}")
     summary["status"] = "pruned" if pruned else FINISHED
     note(summary)
     if trainer.is_global_zero and config["show"] and module.step:
@@ -175,14 +176,23 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     return summary["objective"]
 
 
-def last_value(trainer: L.Trainer, folder: Path, metric: str) -> float | None:
-    """The newest value of a metric, None where it was never measured."""
-    value = trainer.callback_metrics.get(metric)
+def last_value(trainer: L.Trainer, folder: Path, summary: dict[str, Any], name: str) -> float | None:
+    """The newest value of a metric, or a score after the last step (`heldout/pass_at_1`); None: never measured."""
+    split, _, score_name = name.partition("/")
+    if split in summary.get("after", {}):
+        return summary["after"][split].get(score_name)
+    value = trainer.callback_metrics.get(name)
     if value is None:
         # A run that was killed behind its last step measures nothing when it goes on.
-        written = read_metrics(folder / "metrics.csv").get(metric, pd.Series(dtype=float)).dropna()
+        written = read_metrics(folder / "metrics.csv").get(name, pd.Series(dtype=float)).dropna()
         value = None if written.empty else np.float32(written.iloc[-1])
     return None if value is None else float(value)
+
+
+def measured(trainer: L.Trainer, summary: dict[str, Any]) -> list[str]:
+    """What `objective` may name in this run."""
+    validated = sorted(key for key in trainer.callback_metrics if key.startswith("validation/"))
+    return validated + [f"{split}/{name}" for split, scores in summary.get("after", {}).items() for name in scores]
 
 
 def memory(folder: Path) -> dict[str, Any]:
@@ -223,15 +233,6 @@ def refuse_other_settings(folder: Path, config: dict[str, Any]) -> None:
             f"ckpt_path=last: the run in {folder} has other settings ({', '.join(changed[:4])}); "
             "go on with its own, or leave ckpt_path out to start anew"
         )
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a nested config with its dotted key."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningModule:

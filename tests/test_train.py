@@ -21,13 +21,15 @@ def test_killed_behind_the_last_step_it_still_knows_its_objective(tiny_run, trai
     left = {key: value for key, value in finished.items() if key not in ("after", "objective")}
     path.write_text(json.dumps(left | {"status": "running"}))
 
-    train_small(folder, "ckpt_path=last", "objective=validation/completion_length", "callback.samples.shown=0")
+    objectives = "objective=[validation/completion_length,heldout/completion_length]"
+    train_small(folder, "ckpt_path=last", objectives, "callback.samples.shown=0")
     summary = json.loads(path.read_text())
     assert summary["status"] == "finished" and summary["steps"] == 2
     # Measured in the step before the kill, and in no step since.
     last = (folder / "metrics.csv").read_text().splitlines()
     column = last[0].split(",").index("validation/completion_length")
-    assert summary["objective"] == pytest.approx(float(last[-1].split(",")[column]))
+    heldout = summary["after"]["heldout"]["completion_length"]
+    assert summary["objective"] == pytest.approx([float(last[-1].split(",")[column]), heldout])
     assert (summary["before"], summary["after"]) == (finished["before"], finished["after"])
 
 

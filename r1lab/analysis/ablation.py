@@ -1,6 +1,7 @@
 """Sum up a sweep from its Optuna study: a table, a figure, a CSV and a verdict."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from r1lab.analysis.sweep_figure import sweep_figure
 from r1lab.analysis.sweep_table import markdown, print_tables, trials_csv
 from r1lab.analysis.verdict import verdict
 from r1lab.run_folder import write_whole
+
+log = logging.getLogger("r1lab.sweeper")
 
 EPILOG = """\
 examples:
@@ -45,6 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print("wrote " + ", ".join(str(path) for path in paths))
     return 0
+
+
+def sum_up(storage: str, name: str) -> None:
+    """What a sweep does at its end (`hydra.sweeper.finish`): all of the above, into `sweeps/results/<name>`.
+
+    Args:
+        storage: of the study: a journal file, beside which the files are written, or a database's URL.
+        name: of the study.
+    """
+    is_database = "://" in storage
+    output = Path("sweeps/results", name) if is_database else Path(storage).parent
+    try:
+        paths = write_all(load_sweep(storage if is_database else output, name), output, None, Console())
+    except SweepError as error:  # the sweep itself is done
+        log.warning(f"not summed up: {error}")
+        return
+    print("wrote " + ", ".join(str(path) for path in paths))
 
 
 def parser() -> argparse.ArgumentParser:

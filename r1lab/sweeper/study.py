@@ -11,7 +11,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 RECORD = "sweep"  # the study's user attribute that says what it is about
 # What makes trials of one study comparable. Trials may be added; how they are watched does not matter.
-_FIXED = ("params", "blocks", "objectives", "seeds", "steps", "config_hash")
+_FIXED = ("params", "blocks", "objectives", "seeds", "steps")
+CONFIG = "config"  # in the record: the settings that all points share, by their dotted names
 # Who began it; each run's own are with its results.
 _BEGUN = ("command", "commit", "versions", "device")
 _LOCK_SECONDS = 10  # after which the lock of a process that was killed while it wrote is broken
@@ -90,9 +91,11 @@ def has_study(storage: BaseStorage, name: str) -> bool:
 
 
 def _refuse_other(name: str, before: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    changed = [key for key in _FIXED if key in before and before[key] != record[key]]
-    if not changed:
-        return
-    told = "; ".join(f"{key} was {before[key]} and is now {record[key]}" for key in changed if key != "config_hash")
-    told = told or "the config that all points share has changed since"
-    raise StudyError(f"the study {name!r} was begun as another sweep ({told}); give this one another name")
+    was, now = (
+        {key: given[key] for key in _FIXED if key in given} | given.get(CONFIG, {}) for given in (before, record)
+    )
+    # A setting that came or went since keeps no study from going on: its default is what was done before.
+    changed = [key for key in was if key in now and was[key] != now[key]]
+    if changed:
+        told = "; ".join(f"{key} was {was[key]} and is now {now[key]}" for key in changed)
+        raise StudyError(f"the study {name!r} was begun as another sweep ({told}); give this one another name")

@@ -15,14 +15,14 @@ import optuna
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, open_dict
 
-from r1lab.entry import plain
-from r1lab.run_folder import commit, config_hash, device_name, versions
+from r1lab.entry import flat, plain
+from r1lab.run_folder import commit, device_name, versions
 from r1lab.sweeper.points import Points
 from r1lab.sweeper.preflight import preflight
 from r1lab.sweeper.processes import start_workers, stop, stopped_in_a_line
 from r1lab.sweeper.settings import Settings
 from r1lab.sweeper.space import SpaceError, Value, parse_space
-from r1lab.sweeper.study import has_study, open_storage, open_study
+from r1lab.sweeper.study import CONFIG, has_study, open_storage, open_study
 from r1lab.sweeper.work import ERROR, Queue, is_live, slot_of
 
 log = logging.getLogger("r1lab.sweeper")
@@ -99,7 +99,7 @@ class Sweep:
             "steps": self.steps,
             "sampler": "grid" if s.is_grid else s.sampler["_target_"].rpartition(".")[2],
             "pruner": s.pruner["_target_"].rpartition(".")[2] if s.pruner else None,
-            "config_hash": config_hash({key: value for key, value in self.base.items() if key != "seed"}),
+            CONFIG: {key: value for key, value in flat(self.base) if key not in ("seed", "ckpt_path")},
             "command": " ".join(["python", *sys.orig_argv[1:]]),
             "commit": commit(),
             "versions": versions(),

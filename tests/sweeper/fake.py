@@ -32,7 +32,7 @@ def group(name: str, choice: str) -> dict[str, Any] | None:
 
 
 def settings(folder: Path, *, sampler: str = "random", pruner: str = "none", **given: Any) -> dict[str, Any]:
-    """The settings of conf/hydra/sweeper/r1lab_optuna.yaml, without a pre-flight, with the given ones."""
+    """The settings of conf/hydra/sweeper/r1lab_optuna.yaml, without pre-flight and analysis, with the given ones."""
     values = yaml.safe_load((CONF / "hydra/sweeper/r1lab_optuna.yaml").read_text())
     for key in ("defaults", "_target_", "_recursive_", "_convert_"):
         del values[key]
@@ -45,6 +45,7 @@ def settings(folder: Path, *, sampler: str = "random", pruner: str = "none", **g
         "params": {"x": "interval(0,1)"},
         "seeds": 1,
         "preflight": False,
+        "finish": None,
     } | given  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import pytest
 from r1lab.sweeper.study import RECORD, StudyError, has_study, open_storage, open_study
 
 RECORDED = {
-    "params": {"x": 1}, "blocks": [], "objectives": ["a"], "seeds": [1], "steps": 4, "config_hash": "c0",
+    "params": {"x": 1}, "blocks": [], "objectives": ["a"], "seeds": [1], "steps": 4,
+    "config": {"loss.beta": 0.1, "old": 1},
     "question": "?", "command": "python -m r1lab.train", "commit": "1111",
 }  # fmt: skip
 
@@ -90,7 +91,7 @@ def test_the_lock_of_a_process_that_was_killed_is_broken(tmp_path, monkeypatch):
         ({"seeds": [1, 2]}, r"seeds was \[1\] and is now \[1, 2\]"),
         ({"steps": 5}, "steps was 4 and is now 5"),
         ({"objectives": ["b"]}, "objectives was"),
-        ({"config_hash": "c1"}, "the config that all points share has changed since"),
+        ({"config": {"loss.beta": 0.2}}, "another sweep \\(loss.beta was 0.1 and is now 0.2\\)"),
     ],
 )
 def test_a_study_of_another_sweep_is_refused(tmp_path, record, told):
@@ -100,6 +101,12 @@ def test_a_study_of_another_sweep_is_refused(tmp_path, record, told):
     with pytest.raises(StudyError, match=told):
         opened(path, **record)
     assert path.read_bytes() == before
+
+
+def test_settings_that_came_or_went_since_do_not_matter(tmp_path):
+    opened(tmp_path / "journal.log")
+    config = {"loss.beta": 0.1, "new": None}
+    assert opened(tmp_path / "journal.log", config=config).user_attrs[RECORD]["config"] == config
 
 
 def test_another_direction_is_refused(tmp_path):
