@@ -1,6 +1,7 @@
 """How far a sweep has come."""
 
-import numpy as np
+from datetime import timedelta
+from itertools import product
 
 from r1lab.analysis.number import counted
 from r1lab.analysis.sweep import Sweep
@@ -21,12 +22,14 @@ def progress(sweep: Sweep) -> str:
 
 
 def grid_size(sweep: Sweep) -> int | None:
-    """Trials of the whole grid; None where a sampler chooses, or where parameters depend on each other."""
+    """Trials of the grid less those left out; None where a sampler chooses or parameters depend on each other."""
     params = sweep.record.get("params") or {}
     conditional = any(set(setting) != set(sweep.treatments) for setting in sweep.settings)
     if sweep.is_search or conditional or not all(param.get("levels") for param in params.values()):
         return None
-    return int(np.prod([len(param["levels"]) for param in params.values()]))
+    points = [dict(zip(params, levels, strict=True)) for levels in product(*(p["levels"] for p in params.values()))]
+    excluded = sweep.record.get("exclude") or []
+    return sum(not any(part.items() <= point.items() for part in excluded) for point in points)
 
 
 def missing_trials(sweep: Sweep) -> int:
@@ -37,3 +40,14 @@ def missing_trials(sweep: Sweep) -> int:
 
 def is_unfinished(sweep: Sweep) -> bool:
     return bool(missing_trials(sweep)) or sweep.points["state"].isin(["RUNNING", "WAITING"]).any()
+
+
+def wall_hours(sweep: Sweep) -> float:
+    """Hours in which at least one trial ran, whatever lay between."""
+    trials = [t for t in sweep.study.get_trials(deepcopy=False) if t.datetime_start and t.datetime_complete]
+    total, until = timedelta(), None
+    for trial in sorted(trials, key=lambda t: t.datetime_start):
+        start = trial.datetime_start if until is None else max(trial.datetime_start, until)
+        total += max(trial.datetime_complete - start, timedelta())
+        until = trial.datetime_complete if until is None else max(trial.datetime_complete, until)
+    return total / timedelta(hours=1)

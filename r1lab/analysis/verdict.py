@@ -6,7 +6,7 @@ from r1lab.analysis.decision import decision, name_of
 from r1lab.analysis.effects import Effect, differences, of_objective, ranked
 from r1lab.analysis.number import counted, interval, number, p_value
 from r1lab.analysis.outlook import what_would_change_it
-from r1lab.analysis.progress import progress
+from r1lab.analysis.progress import progress, wall_hours
 from r1lab.analysis.sweep import Sweep
 from r1lab.metric.mean_interval import mean_interval
 
@@ -31,9 +31,9 @@ def set_up(sweep: Sweep) -> str:
     size = f"{counted(len(sweep.points), 'trial')} x {counted(len(record['seeds']), 'seed')}"
     if sweep.blocks:
         size += f", on {counted(seeds['block'].nunique(), 'level')} of {' and '.join(sweep.blocks)}"
-    hours = number(float(seeds["seconds"].astype(float).sum()) / 3600)
+    hours = f"{number(float(seeds['seconds'].astype(float).sum()) / 3600)} h of runs in {number(wall_hours(sweep))} h"
     return (
-        f"commit {record.get('commit') or 'unknown'}; {record.get('device') or 'unknown device'}; {hours} h in all; "
+        f"commit {record.get('commit') or 'unknown'}; {record.get('device') or 'unknown device'}; {hours}; "
         f"{size}; {progress(sweep)}; `{record.get('command') or 'unknown command'}`"
     )
 

@@ -16,15 +16,16 @@ PARENT = "R1LAB_SWEEP_PARENT"  # environment of a worker: the process that start
 _STOP_SECONDS = 30
 
 
+def share_cores(workers: int) -> None:
+    """From now on this process takes its share of the cores among so many."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
 def start_workers(number: int) -> list[subprocess.Popen]:
-    """Some more processes for the sweep of this command, each with its share of the cores."""
-    if number == 0:
-        return []
-    threads = max(1, torch.get_num_threads() // (number + 1))
-    torch.set_num_threads(threads)
+    """Some more processes for the sweep of this command, each with as many threads as this one."""
     alone = ["hydra.sweeper.workers=1", "hydra.sweeper.preflight=false", "hydra.sweeper.finish=null"]
     command = [sys.executable, *sys.orig_argv[1:], *alone]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), PARENT: str(os.getpid())}
     # In groups of their own, so that Ctrl-C reaches this process alone, which then stops them.
     return [subprocess.Popen(command, env=environment, process_group=0) for _ in range(number)]
 

@@ -19,7 +19,7 @@ from r1lab.entry import flat, plain
 from r1lab.run_folder import commit, device_name, versions
 from r1lab.sweeper.points import Points
 from r1lab.sweeper.preflight import preflight
-from r1lab.sweeper.processes import start_workers, stop, stopped_in_a_line
+from r1lab.sweeper.processes import share_cores, start_workers, stop, stopped_in_a_line
 from r1lab.sweeper.settings import Settings
 from r1lab.sweeper.space import SpaceError, Value, parse_space
 from r1lab.sweeper.study import CONFIG, has_study, open_storage, open_study
@@ -92,6 +92,7 @@ class Sweep:
             "reported": s.reported,
             "params": {name: parameter.describe() for name, parameter in self.space.parameters.items()},
             "blocks": [name for name in s.blocks if name in self.space.parameters],
+            "exclude": s.exclude,
             "baseline": s.baseline,
             "minimum_effect": s.minimum_effect,
             "objectives": s.objective_list,
@@ -141,6 +142,7 @@ class Sweep:
         queue = Queue(study, storage)
         self.points = Points(self, study, queue)
         workers: list[subprocess.Popen] = []
+        share_cores(self.settings.workers)  # before the pre-flight, which measures how long a run takes
         ended = queue.show_life()
         try:
             queue.recover()

@@ -9,8 +9,8 @@ def test_five_lines(beta_sweep):
     assert lines[0] == "- **Question:** Does it matter?"
     # Nine runs of a minute
     assert lines[1] == (
-        "- **Set-up:** commit 0a1b2c3d4e5f; a processor, 2 threads; 0.150 h in all; 3 trials x 3 seeds; all finished; "
-        "`python -m r1lab.train -m +sweep=example`"
+        "- **Set-up:** commit 0a1b2c3d4e5f; a processor, 2 threads; 0.150 h of runs in 0.000 h; 3 trials x 3 seeds; "
+        "all finished; `python -m r1lab.train -m +sweep=example`"
     )
     assert lines[2] == (
         "- **Finding:** validation/pass_at_1: baseline beta=0.001 0.600 [0.352, 0.848] (n 3); against it "
