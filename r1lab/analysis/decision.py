@@ -66,4 +66,8 @@ def _why_untested(first: Sequence[Effect]) -> str:
 
 
 def name_of(sweep: Sweep, effect: Effect) -> str:
-    return describe(sweep.settings[effect.point], short_names(sweep.treatments)) or "the one point"
+    return point_name(sweep, effect.point)
+
+
+def point_name(sweep: Sweep, point: int) -> str:
+    return describe(sweep.settings[point], short_names(sweep.treatments)) or "the one point"

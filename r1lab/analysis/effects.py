@@ -21,6 +21,7 @@ MEASURES = (
     ("harder pass@1", ("after/harder/pass_at_1",)),
     ("format", ("after/heldout/format", "last/validation/format")),
     ("completion length", ("after/heldout/completion_length", "last/rollout/completion_length")),
+    ("wrong length", ("after/heldout/wrong_completion_length", "last/rollout/wrong_completion_length")),
     ("reasoning length", ("after/heldout/reasoning_length", "last/rollout/reasoning_length")),
     ("KL", ("last/loss/kl",)),
     ("entropy", ("last/loss/entropy",)),

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from r1lab.analysis.decision import gain, name_of
+from r1lab.analysis.decision import gain, name_of, point_name
 from r1lab.analysis.effects import ALPHA, Effect, differences, of_objective, ranked, values
 from r1lab.analysis.number import counted, interval, number
-from r1lab.analysis.setting import describe, short_names
 from r1lab.analysis.sweep import Sweep
 from r1lab.metric.power import detectable_effect, pairs_needed
 from r1lab.metric.spread import spread
@@ -81,7 +80,7 @@ def _bases(sweep: Sweep, first: Sequence[Effect]) -> str:
     best = max(compared, key=lambda e: abs(e.comparison.difference.mean), default=None)
     point = sweep.baseline if sweep.baseline is not None else ranked(sweep, first)[0].point
     scores = values(sweep, [point], first[0].objective)
-    where = describe(sweep.settings[point], short_names(sweep.treatments)) or "the one point"
+    where = point_name(sweep, point)
     text = f"Spread over {name}: {_spread_of(scores)} of {where}"
     if best is not None:
         change = differences(sweep, best.point, best.objective)

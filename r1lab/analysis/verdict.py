@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from r1lab.analysis.decision import decision, name_of
-from r1lab.analysis.effects import Effect, differences, of_objective, ranked
+from r1lab.analysis.decision import decision, name_of, point_name
+from r1lab.analysis.effects import Effect, differences, mean_of, measures, of_objective, ranked, values
 from r1lab.analysis.number import counted, interval, number, p_value
 from r1lab.analysis.outlook import what_would_change_it
 from r1lab.analysis.progress import progress, wall_hours
@@ -40,7 +40,7 @@ def set_up(sweep: Sweep) -> str:
 
 def finding(sweep: Sweep, found: Sequence[Effect]) -> str:
     text = " ".join(_objective_finding(sweep, of_objective(found, name)) for name in sweep.objectives)
-    text += _held_out(sweep, of_objective(found, sweep.objectives[0]))
+    text += _held_out(sweep, of_objective(found, sweep.objectives[0])) + _secondary(sweep)
     if sweep.record.get("reported"):
         text += f" Reported: {sweep.record['reported'].strip().rstrip('.')}."
     return text
@@ -71,6 +71,28 @@ def _held_out(sweep: Sweep, found: Sequence[Effect]) -> str:
         return ""
     change = mean_interval([differences(sweep, best.point, column)])
     return f" Held-out pass@1 of {name_of(sweep, best)}: {interval(change, sign=True)} against the baseline's."
+
+
+def _secondary(sweep: Sweep) -> str:
+    """The other outcomes that the sweep names: the baseline's, and the largest differences to it, untested."""
+    titles = {column: title for title, column in measures(sweep).items()}
+    return "".join(
+        f" {titles.get(column, column)}: {_outcome(sweep, column)}." for column in sweep.record.get("secondary") or []
+    )
+
+
+def _outcome(sweep: Sweep, column: str) -> str:
+    means = {point: mean_of(values(sweep, [point], column)) for point in range(len(sweep.settings))}
+    known = [point for point, mean in means.items() if mean.mean is not None]
+    if not known:
+        return "not measured"
+    tell = lambda point, told: f"{point_name(sweep, point)} {told}"  # noqa: E731
+    if sweep.baseline not in known:
+        return "; ".join(tell(point, interval(means[point])) for point in known[:TOLD])
+    changes = {point: mean_interval([differences(sweep, point, column)]) for point in known if point != sweep.baseline}
+    order = sorted((p for p in changes if changes[p].n), key=lambda point: -abs(changes[point].mean))[:TOLD]
+    base = tell(sweep.baseline, interval(means[sweep.baseline]))
+    return "; ".join([base, *(tell(point, interval(changes[point], sign=True)) for point in order)])
 
 
 def _mean(sweep: Sweep, effect: Effect) -> str:

@@ -25,6 +25,7 @@ class Settings:
     exclude: list[dict[str, Value]]
     blocks: list[str]
     minimum_effect: float | None
+    secondary: list[str]
     storage: str
     workers: int
     batch: int

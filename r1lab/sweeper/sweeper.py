@@ -95,6 +95,7 @@ class Sweep:
             "exclude": s.exclude,
             "baseline": s.baseline,
             "minimum_effect": s.minimum_effect,
+            "secondary": s.secondary,
             "objectives": s.objective_list,
             "seeds": s.seed_list,
             "steps": self.steps,

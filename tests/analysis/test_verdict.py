@@ -39,3 +39,16 @@ def test_many_differences_are_counted(write_sweep, tmp_path):
         writer.trial({"a": a}, {1: 0.5, 2: 0.5 + a / 20, 3: 0.5 - a / 20})
     sweep = load_sweep(writer.folder)
     assert "; and 3 more. Significant after Holm: 0 of 7." in finding(sweep, effects(sweep))
+
+
+def test_other_outcomes_are_told_with_their_intervals(write_sweep, tmp_path):
+    names = ["after/heldout/completion_length", "memory_mib", "last/loss/kl"]
+    writer = write_sweep(tmp_path / "more", {"a": [1, 2]}, baseline={"a": 1}, secondary=names)
+    for level, lengths in ((1, (10.0, 12.0, 14.0)), (2, (11.0, 14.0, 17.0))):
+        scores = [{"heldout": {"pass_at_1": 0.5, "completion_length": length}} for length in lengths]
+        writer.trial({"a": level}, {seed: writer.note(0.5, [0.5], after=after) for seed, after in enumerate(scores, 1)})
+    sweep = load_sweep(writer.folder)
+    text = finding(sweep, effects(sweep))
+    # 12 and 2 -+ 4.302653 x (2 and 1) / sqrt(3)
+    lengths = "completion length: a=1 12.0 [7.0, 17.0]; a=2 +2.000 [-0.484, +4.484]."
+    assert f"{lengths} memory_mib: not measured. KL: a=1 0.010; a=2 +0.000." in text
