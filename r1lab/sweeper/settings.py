@@ -1,5 +1,6 @@
 """The settings of a sweep, checked."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,9 +64,21 @@ class Settings:
                 "hydra.sweeper.custom_search_space adds parameters that a grid cannot enumerate; "
                 "set hydra/sweeper/sampler=random or tpe"
             )
+        self._refuse_too_few_seeds()
         for name in ("workers", "batch", "n_trials"):
             if getattr(self, name) < 1:
                 raise ValueError(f"hydra.sweeper.{name} must be at least 1, got {getattr(self, name)}")
+
+    def _refuse_too_few_seeds(self) -> None:
+        """The signed-rank test of n pairs gives 0.5 ** n at least, and after the last seed nothing is left to save."""
+        if not self.pruner or not self.pruner["_target_"].endswith("WilcoxonPruner"):
+            return
+        needed = math.ceil(-math.log2(self.pruner["p_threshold"])) + 1
+        if len(self.seed_list) < needed:
+            raise ValueError(
+                f"hydra/sweeper/pruner=wilcoxon compares runs of the same seed and could never prune with "
+                f"{len(self.seed_list)}: set hydra.sweeper.seeds={needed} or more, or another pruner"
+            )
 
     @property
     def is_grid(self) -> bool:
