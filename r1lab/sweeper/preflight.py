@@ -22,24 +22,24 @@ _CHECKED = 48  # points of a larger space that are tried out
 _DRY_STEPS = 3
 
 
-def preflight(sweep: Any, points_left: int) -> None:
+def preflight(sweep: Any, runs_left: Sequence[int]) -> None:
     """Print what a sweep is going to do. Raises SpaceError for a space whose points cannot run.
 
     Args:
-        sweep: `r1lab.sweeper.sweeper.Sweep`. points_left: how many points are to be run.
+        sweep: `r1lab.sweeper.sweeper.Sweep`. runs_left: of each point that is to be run.
     """
-    points = some_points(sweep)
+    tried = some_points(sweep)
     if sweep.settings.check is not None:
-        refuse_points_that_cannot_run(sweep, points)
-    runnable = points[0]
-    measured = dry_run(sweep, runnable)
+        refuse_points_that_cannot_run(sweep, tried)
+    measured = dry_run(sweep, tried[0])
     table = Table(
         title=f"Sweep {sweep.settings.name}: {sweep.settings.question}", show_header=False, title_justify="left"
     )
-    seeds = len(sweep.settings.seed_list)
+    points, runs = len(runs_left), sum(runs_left)
+    seeds = " or ".join(str(number) for number in sorted(set(runs_left)))
     at_a_time = max(sweep.settings.workers, sweep.settings.batch)
-    seconds = points_left * seeds * measured["run"] / at_a_time
-    table.add_row("to run", f"{points_left} points x {seeds} seeds = {points_left * seeds} runs of {sweep.steps} steps")
+    seconds = runs * measured["run"] / at_a_time
+    table.add_row("to run", f"{points} points x {seeds} seeds = {runs} runs of {sweep.steps} steps")
     table.add_row("a run, from a dry one", f"{measured['run']:.0f} s ({measured['step']:.2f} s a step)")
     pruned = " at most, less what pruning saves" if sweep.settings.pruner else ""
     table.add_row("in all", f"{_duration(seconds)}{pruned}, {at_a_time} at a time")

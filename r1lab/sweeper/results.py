@@ -7,6 +7,7 @@ import pandas as pd
 
 from r1lab.run_folder import read_summary
 
+GOES_ON = "goes_on"  # a trial's user attribute: the number of the one that it continues with more seeds
 KEPT = ("train_seconds", "evaluate_seconds", "steps", "before", "after", "memory_mib", "commit", "device")
 
 

@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 RECORD = "sweep"  # the study's user attribute that says what it is about
 # What makes trials of one study comparable. Trials may be added; how they are watched does not matter.
-_FIXED = ("params", "blocks", "objectives", "seeds", "steps")
+_FIXED = ("params", "blocks", "objectives", "steps")
 CONFIG = "config"  # in the record: the settings that all points share, by their dotted names
 # Who began it; each run's own are with its results.
 _BEGUN = ("command", "commit", "versions", "device")
@@ -96,6 +96,9 @@ def _refuse_other(name: str, before: Mapping[str, Any], record: Mapping[str, Any
     )
     # A setting that came or went since keeps no study from going on: its default is what was done before.
     changed = [key for key in was if key in now and was[key] != now[key]]
+    was["seeds"], now["seeds"] = before.get("seeds", []), record["seeds"]
+    if now["seeds"][: len(was["seeds"])] != was["seeds"]:  # more of them may follow
+        changed.append("seeds")
     if changed:
         told = "; ".join(f"{key} was {was[key]} and is now {now[key]}" for key in changed)
         raise StudyError(f"the study {name!r} was begun as another sweep ({told}); give this one another name")

@@ -23,7 +23,7 @@ from r1lab.sweeper.processes import share_cores, start_workers, stop, stopped_in
 from r1lab.sweeper.settings import Settings
 from r1lab.sweeper.space import SpaceError, Value, parse_space
 from r1lab.sweeper.study import CONFIG, has_study, open_storage, open_study
-from r1lab.sweeper.work import ERROR, Queue, is_live, slot_of
+from r1lab.sweeper.work import ERROR, Queue, lacks, slot_of
 
 log = logging.getLogger("r1lab.sweeper")
 
@@ -147,10 +147,9 @@ class Sweep:
         ended = queue.show_life()
         try:
             queue.recover()
-            done = sum(t.state.is_finished() and is_live(t) for t in queue.trials())
-            if self.settings.preflight and done < len(slots):
-                preflight(self, points_left=len(slots) - done)
-            queue.fill(slots)
+            if self.settings.preflight and (runs := self.runs_left(queue, slots)):
+                preflight(self, runs)
+            queue.fill(slots, self.settings.seed_list)
             workers = start_workers(self.settings.workers - 1)
             self.work(queue)
             for worker in workers:
@@ -161,6 +160,12 @@ class Sweep:
             queue.release_own()
             stop(workers)
         return study
+
+    def runs_left(self, queue: Queue, slots: Mapping[str, Any]) -> list[int]:
+        """The number of runs of each point that is not finished with every seed."""
+        held, seeds = queue.held(), self.settings.seed_list
+        finished = {slot: len(lacks(trial, seeds)) for slot, trial in held.items() if trial.state.is_finished()}
+        return [runs for runs in (finished.get(slot, len(seeds)) for slot in slots) if runs]
 
     def make_sampler(self, *, joins: bool) -> optuna.samplers.BaseSampler:
         if self.settings.is_grid:

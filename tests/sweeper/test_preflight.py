@@ -99,7 +99,7 @@ def test_what_is_printed(tmp_path, capsys, monkeypatch):
         check=None, params={"rollout.group_size": "2,4"}, question="Which G?", pruner="median",
     )  # fmt: skip
     made.steps = 400
-    preflight(made, points_left=20)
+    preflight(made, [3] * 20)
     told = capsys.readouterr().out
     assert "Sweep study: Which G?" in told
     assert "20 points x 3 seeds = 60 runs of 400 steps" in told
@@ -113,7 +113,7 @@ def test_a_launcher_with_several_at_a_time(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     made = sweep_of(tmp_path, lambda run: leave_a_dry_run(tmp_path / "runs/dry_run"), batch=4, check=None)
     made.steps = 400  # 700 s
-    preflight(made, points_left=24)
+    preflight(made, [1] * 24)
     assert "1 h 10 min, 4 at a time" in capsys.readouterr().out
 
 

@@ -88,7 +88,8 @@ def test_the_lock_of_a_process_that_was_killed_is_broken(tmp_path, monkeypatch):
     "record, told",
     [
         ({"params": {"x": 2}}, r"\(params was {'x': 1} and is now {'x': 2}\); give this one another name"),
-        ({"seeds": [1, 2]}, r"seeds was \[1\] and is now \[1, 2\]"),
+        ({"seeds": [2, 1]}, r"seeds was \[1\] and is now \[2, 1\]"),
+        ({"seeds": []}, r"seeds was \[1\] and is now \[\]"),
         ({"steps": 5}, "steps was 4 and is now 5"),
         ({"objectives": ["b"]}, "objectives was"),
         ({"config": {"loss.beta": 0.2}}, "another sweep \\(loss.beta was 0.1 and is now 0.2\\)"),

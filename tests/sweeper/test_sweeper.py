@@ -120,7 +120,7 @@ def test_a_study_of_another_sweep_is_refused(tmp_path):
     for given, told in [
         ({"directions": "minimize"}, "direction maximize, not minimize"),
         ({"params": {"x": "interval(0,2)"}}, "params was"),
-        ({"seeds": 2}, r"seeds was \[1\] and is now \[1, 2\]"),
+        ({"seeds": [3]}, r"seeds was \[1\] and is now \[3\]"),
         ({"objectives": "validation/format"}, "objectives was"),
         ({"base": BASE | {"rollout": {"group_size": 8}}}, "rollout.group_size was 4 and is now 8"),
     ]:
@@ -128,6 +128,38 @@ def test_a_study_of_another_sweep_is_refused(tmp_path):
             sweep(tmp_path, peak, n_trials=2, **given)
     # The seeds are the sweep's own.
     assert len(sweep(tmp_path, peak, n_trials=2, base=BASE | {"seed": 5}).trials) == 2
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random"])
+def test_more_seeds_later(tmp_path, sampler):
+    """Points that are finished are run with the new seeds alone; one that failed is not run again."""
+    params = {"x": "0.1,0.2,0.3"} if sampler == "grid" else {"x": "interval(0,1)"}
+
+    def objective(run):
+        if run.seed == 1 and len(seen) == 2:
+            raise ValueError("the second point")
+        run.report(run["x"] + run.seed, 4)
+        return run["x"] + run.seed
+
+    seen = []
+    given = {"sampler": sampler, "params": params, "n_trials": 3}
+    first = sweep(tmp_path, objective, seen=seen, **given)
+    points = [t.params["x"] for t in first.trials if t.state == TrialState.COMPLETE]
+    seen = [None] * 9
+    study = sweep(tmp_path, objective, seen=seen, seeds=3, **given)
+    assert [(run["x"], run.seed) for run in seen[9:]] == [(x, seed) for x in points for seed in (2, 3)]
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    for x, trial, number in zip(points, study.trials[3:], (0, 2), strict=True):
+        assert trial.params["x"] == x and trial.user_attrs["goes_on"] == number
+        assert trial.value == pytest.approx(x + 2) and [trial.user_attrs[f"seed/{s}"]["value"] for s in (1, 2, 3)] == [
+            x + 1, x + 2, x + 3,
+        ]  # fmt: skip
+        assert trial.intermediate_values == {4: x + 1, 8: x + 2, 12: x + 3}
+    assert study.user_attrs[RECORD]["seeds"] == [1, 2, 3]
+    seen = []
+    assert len(sweep(tmp_path, objective, seen=seen, seeds=3, **given).trials) == 5 and not seen
+    with pytest.raises(StudyError, match=r"seeds was \[1, 2, 3\] and is now \[1\]"):
+        sweep(tmp_path, objective, **given)
 
 
 def test_what_the_study_is_about_is_in_it(tmp_path):
