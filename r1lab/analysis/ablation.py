@@ -61,8 +61,8 @@ def sum_up(storage: str, name: str) -> None:
     output = Path("sweeps/results", name) if is_database else Path(storage).parent
     try:
         paths = write_all(load_sweep(storage if is_database else output, name), output, None, Console())
-    except SweepError as error:  # the sweep itself is done
-        log.warning(f"not summed up: {error}")
+    except Exception as error:  # a full disk, say: the sweep itself is done
+        log.warning(f"not summed up, {error}: python -m r1lab.analysis.ablation does it")
         return
     print("wrote " + ", ".join(str(path) for path in paths))
 
@@ -120,9 +120,12 @@ def write_all(sweep: Sweep, output: Path, other: Sweep | None, console: Console)
     sweep_figure(sweep, found).savefig(temporary)
     temporary.replace(figure)
     paths = [output / "table.md", output / "trials.csv", figure, output / "verdict.md"]
+    against = output / "against.md"
     if comparison:
-        paths.append(output / "against.md")
-        write_whole(paths[-1], comparison)
+        write_whole(against, comparison)
+        paths.append(against)
+    else:
+        against.unlink(missing_ok=True)
     return paths
 
 

@@ -110,9 +110,9 @@ def load_sweep(source: str | Path, study: str | None = None) -> Sweep:
 
 
 def _newest(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Without those that a finished one went on with, which holds all that they noted."""
+    """Without those that a finished one went on with, which holds all that they noted, and those whose process died."""
     continued = {t.user_attrs.get("goes_on") for t in trials if t.state == TrialState.COMPLETE}
-    return [trial for trial in trials if trial.number not in continued]
+    return [t for t in trials if t.number not in continued and not t.user_attrs.get("abandoned")]
 
 
 def _settings(trials: list[FrozenTrial], treatments: list[str], record: dict) -> list[Setting]:

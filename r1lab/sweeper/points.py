@@ -24,7 +24,9 @@ log = logging.getLogger("r1lab.sweeper")
 
 
 def value_of(job: Any) -> Any:
-    """What a run returned; raises what it raised, without the line that Hydra would print for it."""
+    """What a run returned; raises what it raised, or its launcher, without the line that Hydra would print for it."""
+    if isinstance(job, Exception):
+        raise job
     with redirect_stderr(io.StringIO()):
         return job.return_value
 
@@ -84,7 +86,12 @@ class Points:
         jobs = [self.overrides(trial, points[trial.number], seed, index) for trial in trials]
         started = time.perf_counter()
         number = trials[0].number * len(self.settings.seed_list) + index
-        returned = self.sweep.launch(jobs, initial_job_idx=number)
+        try:
+            returned = self.sweep.launch(jobs, initial_job_idx=number)
+        except Stopped:
+            raise
+        except Exception as error:  # a job that its launcher lost
+            returned = [error] * len(jobs)
         seconds = (time.perf_counter() - started) / len(jobs)
         return [(trial, job, seconds) for trial, job in zip(trials, returned, strict=True)]
 
@@ -97,7 +104,7 @@ class Points:
             f"hydra.sweep.subdir={self.subdir(trial, seed)}",
             f"evaluation.cache={self.sweep.folder / 'before'}",
         ]
-        if len(self.settings.objective_list) == 1:
+        if len(self.settings.objective_list) == 1 and self.objective.startswith("validation/"):
             callback = self.pruning(trial, index)
             overrides.append(f"+callback.pruning={Override._get_value_element_as_str(callback)}")
         return overrides

@@ -1,10 +1,13 @@
 """Before a sweep starts: can its points run, how long will they take, and will they have anything to learn from."""
 
 import logging
+import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,8 @@ def preflight(sweep: Any, runs_left: Sequence[int]) -> None:
     tried = some_points(sweep)
     if sweep.settings.check is not None:
         refuse_points_that_cannot_run(sweep, tried)
-    measured = dry_run(sweep, tried[0])
+    baseline = (sweep.settings.baseline or {}).items()
+    measured = dry_run(sweep, next((point for point in tried if baseline <= point.items()), tried[0]))
     table = Table(
         title=f"Sweep {sweep.settings.name}: {sweep.settings.question}", show_header=False, title_justify="left"
     )
@@ -59,30 +63,44 @@ def some_points(sweep: Any) -> list[dict[str, Value]]:
 
 
 def refuse_points_that_cannot_run(sweep: Any, points: Sequence[dict[str, Value]]) -> None:
-    """Build each point's parts, all but its weights. In a grid every point must run; of other spaces, some."""
+    """Build each point's parts, all but its weights; what they warn of is told once. In a grid every point must run; of
+    other spaces, some."""
     check = get_method(sweep.settings.check)
-    logger = logging.getLogger("r1lab")
     errors: list[tuple[dict[str, Value], Exception]] = []
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # what a run would say about its settings is said when it runs
-    try:
+    with collected_warnings("r1lab") as warned:
         for point in list(points):
             try:
                 check(sweep.plain_config(sweep.space.overrides(point)))
             except Exception as error:
                 errors.append((point, error))
                 points.remove(point)
-    finally:
-        logger.setLevel(level)
+    log = logging.getLogger("r1lab.sweeper")
+    for message, count in warned.items():
+        log.warning(f"{count} of the points that were tried: {message}")
     if not errors:
         return
     point, error = errors[0]
     told = f"{', '.join(f'{name}={value}' for name, value in point.items())} cannot run: {' '.join(str(error).split())}"
     if sweep.settings.is_grid or not points:
         raise SpaceError(f"hydra.sweeper.params: {told}")
-    logging.getLogger("r1lab.sweeper").warning(
-        f"{len(errors)} of {len(errors) + len(points)} points that were tried {told}"
-    )
+    log.warning(f"{len(errors)} of {len(errors) + len(points)} points that were tried {told}")
+
+
+@contextmanager
+def collected_warnings(name: str) -> Iterator[Counter[str]]:
+    """Inside, a logger's warnings are counted instead of told; what a run says at lower levels is left to runs."""
+    logger, warned, handler = logging.getLogger(name), Counter(), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warned.update([record.getMessage()])
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield warned
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+        logger.setLevel(level)
 
 
 def dry_run(sweep: Any, point: dict[str, Value]) -> dict[str, float | None]:
@@ -91,21 +109,22 @@ def dry_run(sweep: Any, point: dict[str, Value]) -> dict[str, float | None]:
     Returns:
         step, run: seconds a training step and a whole run take; pass_rate: of the base, None where it is not scored.
     """
-    shutil.rmtree(sweep.folder / "dry_run", ignore_errors=True)
-    folder = sweep.folder / "dry_run"
+    folder = sweep.folder / f"dry_run_{os.getpid()}"  # others may begin at the same moment
     overrides = [
         *sweep.space.overrides(point),
         f"seed={sweep.settings.seed_list[0]}",
         f"trainer.max_steps={_DRY_STEPS}",
         f"trainer.val_check_interval={_DRY_STEPS}",
-        "hydra.sweep.subdir=dry_run",
+        f"hydra.sweep.subdir={folder.name}",
         f"evaluation.cache={sweep.folder / 'before'}",
     ]
     started = time.perf_counter()
     (job,) = sweep.launch([overrides], initial_job_idx=0)
     wall = time.perf_counter() - started
     value_of(job)  # raises what the run raised
-    return estimate(folder, wall, steps=sweep.steps, every=sweep.base["trainer"]["val_check_interval"])
+    measured = estimate(folder, wall, steps=sweep.steps, every=sweep.base["trainer"]["val_check_interval"])
+    shutil.rmtree(folder, ignore_errors=True)
+    return measured
 
 
 def estimate(folder: Path, wall: float, *, steps: int, every: int) -> dict[str, float | None]:

@@ -7,13 +7,14 @@ import pandas as pd
 
 from r1lab.run_folder import read_summary
 
+SEED = "seed/"
 GOES_ON = "goes_on"  # a trial's user attribute: the number of the one that it continues with more seeds
 KEPT = ("train_seconds", "evaluate_seconds", "steps", "before", "after", "memory_mib", "commit", "device")
 
 
 def seed_key(seed: int) -> str:
     """The trial's user attribute for the run with a seed."""
-    return f"seed/{seed}"
+    return f"{SEED}{seed}"
 
 
 def run_record(folder: Path, value: float | list[float], seconds: float) -> dict[str, Any]:

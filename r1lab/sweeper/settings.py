@@ -64,6 +64,13 @@ class Settings:
                 "hydra.sweeper.custom_search_space adds parameters that a grid cannot enumerate; "
                 "set hydra/sweeper/sampler=random or tpe"
             )
+        if self.exclude and not self.is_grid:
+            raise ValueError("hydra.sweeper.exclude leaves out points of a grid; set hydra/sweeper/sampler=grid")
+        if self.pruner and not self.objective_list[0].startswith("validation/"):
+            raise ValueError(
+                f"hydra.sweeper.pruner compares what a run measures on its way, and objective={self.objectives} comes "
+                "after its last step: name a metric of the validation, or set hydra/sweeper/pruner=none"
+            )
         self._refuse_too_few_seeds()
         for name in ("workers", "batch", "n_trials"):
             if getattr(self, name) < 1:

@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 RECORD = "sweep"  # the study's user attribute that says what it is about
 # What makes trials of one study comparable. Trials may be added; how they are watched does not matter.
-_FIXED = ("params", "blocks", "objectives", "steps")
+_FIXED = ("params", "shared", "blocks", "objectives", "steps")
 CONFIG = "config"  # in the record: the settings that all points share, by their dotted names
 # Who began it; each run's own are with its results.
 _BEGUN = ("command", "commit", "versions", "device")
@@ -96,9 +96,17 @@ def _refuse_other(name: str, before: Mapping[str, Any], record: Mapping[str, Any
     )
     # A setting that came or went since keeps no study from going on: its default is what was done before.
     changed = [key for key in was if key in now and was[key] != now[key]]
-    was["seeds"], now["seeds"] = before.get("seeds", []), record["seeds"]
-    if now["seeds"][: len(was["seeds"])] != was["seeds"]:  # more of them may follow
+    had, asked = before.get("seeds", record["seeds"]), record["seeds"]
+    if asked[: len(had)] != had:
+        if asked and had[: len(asked)] == asked:
+            raise StudyError(f"the study {name!r} has been run with more seeds: set hydra.sweeper.seeds={had}")
+        was["seeds"], now["seeds"] = had, asked
         changed.append("seeds")
+    elif asked != had and record.get("sampler") != "grid":
+        raise StudyError(
+            f"the study {name!r} is a search, whose points were chosen by {len(had)} seeds: run its best ones with "
+            "more seeds in a grid of their own"
+        )
     if changed:
         told = "; ".join(f"{key} was {was[key]} and is now {now[key]}" for key in changed)
         raise StudyError(f"the study {name!r} was begun as another sweep ({told}); give this one another name")

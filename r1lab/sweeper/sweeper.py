@@ -91,6 +91,7 @@ class Sweep:
             "question": s.question,
             "reported": s.reported,
             "params": {name: parameter.describe() for name, parameter in self.space.parameters.items()},
+            "shared": self.space.fixed,
             "blocks": [name for name in s.blocks if name in self.space.parameters],
             "exclude": s.exclude,
             "baseline": s.baseline,
@@ -117,16 +118,20 @@ class Sweep:
             points = self.grid()
             if not any(baseline.items() <= point.items() for point in points):
                 raise SpaceError(
-                    f"hydra.sweeper.baseline {baseline} is no point of the grid: add its values to the levels"
+                    f"hydra.sweeper.baseline {baseline} is no point of the grid: add its values to the levels, and do "
+                    "not exclude it"
                 )
             points.sort(key=lambda point: not baseline.items() <= point.items())
             return {slot_of(point): point for point in points}
         return {str(n): dict(baseline) if n == 1 else {} for n in range(1, self.settings.n_trials + 1)}
 
     def grid(self) -> list[dict[str, Value]]:
-        """The points of a grid without those that are left out."""
-        exclude = self.settings.exclude
-        return [point for point in self.space.grid() if not any(part.items() <= point.items() for part in exclude)]
+        """The points of a grid without those that are left out. Raises SpaceError where those are no points of it."""
+        points, exclude = self.space.grid(), self.settings.exclude
+        for part in exclude:
+            if not any(part.items() <= point.items() for point in points):
+                raise SpaceError(f"hydra.sweeper.exclude: no point of the grid has {part}")
+        return [point for point in points if not any(part.items() <= point.items() for part in exclude)]
 
     def run(self) -> optuna.Study:
         """Work on the study until nothing waits; then it is complete, or others have the rest."""
@@ -153,8 +158,10 @@ class Sweep:
             workers = start_workers(self.settings.workers - 1)
             self.work(queue)
             for worker in workers:
-                worker.wait()
-            self.work(queue)  # what a worker left that died
+                if code := worker.wait():
+                    log.warning(f"a worker ended with status {code}; its points are run here")
+            queue.fill(slots, self.settings.seed_list)
+            self.work(queue)
         finally:
             ended.set()
             queue.release_own()

@@ -23,7 +23,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from r1lab.sweeper.processes import end_without_parent, started
-from r1lab.sweeper.results import GOES_ON, seed_key
+from r1lab.sweeper.results import GOES_ON, SEED, seed_key
 
 SLOT, WORKER, ERROR, ABANDONED = "slot", "worker", "error", "abandoned"
 BEAT = "beat/"  # study attribute of a worker: when it last showed life
@@ -116,7 +116,10 @@ class Queue:
         for trial in trials:
             if self._abandon(trial):
                 # Stopped early, it has not taken all that was queued for it.
-                more = {key: trial.user_attrs[key] for key in (GOES_ON,) if key in trial.user_attrs}
+                # Seeds that it had finished, be they its own or taken over, are not run again.
+                done = any(key.startswith(SEED) for key in trial.user_attrs)
+                more = {GOES_ON: trial.number} if done else {}
+                more = more or {key: trial.user_attrs[key] for key in (GOES_ON,) if key in trial.user_attrs}
                 self._queue(trial.user_attrs[SLOT], trial.system_attrs["fixed_params"] | trial.params, more)
 
     def release_own(self) -> None:

@@ -77,7 +77,7 @@ def test_a_grid_runs_every_point_once_the_baseline_first(tmp_path):
 
 def test_points_that_are_excluded(tmp_path):
     seen = []
-    grid = {"sampler": "grid", "params": {"b": "u,v", "x": "0.1,0.2"}, "exclude": [{"b": "v", "x": 0.2}, {"b": "w"}]}
+    grid = {"sampler": "grid", "params": {"b": "u,v", "x": "0.1,0.2"}, "exclude": [{"b": "v", "x": 0.2}]}
     sweep(tmp_path, peak, seen=seen, **grid)
     assert [(run["b"], run["x"]) for run in seen] == [("u", 0.1), ("u", 0.2), ("v", 0.1)]
 
@@ -95,6 +95,10 @@ def test_the_baseline_of_other_samplers_is_their_first_point(tmp_path):
         ({"params": {"loss.beta": "choice(1,"}}, "loss.beta=choice"),
         ({"baseline": {"y": 1}}, "hydra.sweeper.baseline names y, which is not among the params"),
         ({"baseline": {"x": 4}, "sampler": "grid", "params": {"x": "1,2"}}, "is no point of the grid: add its values"),
+        (
+            {"sampler": "grid", "params": {"x": "1,2"}, "exclude": [{"x": "1"}]},
+            "hydra.sweeper.exclude: no point of the grid has {'x': '1'}",
+        ),
         ({"sampler": "grid"}, "x is an interval, which a grid cannot enumerate"),
         ({"params": {"trainer.max_steps": "10,20"}, "pruner": "median"}, "trainer.max_steps is varied, but pruning"),
     ],
@@ -130,10 +134,8 @@ def test_a_study_of_another_sweep_is_refused(tmp_path):
     assert len(sweep(tmp_path, peak, n_trials=2, base=BASE | {"seed": 5}).trials) == 2
 
 
-@pytest.mark.parametrize("sampler", ["grid", "random"])
-def test_more_seeds_later(tmp_path, sampler):
+def test_more_seeds_later(tmp_path):
     """Points that are finished are run with the new seeds alone; one that failed is not run again."""
-    params = {"x": "0.1,0.2,0.3"} if sampler == "grid" else {"x": "interval(0,1)"}
 
     def objective(run):
         if run.seed == 1 and len(seen) == 2:
@@ -142,7 +144,7 @@ def test_more_seeds_later(tmp_path, sampler):
         return run["x"] + run.seed
 
     seen = []
-    given = {"sampler": sampler, "params": params, "n_trials": 3}
+    given = {"sampler": "grid", "params": {"x": "0.1,0.2,0.3"}}
     first = sweep(tmp_path, objective, seen=seen, **given)
     points = [t.params["x"] for t in first.trials if t.state == TrialState.COMPLETE]
     seen = [None] * 9
@@ -158,8 +160,14 @@ def test_more_seeds_later(tmp_path, sampler):
     assert study.user_attrs[RECORD]["seeds"] == [1, 2, 3]
     seen = []
     assert len(sweep(tmp_path, objective, seen=seen, seeds=3, **given).trials) == 5 and not seen
-    with pytest.raises(StudyError, match=r"seeds was \[1, 2, 3\] and is now \[1\]"):
+    with pytest.raises(StudyError, match=r"has been run with more seeds: set hydra.sweeper.seeds=\[1, 2, 3\]"):
         sweep(tmp_path, objective, **given)
+
+
+def test_a_search_keeps_its_seeds(tmp_path):
+    sweep(tmp_path, peak, n_trials=2)
+    with pytest.raises(StudyError, match="a search, whose points were chosen by 1 seeds: run its best ones"):
+        sweep(tmp_path, peak, n_trials=2, seeds=2)
 
 
 def test_what_the_study_is_about_is_in_it(tmp_path):
