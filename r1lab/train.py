@@ -37,6 +37,7 @@ from r1lab.entry import Stopped, flat, plain, refuse_wrong_types, run
 from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
 from r1lab.module.checkpoint import AtomicCheckpointIO
+from r1lab.module.drift import kl_to_base
 from r1lab.module.evaluation import evaluate_splits
 from r1lab.run_folder import (
     FINISHED,
@@ -155,6 +156,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         try:
             with clock(summary, "after"):
                 summary["after"] = score(config, parts, module, trainer)
+                summary["after"][config["evaluation"]["splits"][0]] |= drift(config, parts, module)
         except KeyboardInterrupt:
             note(summary | {"status": "interrupted"})
             raise Stopped(
@@ -372,6 +374,18 @@ def score(
         seed=evaluation["seed"],
         ks=evaluation["ks"],
     )
+
+
+def drift(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModule) -> dict[str, float]:
+    """The policy's KL to what it was before the first step, on prompts of the first split that is scored."""
+    evaluation = config["evaluation"]
+    if not evaluation["kl_prompts"]:
+        return {}
+    base = policy_maker(config)().to(module.policy.device).eval()
+    prompts = [parts["task"].sample(evaluation["splits"][0], i) for i in range(evaluation["kl_prompts"])]
+    options = {"sampling": evaluation_sampling(config), "seed": evaluation["seed"]}
+    found = kl_to_base(module.policy, base, parts["tokenizer"], parts["engine"], prompts, **options)
+    return {"kl_to_base": found}
 
 
 def score_base(config: dict[str, Any], parts: dict[str, Any], *run: Any) -> dict[str, dict[str, float]]:

@@ -82,6 +82,7 @@ def _row(
     for when in ("before", "after"):
         for split, scores in (note.get(when) or {}).items():
             row |= {f"{when}/{split}/{name}": _finite(score) for name, score in scores.items()}
+    row |= {f"mean/{name}": _finite(value) for name, value in (note.get("mean") or {}).items()}
     for name, curve in (note.get("curve") or {}).items():
         row[f"last/{name}"] = next((v for v in reversed(curve) if _finite(v) is not None), None)
     # Last: an objective may be named like what is noted of every run (train_seconds).

@@ -6,6 +6,8 @@ from typing import Any
 
 from r1lab.sweeper.space import Value
 
+DIRECTIONS = ("higher", "lower", "equal")  # than the baseline
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,6 +29,7 @@ class Settings:
     blocks: list[str]
     minimum_effect: float | None
     secondary: list[str]
+    expected: list[dict[str, Any]]
     storage: str
     workers: int
     batch: int
@@ -71,6 +74,13 @@ class Settings:
                 f"hydra.sweeper.pruner compares what a run measures on its way, and objective={self.objectives} comes "
                 "after its last step: name a metric of the validation, or set hydra/sweeper/pruner=none"
             )
+        for entry in self.expected:
+            keys = {"point", "direction", "source"} <= entry.keys() <= {"point", "direction", "source", "measure"}
+            if not keys or entry["direction"] not in DIRECTIONS:
+                raise ValueError(
+                    "hydra.sweeper.expected: an entry is {point: {...}, direction: higher | lower | equal, source: ...} "
+                    f"and a measure where it is not the objective; got {entry}"
+                )
         self._refuse_too_few_seeds()
         for name in ("workers", "batch", "n_trials"):
             if getattr(self, name) < 1:

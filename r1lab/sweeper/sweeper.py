@@ -97,6 +97,7 @@ class Sweep:
             "baseline": s.baseline,
             "minimum_effect": s.minimum_effect,
             "secondary": s.secondary,
+            "expected": s.expected,
             "objectives": s.objective_list,
             "seeds": s.seed_list,
             "steps": self.steps,

@@ -30,6 +30,7 @@ def test_one_objective_or_several(tmp_path):
         ({"pruner": "wilcoxon", "seeds": 4}, "could never prune with 4: set hydra.sweeper.seeds=5 or more"),
         ({"exclude": [{"x": 1}]}, "hydra.sweeper.exclude leaves out points of a grid"),
         ({"objectives": "heldout/pass_at_1", "pruner": "median"}, "comes after its last step: name a metric of the"),
+        ({"expected": [{"point": {"x": 1}, "direction": "up", "source": "?"}]}, "hydra.sweeper.expected: an entry is"),
         ({"workers": 0}, "hydra.sweeper.workers must be at least 1, got 0"),
         ({"batch": 0}, "hydra.sweeper.batch must be at least 1"),
         ({"n_trials": 0}, "hydra.sweeper.n_trials must be at least 1"),
