@@ -78,7 +78,7 @@ class Settings:
             keys = {"point", "direction", "source"} <= entry.keys() <= {"point", "direction", "source", "measure"}
             if not keys or entry["direction"] not in DIRECTIONS:
                 raise ValueError(
-                    "hydra.sweeper.expected: an entry is {point: {...}, direction: higher | lower | equal, source: ...} "
+                    "hydra.sweeper.expected: an entry is {point: {...}, direction: higher|lower|equal, source: ...} "
                     f"and a measure where it is not the objective; got {entry}"
                 )
         self._refuse_too_few_seeds()
