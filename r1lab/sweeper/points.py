@@ -169,5 +169,9 @@ class Points:
     def say(self, trial: optuna.Trial, outcome: str) -> None:
         trials = self.queue.held().values()
         done = sum(t.state.is_finished() for t in trials)
-        point = " ".join(f"{name}={value}" for name, value in trial.params.items())
+        point = " ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
         log.info(f"{done}/{len(trials)}  {point}  {outcome}")
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

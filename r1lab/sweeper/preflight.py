@@ -21,6 +21,8 @@ from r1lab.run_folder import read_summary
 from r1lab.sweeper.points import value_of
 from r1lab.sweeper.space import SpaceError, Value
 
+log = logging.getLogger("r1lab.sweeper")
+
 _CHECKED = 48  # points of a larger space that are tried out
 _DRY_STEPS = 3
 
@@ -32,6 +34,7 @@ def preflight(sweep: Any, runs_left: Sequence[int]) -> None:
         sweep: `r1lab.sweeper.sweeper.Sweep`. runs_left: of each point that is to be run.
     """
     tried = some_points(sweep)
+    log.info(f"{sweep.settings.name}: trying out {len(tried)} points, and {_DRY_STEPS} steps of one")
     if sweep.settings.check is not None:
         refuse_points_that_cannot_run(sweep, tried)
     baseline = (sweep.settings.baseline or {}).items()
@@ -59,6 +62,8 @@ def some_points(sweep: Any) -> list[dict[str, Value]]:
         points = sweep.grid()
         return points if len(points) <= _CHECKED else [points[0], *random.Random(0).sample(points[1:], _CHECKED - 1)]
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    if sweep.settings.baseline:
+        study.enqueue_trial(sweep.settings.baseline)
     return [sweep.suggest(study.ask()) for _ in range(_CHECKED // 2)]
 
 
@@ -74,7 +79,6 @@ def refuse_points_that_cannot_run(sweep: Any, points: Sequence[dict[str, Value]]
             except Exception as error:
                 errors.append((point, error))
                 points.remove(point)
-    log = logging.getLogger("r1lab.sweeper")
     for message, count in warned.items():
         log.warning(f"{count} of the points that were tried: {message}")
     if not errors:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra.utils import get_method, instantiate
+from hydra.utils import get_method, get_object, instantiate
 from omegaconf import DictConfig, open_dict
 
 from r1lab.entry import flat, plain
@@ -30,6 +30,15 @@ log = logging.getLogger("r1lab.sweeper")
 
 class SweepError(RuntimeError):
     """A sweep that cannot go on."""
+
+
+def named(settings: Settings, key: str) -> Callable | None:
+    """The function that a setting names. Raises ValueError where there is none."""
+    name = getattr(settings, key)
+    try:
+        return None if name is None else get_object(name)
+    except Exception as error:
+        raise ValueError(f"hydra.sweeper.{key}={name} is no function that can be imported: {error}") from error
 
 
 class Sweep:
@@ -59,13 +68,17 @@ class Sweep:
         self.space = parse_space(settings.params, arguments)
         if not self.space.parameters and settings.custom_search_space is None:
             raise SpaceError(
-                "hydra.sweeper.params: name something to vary, as key: choice(...), range(...), interval(...)"
+                "hydra.sweeper.params: name something to vary, as text: `loss.beta: 0.0,0.1` or `interval(0,1)`, "
+                "not as a list"
             )
+        unknown = [name for name in settings.blocks if name not in self.space.parameters and name != "model.name"]
+        if unknown:
+            raise SpaceError(f"hydra.sweeper.blocks names {unknown[0]}, which is not among the params that are varied")
         self.base = self.plain_config(self.space.fixed)
         self.steps = self.base["trainer"]["max_steps"]
         if settings.pruner and "trainer.max_steps" in self.space.parameters:
             raise SpaceError("trainer.max_steps is varied, but pruning compares points at equal steps: leave out one")
-        self.suggest_more = get_method(settings.custom_search_space) if settings.custom_search_space else None
+        self.suggest_more, _, _ = (named(settings, key) for key in ("custom_search_space", "check", "finish"))
 
     def plain_config(self, overrides: list[str]) -> dict[str, Any]:
         """What a run with the overrides would do, without how it is watched."""
@@ -113,8 +126,11 @@ class Sweep:
     def slots(self) -> dict[str, dict[str, Value]]:
         """All that is to be run: the points of a grid, or as many as are asked for, the baseline first."""
         baseline = self.settings.baseline or {}
-        for name in (name for name in baseline if name not in self.space.parameters):
-            raise SpaceError(f"hydra.sweeper.baseline names {name}, which is not among the params that are varied")
+        for name, value in baseline.items():
+            if name not in self.space.parameters:
+                raise SpaceError(f"hydra.sweeper.baseline names {name}, which is not among the params that are varied")
+            if not self.settings.is_grid and not self.space.parameters[name].holds(value):
+                raise SpaceError(f"hydra.sweeper.baseline: {name}={value} is outside of what is varied")
         if self.settings.is_grid:
             points = self.grid()
             if not any(baseline.items() <= point.items() for point in points):
@@ -153,9 +169,12 @@ class Sweep:
         ended = queue.show_life()
         try:
             queue.recover()
-            if self.settings.preflight and (runs := self.runs_left(queue, slots)):
+            runs = self.runs_left(queue, slots)
+            if not runs:
+                log.info(f"all {len(slots)} points are finished")
+            elif self.settings.preflight:
                 preflight(self, runs)
-            queue.fill(slots, self.settings.seed_list)
+            queue.fill(slots, self.settings.seed_list, retry_failed=self.settings.retry_failed)
             workers = start_workers(self.settings.workers - 1)
             self.work(queue)
             for worker in workers:
@@ -173,6 +192,8 @@ class Sweep:
         """The number of runs of each point that is not finished with every seed."""
         held, seeds = queue.held(), self.settings.seed_list
         finished = {slot: len(lacks(trial, seeds)) for slot, trial in held.items() if trial.state.is_finished()}
+        if self.settings.retry_failed:
+            finished |= {slot: len(seeds) for slot, trial in held.items() if ERROR in trial.user_attrs}
         return [runs for runs in (finished.get(slot, len(seeds)) for slot in slots) if runs]
 
     def make_sampler(self, *, joins: bool) -> optuna.samplers.BaseSampler:
@@ -188,17 +209,27 @@ class Sweep:
         """Run points until none waits."""
         while True:
             queue.recover()
-            errors = [t.user_attrs[ERROR] for t in queue.trials() if ERROR in t.user_attrs]
-            if len(errors) > self.settings.max_failures:
-                raise SweepError(
-                    f"{len(errors)} points failed, more than hydra.sweeper.max_failures={self.settings.max_failures} "
-                    f"(a larger one goes on without them); the last one: {errors[-1]}"
-                )
+            self.refuse_too_many_failures(queue)
             claims = (queue.claim() for _ in range(self.settings.batch))
             trials = [trial for trial in claims if trial is not None]
             if not trials:
                 return
             self.points.run(trials)
+
+    def refuse_too_many_failures(self, queue: Queue) -> None:
+        """Raises SweepError for more failed points than are borne, or where there is nothing but them."""
+        trials, most = queue.held().values(), self.settings.max_failures
+        errors = [trial.user_attrs[ERROR] for trial in trials if ERROR in trial.user_attrs]
+        if errors and (len(errors) > most or len(errors) == len(trials)):
+            bound = (
+                f"more than hydra.sweeper.max_failures={most}"
+                if len(errors) > most
+                else "all there are in hydra.sweeper"
+            )
+            raise SweepError(
+                f"{len(errors)} points failed, {bound} (retry_failed=true there runs them again, a larger max_failures "
+                f"goes on without them); the last one: {errors[-1]}"
+            )
 
 
 def sweep(

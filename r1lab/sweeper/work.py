@@ -69,15 +69,17 @@ class Queue:
         """Slot -> the newest live trial that holds it."""
         return {trial.user_attrs.get(SLOT): trial for trial in self.trials() if is_live(trial)}
 
-    def fill(self, slots: Mapping[str, Mapping[str, Any]], seeds: Sequence[int] = ()) -> None:
+    def fill(
+        self, slots: Mapping[str, Mapping[str, Any]], seeds: Sequence[int] = (), *, retry_failed: bool = False
+    ) -> None:
         """Queue each slot (its name -> the parameters that are settled) that no live trial holds, and one that was
-        finished without some of the seeds."""
+        finished without some of the seeds or, with `retry_failed`, has failed."""
         held = self.held()
         for slot, point in slots.items():
             if slot not in held:
                 self._queue(slot, point)
-            elif lacks(held[slot], seeds):
-                self._queue(slot, held[slot].params, {GOES_ON: held[slot].number})
+            elif lacks(held[slot], seeds) or (retry_failed and ERROR in held[slot].user_attrs):
+                self._queue(slot, {**point, **held[slot].params}, {GOES_ON: held[slot].number})
 
     def _queue(self, slot: str, point: Mapping[str, Any], more: Mapping[str, Any] = {}) -> None:
         self.study.enqueue_trial(dict(point), user_attrs={SLOT: slot, **more})

@@ -19,6 +19,12 @@ def test_one_objective_or_several(tmp_path):
 @pytest.mark.parametrize(
     "given, told",
     [
+        ({"seeds": "two"}, "hydra.sweeper.seeds must be a number or a list of numbers, got two"),
+        ({"seeds": ["a"]}, "hydra.sweeper.seeds must be a number or a list of numbers"),
+        ({"workers": "two"}, "hydra.sweeper.workers must be at least 1, got two"),
+        ({"minimum_effect": "abc"}, "hydra.sweeper.minimum_effect must be a number or null"),
+        ({"directions": "up"}, "hydra.sweeper.directions: each is maximize or minimize, got up"),
+        ({"exclude": {"x": 1}}, "hydra.sweeper.exclude must be a list of points"),
         ({"seeds": 0}, "hydra.sweeper.seeds must be a number above 0 or a list of different seeds, got 0"),
         ({"seeds": [1, 2, 1]}, "hydra.sweeper.seeds must be a number above 0"),
         ({"objectives": ["a", "b"]}, "hydra.sweeper.directions=maximize must be as many as the objectives"),
