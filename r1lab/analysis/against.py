@@ -28,6 +28,9 @@ def against_lines(sweep: Sweep, other: Sweep | None) -> list[str]:
     used, reference = steps_used(sweep), steps_used(other)
     saved = f"{1 - used / reference:.0%} of the steps saved" if reference else "unknown how many steps it saved"
     lines = [f"**Against {other.name}:** {saved}."]
+    other_question = [key for key in ("params", "steps", "seeds") if sweep.record.get(key) != other.record.get(key)]
+    if other_question:
+        lines.append(f"They are not the same sweep: {' and '.join(other_question)} differ.")
     return lines + [f"{s.name}: {_cost(s)}; best {_best(s)}." for s in (sweep, other)]
 
 

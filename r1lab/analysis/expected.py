@@ -39,7 +39,7 @@ def _point(sweep: Sweep, wanted: dict[str, Any]) -> int | None:
 
 
 def judged(difference: MeanInterval, direction: str, minimum: float) -> str:
-    """`agrees`, `the opposite` or `not settled`, by the 95 % interval of one difference, unadjusted.
+    """`agrees`, `the opposite` (`it differs`) or `not settled`, by the 95 % interval of one difference, unadjusted.
 
     `equal` agrees where the interval lies within the smallest difference that matters, and is contradicted by one that
     leaves 0 out and does not.
@@ -52,5 +52,5 @@ def judged(difference: MeanInterval, direction: str, minimum: float) -> str:
     above, below = low > 0, high < 0
     if direction == EQUAL:
         within = -minimum <= low and high <= minimum
-        return "agrees" if within else "the opposite" if above or below else "not settled"
+        return "agrees" if within else "it differs" if above or below else "not settled"
     return "agrees" if (above, below)[direction == LOWER] else "the opposite" if above or below else "not settled"

@@ -62,8 +62,10 @@ def _detectable(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) 
     if sd is None:
         return "The smallest detectable effect is unknown: no difference to the baseline has a spread."
     n = min(e.comparison.difference.n for e in first if e.comparison and e.comparison.difference.sd)
-    effect = number(detectable_effect(sd, n, alpha=alpha(found)))
-    text = f"With {counted(n, 'pair')} a true difference of {effect} would have been found four times in five"
+    effect = detectable_effect(sd, n, alpha=alpha(found))
+    text = f"With {counted(n, 'pair')} a true difference of {number(effect)} would have been found four times in five"
+    if effect > 1 and "pass_at" in sweep.objectives[0]:
+        text = f"With {counted(n, 'pair')} no difference that an accuracy can have would surely have been found"
     minimum = sweep.record.get("minimum_effect")
     pairs = pairs_needed(minimum, sd, alpha=alpha(found)) if minimum else None
     return f"{text}, and {counted(pairs, 'pair')} would find one of {number(minimum)}." if pairs else f"{text}."

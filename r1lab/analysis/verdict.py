@@ -41,7 +41,7 @@ def set_up(sweep: Sweep) -> str:
 
 def finding(sweep: Sweep, found: Sequence[Effect]) -> str:
     text = " ".join(_objective_finding(sweep, of_objective(found, name)) for name in sweep.objectives)
-    text += _held_out(sweep, of_objective(found, sweep.objectives[0])) + _secondary(sweep)
+    text += _front(sweep) + _held_out(sweep, of_objective(found, sweep.objectives[0])) + _secondary(sweep)
     if sweep.record.get("reported"):
         text += f" Reported: {sweep.record['reported'].strip().rstrip('.')}."
     return f"{text} {papers(sweep)}".rstrip()
@@ -61,7 +61,19 @@ def _objective_finding(sweep: Sweep, found: Sequence[Effect]) -> str:
     text = f"{name}: baseline {_mean(sweep, base)}; against it {'; '.join(told) or 'nothing could be paired'}"
     if len(compared) > TOLD:
         text += f"; and {len(compared) - TOLD} more"
-    return f"{text}. Significant after Holm: {significant} of {len(compared)}."
+    tested = sum(effect.p is not None for effect in compared)
+    return f"{text}. Significant after Holm: {significant} of {tested}."
+
+
+def _front(sweep: Sweep) -> str:
+    """Of several objectives: the points that none other beats in all."""
+    if len(sweep.objectives) < 2:
+        return ""
+    numbers = {trial.number for trial in sweep.study.best_trials}
+    points = sweep.points.loc[sweep.points["trial"].isin(numbers), "point"].dropna().unique()
+    names = [point_name(sweep, int(point)) for point in points]
+    more = f" and {len(names) - 2 * TOLD} more" if len(names) > 2 * TOLD else ""
+    return f" On the Pareto front: {'; '.join(names[: 2 * TOLD])}{more}."
 
 
 def _held_out(sweep: Sweep, found: Sequence[Effect]) -> str:

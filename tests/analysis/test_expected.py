@@ -15,7 +15,7 @@ from r1lab.metric.mean_interval import MeanInterval
         (-0.1, 0.3, "higher", "not settled"),
         (-0.01, 0.02, "equal", "agrees"),
         (0.001, 0.02, "equal", "agrees"),  # surely not zero, surely too small to matter
-        (0.001, 0.03, "equal", "the opposite"),
+        (0.001, 0.03, "equal", "it differs"),
         (-0.01, 0.03, "equal", "not settled"),
         (None, None, "equal", "not settled"),
     ],
