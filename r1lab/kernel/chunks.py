@@ -8,7 +8,7 @@ there is no float32 copy. Chunks are never summed in low precision: rounding eac
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -144,12 +144,17 @@ def _float32_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32) if _has_wide_product(a) else a.float() @ b.float()
 
 
-def forward_pass(hidden: Tensor, head: Head, ids: Tensor, chunk_bytes: int) -> Rows:
-    """Statistics of every token's distribution: 2NHV FLOP, logits written and read once or not at all."""
+def forward_pass(
+    hidden: Tensor, head: Head, ids: Tensor, chunk_bytes: int, *, entropy: bool = False, hit: bool = False
+) -> Rows:
+    """Statistics of every token's distribution: 2NHV FLOP, logits written and read once or not at all.
+
+    Without `entropy` or `hit`, what these hold is not defined.
+    """
     out = Rows.empty(len(hidden), hidden.device)
     if pays(hidden, head.weight):
         slices = _slices(len(hidden), partial_bytes(len(head.weight)), chunk_bytes)
-        product = _product(hidden, ids, head, slices[0].stop)
+        product = _product(hidden, ids, head, slices[0].stop, entropy=entropy, hit=hit)
         for tokens in slices:
             product(tokens, out[tokens], None)
         return out
@@ -210,7 +215,7 @@ def _backward_of_product(
 ) -> Gradients:
     work = Pass(hidden, head, chunk_bytes)
     sums = Sums(work, hidden=wanted[0], weight=wanted[1], bias=wanted[2])
-    product = _product(hidden, ids, head, work.slices[0].stop, log_normaliser)
+    product = _product(hidden, ids, head, work.slices[0].stop, log_normaliser=log_normaliser)
     for tokens in work.slices:
         part = product.hidden[tokens]
         rows, share = Rows.empty(len(part), hidden.device), work.buffer[: len(part)]
@@ -240,7 +245,7 @@ def one_pass(
     # The entropy's gradient needs the entropy, which one read does not know in time.
     store = of_entropy == 0
     at_a_time = work.slices[0].stop
-    product = _product(hidden, ids, head, at_a_time) if store and pays(hidden, head.weight) else None
+    product = _product(hidden, ids, head, at_a_time, entropy=True) if store and pays(hidden, head.weight) else None
     if reference is not None and pays(reference[0], reference[1].weight):
         ref_product = _product(reference[0], ids, reference[1], at_a_time)
     else:
@@ -279,7 +284,7 @@ def _statistics(logits: Tensor, ids: Tensor, head: Head, rows: Rows, *, store: b
     )
 
 
-def _product(hidden: Tensor, ids: Tensor, head: Head, at_a_time: int, log_normaliser: Tensor | None = None) -> Product:
+def _product(hidden: Tensor, ids: Tensor, head: Head, at_a_time: int, **options: Any) -> Product:
     return Product(
         hidden.to(head.weight.dtype),
         head.weight,
@@ -288,7 +293,7 @@ def _product(hidden: Tensor, ids: Tensor, head: Head, at_a_time: int, log_normal
         at_a_time=at_a_time,
         temperature=head.temperature,
         softcap=head.softcap,
-        log_normaliser=log_normaliser,
+        **options,
     )
 
 

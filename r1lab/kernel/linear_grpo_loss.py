@@ -279,7 +279,7 @@ def _two_passes(
     ref = batch.ref
     if reference is not None:
         ref = forward_pass(*reference, ids, chunk_bytes).logprob
-    rows = forward_pass(hidden, head, ids, chunk_bytes)
+    rows = forward_pass(hidden, head, ids, chunk_bytes, entropy=True)
     log_ratio = batch.log_ratio(rows.logprob, every)
     if batch.level == "sequence":
         log_ratio = batch.row_means(log_ratio)

@@ -18,7 +18,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from r1lab.kernel.rows import LN2, LOG2E, Rows
 
 FAR = tl.constexpr(100.0)
-TILE = {"BM": 128, "BN": 256, "BK": 64, "num_stages": 3, "num_warps": 8}
+NOWHERE = tl.constexpr(-10000.0)  # y - M outside the row or of what is forbidden: 2^NOWHERE is 0, and 0 NOWHERE too
+TILE = {"BM": 128, "BN": 256, "BK": 64, "num_warps": 8}
+STAGES = {"writing": 4, "reading": 3}
+SHARED_BYTES = 227 << 10  # of a multiprocessor, for what the tiles in flight and those that are written take
 LARGEST_GROUP = 24  # rows of tiles that are gone through together
 
 
@@ -64,17 +67,32 @@ def _target_kernel(
 
 @triton.jit
 def _part(
-    z, rows, columns, n, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS: tl.constexpr, HAS_CAP: tl.constexpr
+    z,
+    columns,
+    vocabulary,
+    shift,
+    bias,
+    sharpness,
+    softcap,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    HIT: tl.constexpr,
+    EVEN: tl.constexpr,
 ):
     """A tile's e, times the cap's slope where there is one, and its rows' sums of e, of e (y - M) and the largest y."""
     inside = columns < vocabulary
     z = _of_head(z, columns[None, :], inside[None, :], bias, softcap, HAS_BIAS, HAS_CAP)
-    y = z * sharpness
-    below = tl.where(inside[None, :], y - shift[:, None], -float("inf"))
+    # Each instruction a logit counts here: this is half as long as a short product, and nothing runs beside it.
+    below = z * sharpness - shift[:, None]
+    if HAS_BIAS:
+        below = tl.maximum(below, NOWHERE, propagate_nan=tl.PropagateNan.ALL)
+    if not EVEN:
+        below = tl.where(inside[None, :], below, NOWHERE)
     e = tl.exp2(below)
-    weighted = tl.sum(tl.where(below > -float("inf"), e * below, 0.0), axis=1)
     sums = tl.sum(e, axis=1)
-    top = tl.max(below, axis=1)
+    weighted = tl.sum(e * below, axis=1) if ENTROPY else sums
+    top = tl.max(below, axis=1) if HIT else sums
     if HAS_CAP:
         e *= 1 - (z / softcap) * (z / softcap)
     return e, sums, weighted, top
@@ -98,6 +116,9 @@ def _product_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_CAP: tl.constexpr,
     STORE: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    HIT: tl.constexpr,
+    EVEN: tl.constexpr,
     EXACT: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -126,20 +147,24 @@ def _product_kernel(
         rows = m * BM + tl.arange(0, BM)
         shift = tl.load(shifts + rows, mask=rows < n, other=0.0)
         left, right = tl.split(tl.permute(tl.reshape(sums, (BM, 2, HALF)), (0, 2, 1)))
-        columns = v * BN + tl.arange(0, HALF)
-        e, s0, w0, t0 = _part(left, rows, columns, n, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS, HAS_CAP)
+        at = v * BN + tl.arange(0, HALF)
+        e, s0, w0, t0 = _part(
+            left, at, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS, HAS_CAP, ENTROPY, HIT, EVEN
+        )
         if STORE:
             out.store([m * BM, v * BN], e.to(out.dtype))
         e, s1, w1, t1 = _part(
-            right, rows, columns + HALF, n, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS, HAS_CAP
+            right, at + HALF, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS, HAS_CAP, ENTROPY, HIT, EVEN
         )
         if STORE:
             out.store([m * BM, v * BN + HALF], e.to(out.dtype))
-        at = partial + rows.to(tl.int64) * row_of_partial + v
+        place = partial + rows.to(tl.int64) * row_of_partial + v
         third = row_of_partial // 3
-        tl.store(at, s0 + s1, mask=rows < n)
-        tl.store(at + third, w0 + w1, mask=rows < n)
-        tl.store(at + 2 * third, tl.maximum(t0, t1), mask=rows < n)
+        tl.store(place, s0 + s1, mask=rows < n)
+        if ENTROPY:
+            tl.store(place + third, w0 + w1, mask=rows < n)
+        if HIT:
+            tl.store(place + 2 * third, tl.maximum(t0, t1), mask=rows < n)
 
 
 @triton.jit
@@ -169,6 +194,8 @@ def _fold_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_CAP: tl.constexpr,
     STORE: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    HIT: tl.constexpr,
     TILES: tl.constexpr,
     BV: tl.constexpr,
     BK: tl.constexpr,
@@ -179,8 +206,12 @@ def _fold_kernel(
     at = partial + row * row_of_partial + tiles
     third = row_of_partial // 3
     s = tl.sum(tl.load(at, mask=tiles < tiles_n, other=0.0), axis=0)
-    weighted = tl.sum(tl.load(at + third, mask=tiles < tiles_n, other=0.0), axis=0)
-    top = tl.max(tl.load(at + 2 * third, mask=tiles < tiles_n, other=-float("inf")), axis=0)
+    weighted = 0.0
+    top = -float("inf")
+    if ENTROPY:
+        weighted = tl.sum(tl.load(at + third, mask=tiles < tiles_n, other=0.0), axis=0)
+    if HIT:
+        top = tl.max(tl.load(at + 2 * third, mask=tiles < tiles_n, other=-float("inf")), axis=0)
     shift = tl.load(shifts + row)
     hidden += row * hidden_stride
     out += row * stride
@@ -231,9 +262,11 @@ def _fold_kernel(
     log_s = tl.log2(s)
     tl.store(log_normaliser + row, (shift + log_s) * LN2)
     tl.store(logprob + row, (below_target - log_s) * LN2)
-    tl.store(entropy + row, (log_s - weighted / s) * LN2)
-    # The target's logit was summed in another order than the product's.
-    tl.store(hit + row, (below_target >= top - 1e-5 * tl.abs(top + shift)).to(tl.uint8))
+    if ENTROPY:
+        tl.store(entropy + row, (log_s - weighted / s) * LN2)
+    if HIT:
+        # The target's logit was summed in another order than the product's.
+        tl.store(hit + row, (below_target >= top - 1e-5 * tl.abs(top + shift)).to(tl.uint8))
     tl.store(total + row, s)
     if STORE:
         at_target = tl.exp2(below_target) - s
@@ -243,16 +276,18 @@ def _fold_kernel(
 
 
 def pays(hidden: Tensor, weight: Tensor) -> bool:
-    """Whether the product can be made so: bfloat16 on a GPU that copies tiles by descriptor, in aligned rows."""
+    """Whether the product can be made so: bfloat16 in aligned rows, on a GPU of Hopper's kind with room for tiles."""
     if not hidden.is_cuda or weight.dtype != torch.bfloat16 or hidden.shape[1] % 8 or len(hidden) == 0:
         return False
-    return torch.cuda.get_device_capability(hidden.device)[0] >= 9
+    gpu = torch.cuda.get_device_properties(hidden.device)
+    return gpu.major >= 9 and gpu.shared_memory_per_block_optin >= SHARED_BYTES
 
 
 class Product:
     """The product of hidden [N, H] and weight [V, H], some tokens at a time.
 
     Allocates 8 bytes a token, and for the tokens at a time 12 V / 256 bytes each of the tiles' sums.
+    `entropy`, `hit`: whether these are found too; their places in the rows are left alone otherwise.
     `log_normaliser` where it is known: e is then the probability itself.
     """
 
@@ -266,6 +301,8 @@ class Product:
         at_a_time: int,
         temperature: float,
         softcap: float | None,
+        entropy: bool = False,
+        hit: bool = False,
         log_normaliser: Tensor | None = None,
     ):
         self.hidden, self.weight, self.ids, self.bias = hidden.contiguous(), weight.contiguous(), ids, bias
@@ -275,6 +312,7 @@ class Product:
         self.weight_tiles = TensorDescriptor.from_tensor(self.weight, [self.tile["BN"], self.tile["BK"]])
         self.scalars = LOG2E / temperature, 0.0 if softcap is None else float(softcap)
         self.flags = {"HAS_BIAS": bias is not None, "HAS_CAP": softcap is not None}
+        self.found = {"ENTROPY": entropy, "HIT": hit}
         self.tiles_n = triton.cdiv(len(weight), self.tile["BN"])
         self.partial = torch.empty(at_a_time, 3, triton.cdiv(self.tiles_n, 16) * 16, device=device)
         self.processors = torch.cuda.get_device_properties(device).multi_processor_count if hidden.is_cuda else 2
@@ -299,7 +337,8 @@ class Product:
 
     def __call__(self, tokens: slice, out: Rows, e: Tensor | None) -> None:
         """`out` as `rows.statistics` finds it in the tokens' logits; over `e` [n, V] what that writes with `store`."""
-        hidden, shifts, flags = self.hidden[tokens], self.shifts[tokens], self.flags | {"STORE": e is not None}
+        hidden, shifts = self.hidden[tokens], self.shifts[tokens]
+        flags = self.flags | self.found | {"STORE": e is not None}
         (n, width), vocabulary = hidden.shape, len(self.weight)
         bm, bn, bk = (self.tile[name] for name in ("BM", "BN", "BK"))
         tiles_m = triton.cdiv(n, bm)
@@ -319,9 +358,11 @@ class Product:
             triton.cdiv(tiles_m, triton.cdiv(tiles_m, LARGEST_GROUP)),
             *self.scalars,
             **flags,
+            EVEN=vocabulary % bn == 0,
             EXACT=not hidden.is_cuda,
             **self.tile,
             PROGRAMS=self.processors,
+            num_stages=STAGES["reading" if e is None else "writing"],
             **self.options,
         )
         _fold_kernel[(n,)](

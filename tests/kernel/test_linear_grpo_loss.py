@@ -145,7 +145,7 @@ def test_against_float64(device, options, dtype, chunk_bytes, assert_close_to_fl
 def test_with_the_product_of_the_gpu(device, options, monkeypatch, assert_close_to_float64):
     from r1lab.kernel import chunks, product
 
-    monkeypatch.setattr(product, "TILE", {"BM": 16, "BN": 64, "BK": 16, "num_stages": 1, "num_warps": 4})
+    monkeypatch.setattr(product, "TILE", {"BM": 16, "BN": 64, "BK": 16, "num_warps": 4})
     monkeypatch.setattr(chunks, "pays", lambda hidden, weight: len(hidden) > 0)
     check(Inputs((3, 9, 8, 150), device, torch.bfloat16), assert_close_to_float64, chunk_bytes=1 << 12, **options)
 
