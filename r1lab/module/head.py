@@ -4,15 +4,17 @@ import os
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
-from transformers import PreTrainedModel
 
 from r1lab.loss import grpo, logprob
 from r1lab.loss.grpo import LossOutput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHOICES = ("auto", "triton", "torch")
 OLDEST = 8  # the major compute capability from which on Triton compiles for a GPU
@@ -46,7 +48,7 @@ class LinearHead:
 
     def logprob(
         self,
-        model: PreTrainedModel,
+        model: "PreTrainedModel",
         hidden: Tensor,
         ids: Tensor,
         *,
@@ -66,7 +68,7 @@ class LinearHead:
 
     def grpo_loss(
         self,
-        model: PreTrainedModel,
+        model: "PreTrainedModel",
         hidden: Tensor,
         ids: Tensor,
         old_logprobs: Tensor | None,
@@ -102,7 +104,7 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _parts(model: PreTrainedModel) -> tuple[Tensor, dict[str, Any]]:
+def _parts(model: "PreTrainedModel") -> tuple[Tensor, dict[str, Any]]:
     """The head's weight [V,H], and what else it does to logits: bias [V] or None, softcap or None."""
     head = model.get_output_embeddings()
     bias, softcap = getattr(head, "bias", None), getattr(model.config, "final_logit_softcapping", None)
