@@ -19,6 +19,7 @@ class Statistics(NamedTuple):
     hit: Tensor
 
 
+@torch.compiler.disable
 def linear_logprob(
     hidden: Tensor,
     head: Tensor,
@@ -48,6 +49,7 @@ def linear_logprob(
     return logprob, entropies if entropy == "gradient" else entropies.detach()
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def linear_statistics(
     hidden: Tensor,
@@ -67,6 +69,7 @@ def linear_statistics(
     return Statistics(rows.logprob, rows.entropy, rows.hit)
 
 
+@torch.compiler.disable
 def logprob(
     logits: Tensor,
     ids: Tensor,

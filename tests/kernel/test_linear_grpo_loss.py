@@ -200,6 +200,32 @@ def test_frozen_head(device):
     torch.testing.assert_close(hidden.grad, inputs.run(linear_grpo_loss)[1][0])
 
 
+def test_in_a_compiled_model_that_gathers_gradients(device):
+    """Two microbatches, one after the other, under torch.compile: gradients of both at once, without."""
+    inputs = Inputs(SHAPES[0], device)
+    hidden, head = (x.detach() for x in inputs.tensors)
+    of_first = int(inputs.mask[0].sum())
+    parts = [(slice(0, of_first), slice(0, 1)), (slice(of_first, None), slice(1, None))]
+
+    def gradients(wrap, parts):
+        body = torch.nn.Linear(hidden.shape[1], hidden.shape[1], bias=False, device=device)
+        torch.nn.init.eye_(body.weight)
+        weight = head.clone().requires_grad_()
+
+        def step(tokens, rows):
+            x = torch.nn.functional.silu(body(hidden[tokens]))
+            rest = (inputs.old[rows], inputs.ref[rows], inputs.advantages[rows], inputs.mask[rows])
+            return linear_grpo_loss(x, weight, inputs.ids[tokens], *rest, **BASE).loss
+
+        step = wrap(step)
+        for part in parts:
+            step(*part).backward()
+        return body.weight.grad, weight.grad
+
+    compiled = gradients(lambda step: torch.compile(step, backend="inductor" if GPU else "eager"), parts)
+    torch.testing.assert_close(compiled, gradients(lambda step: step, [(slice(None), slice(None))]))
+
+
 def test_backward_works_once(device):
     inputs = Inputs(SHAPES[0], device)
     arguments = (inputs.ids, inputs.old, inputs.ref, inputs.advantages, inputs.mask)
@@ -226,10 +252,12 @@ def test_what_is_refused(device, changes, message):
 
 @pytest.mark.skipif(not GPU, reason="the interpreter compiles nothing")
 def test_a_sweep_compiles_once(device):
-    from r1lab.kernel import chunks, rows
+    from r1lab.kernel import chunks, product, rows
     from r1lab.kernel import linear_grpo_loss as module
 
-    kernels = [rows._row_kernel, rows._gradient_kernel, module._token_kernel, chunks._scale_kernel]
+    kernels = [module._token_kernel, chunks._scale_kernel]
+    kernels += [rows._row_kernel, rows._gradient_kernel, rows._scale_kernel]
+    kernels += [product._target_kernel, product._product_kernel, product._fold_kernel]
 
     def compiled():
         return sum(len(cache) for kernel in kernels for caches in kernel.device_caches.values() for cache in caches[:1])
