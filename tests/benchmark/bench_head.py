@@ -13,8 +13,8 @@ and, without gradient, r1lab-forward: linear_logprob, what old and reference pas
 
 The floor is 6NHV FLOP (2NHV for forward) over the throughput of an 8192 x 8192 x 8192 bf16 product on random data,
 measured in the same run; a provider's `ratio` is its median over that. A GPU in work for seconds clocks lower, by a
-sixth in the end: each measurement begins after a second's rest. Times are of CUDA events, peak memory is what was
-allocated above inputs. `--extra-n` adds the sizes of the plot. Each run appends a row a measurement to
+sixth in the end: each measurement begins after a rest of half a second. Times are of CUDA events, peak memory is what
+was allocated above inputs. `--extra-n` adds the sizes of the plot. Each run appends a row a measurement to
 results/bench_head.csv and draws results/bench_head.png from the rows of that run.
 """
 
@@ -44,7 +44,7 @@ SHAPES = {
     "smollm": ((16384, 576, 49152), (340, 770, 100)),
 }
 LENGTH = 1024
-REST = 1.0  # seconds
+REST = 0.5  # seconds
 LOSS = {
     "epsilon_low": 0.2,
     "epsilon_high": 0.2,
