@@ -297,6 +297,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     shapes = list(dict.fromkeys(row["shape"] for row in rows))
     figure, axes = plt.subplots(3, len(shapes), figsize=(5 * len(shapes), 12), squeeze=False)
@@ -307,7 +308,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         for row in mine:
             groups.setdefault(row["provider"].split("-")[0], []).append(row)
         for provider, group in groups.items():
-            style = {"marker": "o", "label": provider}
+            style = {"marker": "o", "label": provider, "color": f"C{['r1lab', *PROVIDERS].index(provider)}"}
             at_n = sorted((row for row in group if row["n"] == n), key=lambda row: row["peak_mib"])
             axes[0][column].plot([r["peak_mib"] for r in at_n], [r["ms_p50"] for r in at_n], **style)
             first = f"r1lab-{SHAPES[shape][1][0]}"
@@ -320,6 +321,13 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes[2][column].set(xlabel="N", ylabel="peak MiB")
         for row in range(3):
             axes[row][column].set(xscale="log", yscale="log")
+            for axis in (axes[row][column].xaxis, axes[row][column].yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+            axes[row][column].minorticks_off()
+            if row:
+                sizes = sorted({r["n"] for r in mine})
+                axes[row][column].set_xticks(sizes, [f"{size // 1024}k" for size in sizes])
     axes[0][0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -136,9 +136,8 @@ def main() -> None:
         "triton": version("triton"),
         "transformers": version("transformers"),
     }
-    rows = []
     for name in args.models:
-        step = Step(*MODELS[name])
+        rows, step = [], Step(*MODELS[name])
         for provider in ("body", "triton", "torch", "materialised"):
             try:
                 found = step.measure(provider)
@@ -147,9 +146,9 @@ def main() -> None:
                 continue
             rows.append({**about, "model": name, "tokens": step.size["tokens"], "provider": provider, **found})
             print(name, provider, found, flush=True)
+        append(rows, args.output / "bench_step.csv")
         del step
         torch.cuda.empty_cache()
-    append(rows, args.output / "bench_step.csv")
 
 
 if __name__ == "__main__":

@@ -190,6 +190,18 @@ def test_everything_masked(device):
     assert out.loss.item() == 0 and gradients[0].shape[0] == 0 and (gradients[1] == 0).all()
 
 
+def test_autocast_keeps_float32_gradients(device):
+    inputs = Inputs(SHAPES[0], device)
+    expected, exact = inputs.run(linear_grpo_loss)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        out, gradients = inputs.run(linear_grpo_loss, chunk_bytes=1 << 11 if not GPU else 1 << 25)
+    # the ratio is off where logprobs are
+    torch.testing.assert_close(out.loss, expected.loss, rtol=0.1, atol=0.02)
+    for ours, theirs in zip(gradients, exact, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=0.2, atol=0.05 * theirs.abs().max().item())
+
+
 def test_frozen_head(device):
     inputs = Inputs(SHAPES[0], device)
     hidden, head = inputs.tensors
