@@ -304,7 +304,7 @@ class GRPO(PolicyModule):
     def microbatch_loss(self, rollout: Rollout, rows: list[int], batch: Batch, sequences: int, tokens: int):
         hidden = counted_hidden(self.policy.base_model, batch)
         size = {"sequences": sequences, "tokens": tokens}
-        if self.head.fuses(self.loss, hidden):
+        if self.head.fuses(self.loss, self.policy, hidden):
             return self.fused_loss(rollout, rows, batch, hidden, **size)
         return self.loss_of(*self.loss_tensors(rollout, rows, batch, hidden), **size)
 

@@ -1,6 +1,7 @@
 import math
 import os
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.distributed.tensor import DTensor, init_device_mesh
 from r1lab.loss.grpo import grpo_loss, linear_grpo_loss
 from r1lab.loss.logprob import linear_logprob
 from r1lab.loss.sharded_logprob import sharded_linear_logprob
-from r1lab.module.head import gathered
+from r1lab.module.head import LinearHead
 
 VOCABULARY, WIDTH = 23, 6
 COUNTS = (7, 4)  # tokens of each rank
@@ -95,21 +96,28 @@ def compare(rank):
         torch.testing.assert_close(gradients, (of_hidden[rank], of_head[rows], of_bias[rows]))
 
 
-def gather(rank):
-    """A head in the shards of FSDP2, met by what gathers it: the gradient in shards is the mean over the ranks."""
-    layer = nn.Linear(WIDTH, VOCABULARY, bias=False)
-    layer.weight.data = inputs(0)[1].detach()
+def head_of_fsdp(rank):
+    """A head in the shards of FSDP2, gathered and not: the gradient in shards is the mean over the ranks."""
+    layer = nn.Linear(WIDTH, VOCABULARY)
+    _, weight, bias, *_ = inputs(0)
+    layer.weight.data, layer.bias.data = weight.detach(), bias.detach()
     fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
     assert isinstance(layer.weight, DTensor) and len(layer.weight.to_local()) < VOCABULARY
-    hidden, _, _, ids, mask, old, ref, advantages = inputs(rank)
-    loss = linear_grpo_loss(hidden, gathered(layer.weight), ids, old, ref, advantages, mask, **HEAD, **LOSS).loss
-    loss.backward()
-    means = []
-    for other in range(2):
-        hidden, head, _, ids, mask, old, ref, advantages = inputs(other)
-        linear_grpo_loss(hidden, head, ids, old, ref, advantages, mask, **HEAD, **LOSS).loss.backward()
-        means.append(head.grad / 2)
-    torch.testing.assert_close(layer.weight.grad.full_tensor(), sum(means))
+    config = SimpleNamespace(final_logit_softcapping=HEAD["softcap"])
+    model = SimpleNamespace(get_output_embeddings=lambda: layer, config=config)
+    hidden, _, _, ids, *rest = inputs(rank)
+    losses, of_hidden, of_head, of_bias = whole()
+    for sharded in (False, True):
+        head = LinearHead("torch", sharded=sharded)
+        assert head.stays_sharded(model) == sharded
+        logprob, entropy = head.logprob(model, hidden, ids, temperature=HEAD["temperature"], entropy="gradient")
+        layer.zero_grad()
+        loss = loss_of(logprob, entropy, *rest)
+        (of_own,) = torch.autograd.grad(loss, hidden, retain_graph=True)
+        loss.backward()
+        torch.testing.assert_close((loss.detach(), of_own), (losses[rank], of_hidden[rank]))
+        means = of_head / 2, of_bias / 2
+        torch.testing.assert_close((layer.weight.grad.full_tensor(), layer.bias.grad.full_tensor()), means)
 
 
 def start(rank, path):
@@ -119,7 +127,7 @@ def start(rank, path):
         "gloo", init_method=f"file://{path}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
     compare(rank)
-    gather(rank)
+    head_of_fsdp(rank)
     dist.destroy_process_group()
 
 

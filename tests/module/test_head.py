@@ -1,4 +1,5 @@
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,10 +46,11 @@ def test_auto_is_pytorch_on_a_cpu():
 
 def test_only_the_loss_of_grpo_is_fused():
     pytest.importorskip("triton")
-    hidden, bound = torch.zeros(1, 1), partial(grpo_loss, epsilon_low=0.2)
-    assert LinearHead("triton").fuses(bound, hidden)
-    assert not LinearHead("triton").fuses(partial(ppo_loss, epsilon_low=0.2), hidden)
-    assert not LinearHead("torch").fuses(bound, hidden)
+    bound = partial(grpo_loss, epsilon_low=0.2)
+    given = SimpleNamespace(get_output_embeddings=lambda: torch.nn.Linear(1, 2)), torch.zeros(1, 1)
+    assert LinearHead("triton").fuses(bound, *given)
+    assert not LinearHead("triton").fuses(partial(ppo_loss, epsilon_low=0.2), *given)
+    assert not LinearHead("torch").fuses(bound, *given)
 
 
 # In Triton's interpreter, which computes in float32 as PyTorch does, in another order.
