@@ -39,6 +39,7 @@ from r1lab.loss.kl import kl_warning
 from r1lab.module.checkpoint import AtomicCheckpointIO
 from r1lab.module.drift import kl_to_base
 from r1lab.module.evaluation import evaluate_splits
+from r1lab.module.head import LinearHead
 from r1lab.run_folder import (
     FINISHED,
     claim,
@@ -219,9 +220,9 @@ def checkpoint_to_resume(folder: Path, ckpt_path: str | None) -> str | None:
 
 
 def refuse_other_settings(folder: Path, config: dict[str, Any]) -> None:
-    """A run goes on as what it was: how long, how watched and what for may change, nothing else."""
+    """A run goes on as what it was: how long, how watched, what for and by which kernels may change, nothing else."""
     before = yaml.safe_load((folder / "config.yaml").read_text())
-    changeable = ("ckpt_path", "trainer", "callback", "logger", "objective", "evaluate", "evaluation")
+    changeable = ("ckpt_path", "trainer", "callback", "logger", "objective", "evaluate", "evaluation", "kernel")
     now = dict(flat(config))
     kept = [(key, was) for key, was in flat(before) if key.split(".")[0] not in changeable]
     if now.get("optimizer.scheduler.name", "").startswith("constant"):
@@ -245,6 +246,7 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
         "tokenizer": parts["tokenizer"],
         "engine": parts["engine"],
         "is_correct": parts["task"].is_correct,
+        "head": LinearHead(**config["kernel"]),
         "optimizer": optimizer["optimizer"],
         "scheduler": optimizer["scheduler"],
         "gradient_clip": optimizer["gradient_clip"],
