@@ -28,6 +28,10 @@ from r1lab.sweeper.work import ERROR, Queue, lacks, slot_of
 log = logging.getLogger("r1lab.sweeper")
 
 
+# Settings under which a run is the same: a point has seeds of its own, and any kernel computes the same.
+_NOT_COMPARED = ("seed", "ckpt_path", "kernel")
+
+
 class SweepError(RuntimeError):
     """A sweep that cannot go on."""
 
@@ -116,7 +120,7 @@ class Sweep:
             "steps": self.steps,
             "sampler": "grid" if s.is_grid else s.sampler["_target_"].rpartition(".")[2],
             "pruner": s.pruner["_target_"].rpartition(".")[2] if s.pruner else None,
-            CONFIG: {key: value for key, value in flat(self.base) if key not in ("seed", "ckpt_path")},
+            CONFIG: {key: value for key, value in flat(self.base) if key.split(".")[0] not in _NOT_COMPARED},
             "command": " ".join(["python", *sys.orig_argv[1:]]),
             "commit": commit(),
             "versions": versions(),
