@@ -4,6 +4,7 @@ import pandas as pd
 
 from r1lab.analysis.effects import effects, of_objective, ranked
 from r1lab.analysis.number import interval
+from r1lab.analysis.replay import replay_line
 from r1lab.analysis.setting import describe, short_names
 from r1lab.analysis.sweep import Sweep, SweepError
 
@@ -31,7 +32,8 @@ def against_lines(sweep: Sweep, other: Sweep | None) -> list[str]:
     other_question = [key for key in ("params", "steps", "seeds") if sweep.record.get(key) != other.record.get(key)]
     if other_question:
         lines.append(f"They are not the same sweep: {' and '.join(other_question)} differ.")
-    return lines + [f"{s.name}: {_cost(s)}; best {_best(s)}." for s in (sweep, other)]
+    lines += [f"{s.name}: {_cost(s)}; best {_best(s)}." for s in (sweep, other)]
+    return lines + [line for line in [replay_line(sweep, other)] if line]
 
 
 def _cost(sweep: Sweep) -> str:

@@ -120,6 +120,7 @@ class Sweep:
             "steps": self.steps,
             "sampler": "grid" if s.is_grid else s.sampler["_target_"].rpartition(".")[2],
             "pruner": s.pruner["_target_"].rpartition(".")[2] if s.pruner else None,
+            "pruner_options": {key: value for key, value in (s.pruner or {}).items() if key != "_target_"},
             CONFIG: {key: value for key, value in flat(self.base) if key.split(".")[0] not in _NOT_COMPARED},
             "command": " ".join(["python", *sys.orig_argv[1:]]),
             "commit": commit(),
