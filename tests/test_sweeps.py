@@ -138,3 +138,12 @@ def test_sweep_files_are_written_alike():
         settings = yaml.safe_load((ROOT / f"sweeps/{name}.yaml").read_text())
         assert settings["name"] == name
         assert settings["hydra"]["sweeper"]["question"].endswith("?")
+
+
+def test_the_table_of_verdicts_has_the_commit_of_each():
+    rows = (ROOT / "sweeps/README.md").read_text().splitlines()
+    for name in SWEEPS:
+        (row,) = [line for line in rows if f"[{name}]({name}.yaml)" in line]
+        verdict = ROOT / f"sweeps/results/{name}/verdict.md"
+        told = row.split("|")[-2].strip()
+        assert (f"commit {told};" in verdict.read_text()) if verdict.exists() else told == "", name

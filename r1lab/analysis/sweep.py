@@ -84,7 +84,7 @@ def load_sweep(source: str | Path, study: str | None = None) -> Sweep:
     settings = _settings(trials, [param for param in params if param not in blocks], record)
     baseline, note = find_baseline(settings, record.get("baseline"), blocks)
     places = _places(trials, settings, blocks)
-    seeds = pd.DataFrame(seed_rows(trials, places, record)).astype({"point": "Int64", "seed": "Int64"})
+    seeds = pd.DataFrame(list(seed_rows(trials, places, record))).astype({"point": "Int64", "seed": "Int64"}).copy()
     seeds[record["objectives"]] = seeds[record["objectives"]].astype(float)
     seeds = _mark_counted(seeds, record)
     if not seeds["counted"].any():
