@@ -65,6 +65,20 @@ def test_classes_and_functions_get_what_they_ask_for(terms):
     assert config["short"] == {"_target_": "custom_terms.short", "weight": 0.5, "limit": 2}  # as it was
 
 
+def test_config_goes_before_what_is_at_hand():
+    config = {"_target_": "r1lab.reward.accuracy.Accuracy", "weight": 1.0, "is_correct": {"_target_": "builtins.dict"}}
+    assert build_reward({"accuracy": config}, Task(), tiny_tokenizer()).terms["accuracy"].is_correct == {}
+
+
+def test_weights():
+    term = {"_target_": "r1lab.reward.format.Format"}
+    reward = build_reward({"format": term | {"weight": [[0.5, 0], [0.5, 1]]}}, Task(), tiny_tokenizer(), max_steps=10)
+    assert [reward.scheduled(step)["format"] for step in (4, 5)] == [0.0, 1.0]
+    for weight, message in ((None, "a number or a list"), ([[0.5, 1]], "reward.format.weight: 0.5 is a share")):
+        with pytest.raises(ValueError, match=message):
+            build_reward({"format": term | {"weight": weight}}, Task(), tiny_tokenizer())
+
+
 @pytest.mark.parametrize("term", [{"_target_": "r1lab.reward.format.Format"}, {"weight": 1.0}, {}])
 def test_a_term_needs_target_and_weight(term):
     with pytest.raises(ValueError, match="reward.format needs both _target_ and weight"):
