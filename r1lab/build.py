@@ -36,6 +36,8 @@ def build_reward(
         if "_target_" not in term or "weight" not in term:
             raise ValueError(f"reward.{name} needs both _target_ and weight, got {', '.join(term) or 'nothing'}")
         weights[name] = _weight(name, term.pop("weight"), max_steps)
+        if name == "accuracy":
+            term.pop("checker", None)  # the task's, see build_task
         try:
             target = get_object(term["_target_"])
         except Exception as error:
@@ -94,8 +96,19 @@ def build_policy_parts(config: Mapping[str, Any], tokenizer: PreTrainedTokenizer
     if tokenizer is None:
         made = made_once if config.get("reuse") else make
         tokenizer = made(config["model"]["tokenizer"])
-    task = make(config["task"], tokenizer=tokenizer)
+    task = build_task(config, tokenizer)
     return {"tokenizer": tokenizer, "task": task, "engine": make(config["rollout"]["engine"], tokenizer=tokenizer)}
+
+
+def build_task(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
+    """The task. Where `reward.accuracy.checker` is set, that is its `is_correct`: in training and in every score."""
+    task = make(config["task"], tokenizer=tokenizer)
+    checker = config.get("reward", {}).get("accuracy", {}).get("checker")
+    if checker:
+        takes = inspect.signature(get_object(checker["_target_"])).parameters
+        own = {"is_correct": task.is_correct} if "is_correct" in takes and "is_correct" not in checker else {}
+        task.is_correct = make(checker, **own)
+    return task
 
 
 def rollout_sampling(config: Mapping[str, Any]) -> Sampling:

@@ -6,7 +6,26 @@ import shlex
 import sys
 from pathlib import Path
 
+import pytest
+
+from r1lab.build import build_policy_parts, build_reward
+from tests.conftest import compose_run
+
 README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.parametrize("choice", ["accuracy", "exact", "numeric", "choice", "countdown", "math", "isolated"])
+def test_choices_of_accuracy_are_built(choice, tmp_path):
+    if choice == "math":
+        pytest.importorskip("math_verify")
+    config = compose_run(tmp_path, f"reward=[{choice},format]")
+    parts = build_policy_parts(config)
+    reward = build_reward(config["reward"], parts["task"], parts["tokenizer"])
+    own = type(parts["task"]).is_correct
+    assert (getattr(reward.terms["accuracy"].is_correct, "__func__", None) is own) == (choice == "accuracy")
+    prompt = parts["task"].sample("train", 0)
+    if choice in ("exact", "numeric", "math"):
+        assert reward.terms["accuracy"].is_correct(prompt, prompt.answer) == 1.0
 
 
 def test_the_readmes_own_reward_runs(train_small, tmp_path, monkeypatch):
