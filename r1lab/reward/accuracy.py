@@ -12,10 +12,13 @@ class Accuracy:
     Reasoning is not asked for: that is the format reward's part. An answer inside the reasoning is none
     (`r1lab.reward.format.Parts`). The answer reaches `is_correct` without the white space around it, and only when
     something is left. A checker that has a `batch` (N prompts, N answers -> N scores) is given all at once.
+
+    partial: scores between 0 and 1 count as they are; else as 0. Some scorers of reasoning-gym give part of the score
+        to any answer that holds the right one somewhere.
     """
 
-    def __init__(self, is_correct: Callable[[Prompt, str], float | bool]):
-        self.is_correct = is_correct
+    def __init__(self, is_correct: Callable[[Prompt, str], float | bool], partial: bool = True):
+        self.is_correct, self.partial = is_correct, partial
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
         """B prompts and their B completions -> B rewards."""
@@ -25,7 +28,7 @@ class Accuracy:
         scores = self._check([prompts[b] for b in answered], [answers[b] for b in answered])
         rewards = [0.0] * len(answers)
         for b, score in zip(answered, scores, strict=True):
-            rewards[b] = float(score)
+            rewards[b] = float(score) if self.partial else float(score >= 1)
         return rewards
 
     def _check(self, prompts: list[Prompt], answers: list[str]) -> Sequence[float | bool]:
