@@ -139,8 +139,8 @@ def refuse_wrong_types(config: DictConfig, config_name: str) -> None:
     usual = compose(config_name, chosen)
     for key in (override.partition("=")[0] for override in given if not _chooses_a_group(override)):
         want, got = OmegaConf.select(usual, key), OmegaConf.select(config, key)
-        if _WEIGHT.fullmatch(key) and OmegaConf.is_list(got):
-            continue  # a schedule in the place of a number
+        if _WEIGHT.fullmatch(key) and (OmegaConf.is_list(got) or OmegaConf.is_list(want)):
+            continue  # a number or a schedule
         if not _fits(want, got, fractions=key.startswith("trainer.")):
             kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(type(want), "a list, as [1,2]")
             raise ValueError(f"{key} must be {kind}, got {got!r}")

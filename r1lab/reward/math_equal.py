@@ -11,6 +11,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from r1lab.reward.checker import number
 from r1lab.types import Prompt
 
 _MAX_LENGTH = 1000
@@ -53,6 +54,12 @@ class MathEqual:
     def __call__(self, prompt: Prompt, answer: str) -> float:
         if answer.strip() == prompt.answer.strip():
             return 1.0
+        numbers = [number(expression(text)) for text in (answer, prompt.answer)]
+        if None not in numbers:
+            if numbers[0] == numbers[1]:
+                return 1.0
+            if all(x.denominator == 1 for x in numbers):
+                return 0.0
         try:
             right, given = _right(prompt.answer), _parse(expression(answer))
             return float(_library().verify(right, given, timeout_seconds=None))
