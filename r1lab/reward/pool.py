@@ -29,7 +29,7 @@ class Pool:
     Args:
         function: to be called with each item's arguments; it and they are pickled.
         workers: processes, started when they are first needed; they end with this object or this process.
-        seconds: of processor time a call may take; ten times as many by the clock.
+        seconds: of processor time a call may take; thirty times as many by the clock.
         memory_mib: a call may take beyond what the function needs when it is loaded.
 
     `killed` counts the calls that were given up.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 
 # A busy machine may take this many times as long as the processor time that a call may use.
-_PATIENCE = 10
+_PATIENCE = 30
 
 
 @dataclass(frozen=True)
