@@ -17,7 +17,8 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     types       Prompt, Completion; the legend of the shape letters
     task        where prompts and their checkable answers come from; the prompt templates
     rollout     prompts -> groups of completions: the engine protocol, its engines, keyed randomness; collate
-    reward      completion -> number: accuracy, format; the weighted sum
+    reward      completion -> number: accuracy and its checkers, format, language_consistency, code, length, repetition,
+                model; the weighted sum and its schedules; the pool and the sandbox that hostile completions meet
     advantage   rewards -> advantages: of a completion in its group, of a token by GAE
     loss        logprobs -> scalar, pure functions, the definitions: ratio, clip, kl, aggregate, grpo, ppo, sft, distill
                 (hidden states -> logprobs: logprob, sharded_logprob)

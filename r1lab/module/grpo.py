@@ -172,7 +172,8 @@ class GRPO(PolicyModule):
         if prompts:
             self.rollout, seconds = self.make_rollout(prompts)
             self.used = 0
-            self.log_step(self.rollout_metrics(self.rollout))
+            weights = {f"reward/{name}_weight": weight for name, weight in self.reward.scheduled(self.step).items()}
+            self.log_step(self.rollout_metrics(self.rollout) | weights)
         update_started = time.perf_counter()
         self.update(self.minibatch())
         self.used += 1
@@ -194,7 +195,7 @@ class GRPO(PolicyModule):
         )
         sampled = time.perf_counter()
         expanded = expand(prompts, self.group_size)
-        rewards = self.reward(expanded, completions)
+        rewards = self.reward(expanded, completions, self.step)
         none = torch.zeros_like(rewards.total)
         rollout = Rollout(expanded, completions, rewards.total, rewards.terms, none, none, [], [])
 

@@ -81,3 +81,14 @@ def test_partial_scores_and_each_prompt_with_its_own_completion():
 
     assert Accuracy(is_correct)(prompts, completions) == [0.25, 0.5]
     assert seen == [("0.25", "x"), ("0.5", "y")]
+    assert Accuracy(is_correct, partial=False)(prompts, completions) == [0.0, 0.0]
+    assert Accuracy(lambda prompt, answer: True, partial=False)(prompts, completions) == [1.0, 1.0]
+
+
+def test_a_checker_of_many_is_given_all_answers_at_once():
+    class Checker:
+        def batch(self, prompts, answers):
+            return [answer == prompt.answer for prompt, answer in zip(prompts, answers, strict=True)]
+
+    completions = [Completion((1,), text, False) for text in ("<answer> 7 </answer>", "7", "<answer> 8 </answer>")]
+    assert Accuracy(Checker())([PROMPT] * 3, completions) == [1.0, 0.0, 0.0]

@@ -1,0 +1,139 @@
+"""The code reward: compile the program in the answer and run hidden tests (DeepSeek-R1, arXiv 2501.12948, section 2.1).
+
+The verdict is formed where the program cannot reach. A test of input and output compares, in this process, what the
+program wrote; the program never sees what is expected. An assert-style test runs in another sandbox than the program,
+and calls it from there: see `r1lab.reward.guest_tester`.
+"""
+
+import pickle
+import re
+import socket
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from r1lab.reward.format import parts_of
+from r1lab.reward.sandbox import Sandbox
+from r1lab.types import Completion, Prompt
+
+_FENCE = re.compile(r"^ {0,3}```[^`\n]*$", re.MULTILINE)
+_MAX_LENGTH = 100_000
+_PROGRAM, _TESTER = (
+    Path(__file__).with_name(f"guest_{name}.py").read_text(encoding="utf-8") for name in ("program", "tester")
+)
+
+Test = str | Mapping[str, str]
+
+
+class Code:
+    """The share of a prompt's hidden tests that the program in the answer passes, or 1.0 for all and else 0.0.
+
+    Tests are the prompt's column `tests`, a list of `{stdin: ..., stdout: ...}`, each a run of the program whose output
+    must be the same but for white space at the ends of lines, or of Python sources that raise where they fail
+    (`assert add(1, 2) == 3`), which call the program with plain data and get plain data back. All of the latter share
+    one run: where the program ends in one, the rest fail too. The term does not apply to prompts without tests. The
+    program is Python's standard library's; it is the last fenced block of the answer.
+
+    Args:
+        partial: the share of tests, or all of them.
+        workers: programs at a time.
+        sandbox: the limits, see `r1lab.reward.sandbox.Sandbox`.
+    """
+
+    def __init__(self, partial: bool, workers: int, **sandbox):
+        if workers < 1:
+            raise ValueError(f"reward.code.workers must be at least 1, got {workers}")
+        self.partial, self.workers = partial, workers
+        self.sandbox = Sandbox(**sandbox)
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        """B prompts and their B completions -> B rewards."""
+        with ThreadPoolExecutor(self.workers) as threads:
+            return list(threads.map(self._score, prompts, completions))
+
+    def _score(self, prompt: Prompt, completion: Completion) -> float | None:
+        tests = prompt.columns.get("tests")
+        if not tests:
+            return None
+        answer = None if completion.truncated else parts_of(prompt, completion).answer
+        program = program_of(answer or "")
+        if not program:
+            return 0.0
+        passed = self.share_passed(program, tests)
+        return passed if self.partial else float(passed == 1)
+
+    def share_passed(self, program: str, tests: Sequence[Test]) -> float:
+        """The share of tests that a program passes; without `partial` some number below 1 where one fails."""
+        sources = [test for test in tests if isinstance(test, str)]
+        passed = self._passed_sources(program, sources) if sources else 0
+        if passed < len(sources) and not self.partial:
+            return 0.0
+        for test in tests:
+            if isinstance(test, str):
+                continue
+            right = same_output(self._output(program, test["stdin"]), test["stdout"])
+            if not right and not self.partial:
+                return 0.0
+            passed += right
+        return passed / len(tests)
+
+    def _output(self, program: str, stdin: str) -> str | None:
+        """What the program writes, None where it fails or takes too long."""
+        with _file(program) as source, _file(stdin) as given, tempfile.TemporaryFile() as written:
+            arguments = ("script", str(source.fileno()))
+            options = {"stdin": given, "stdout": written, "pass_fds": [source.fileno()]}
+            with self.sandbox.start(_PROGRAM, arguments, **options) as run:
+                status = run.wait(self.sandbox.wall_seconds)
+            written.seek(0)
+            return written.read().decode(errors="replace") if status == 0 else None
+
+    def _passed_sources(self, program: str, tests: list[str]) -> int:
+        """How many assert-style tests pass."""
+        with ExitStack() as stack:
+            source, hidden = (stack.enter_context(_file(content)) for content in (program, pickle.dumps(tests)))
+            verdicts = stack.enter_context(tempfile.TemporaryFile())
+            here, there = (stack.enter_context(end) for end in socket.socketpair())
+            fds = [source.fileno(), there.fileno()]
+            run = self.sandbox.start(_PROGRAM, ["serve", *map(str, fds)], pass_fds=fds)
+            stack.enter_context(run)
+            fds = [hidden.fileno(), verdicts.fileno(), here.fileno()]
+            tester = stack.enter_context(self.sandbox.start(_TESTER, list(map(str, fds)), pass_fds=fds))
+            # Each end is now the other side's alone, so that one sees the other go.
+            here.close()
+            there.close()
+            tester.wait(self.sandbox.wall_seconds)
+            verdicts.seek(0)
+            return verdicts.read().count(b"1")
+
+
+def program_of(answer: str) -> str | None:
+    """The content of the last fenced block of an answer, None where there is none or it is too long."""
+    fences = list(_FENCE.finditer(answer))
+    # Fences open and close in turn; one that is left open at the end has no program yet.
+    pairs = list(zip(fences[::2], fences[1::2], strict=False))
+    if not pairs:
+        return None
+    start, end = pairs[-1]
+    program = answer[start.end() + 1 : end.start()]
+    return program if program.strip() and len(program) <= _MAX_LENGTH else None
+
+
+def same_output(written: str | None, expected: str) -> bool:
+    """Whether two outputs have the same lines, but for white space at the end of each and empty ones at the end."""
+    return written is not None and _lines(written) == _lines(expected)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().split("\n")]
+
+
+def _file(content: str | bytes) -> IO[bytes]:
+    """A nameless file with that content, to be read from its start by whoever is given it."""
+    file = tempfile.TemporaryFile()
+    # The policy may write lone surrogates, which no encoding has.
+    file.write(content.encode(errors="replace") if isinstance(content, str) else content)
+    file.seek(0)
+    return file
