@@ -265,6 +265,7 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
             "sampling": rollout_sampling(config),
             "batch_size": config["rollout"]["batch_size"],
             "group_size": config["rollout"]["group_size"],
+            "max_resamples": config["rollout"]["max_resamples"],
             "seed": config["seed"],
         }  # fmt: skip
     module = make(module_config, **common)
@@ -324,7 +325,6 @@ def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.Lightnin
     return make(
         data,
         task=parts["task"],
-        prompts_per_rollout=module.prompts_per_rollout,
         updates_per_rollout=module.updates_per_rollout,
         seed=config["seed"],
     )
