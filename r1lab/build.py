@@ -76,8 +76,17 @@ def build_policy_parts(config: Mapping[str, Any], tokenizer: PreTrainedTokenizer
     if tokenizer is None:
         made = made_once if config.get("reuse") else make
         tokenizer = made(config["model"]["tokenizer"])
-    task = make(config["task"], tokenizer=tokenizer)
+    task = make_task(config["task"], tokenizer)
     return {"tokenizer": tokenizer, "task": task, "engine": make(config["rollout"]["engine"], tokenizer=tokenizer)}
+
+
+def make_task(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
+    """The task; one that has tasks as its `parts` makes those of them that it needs."""
+    if "parts" not in config:
+        return make(config, tokenizer=tokenizer)
+    own = dict(config)
+    parts = {name: partial(make_task, part, tokenizer) for name, part in own.pop("parts").items()}
+    return make(own, parts=parts)
 
 
 def rollout_sampling(config: Mapping[str, Any]) -> Sampling:

@@ -438,6 +438,11 @@ class GRPO(PolicyModule):
         }
         for name, values in rollout.reward_terms.items():
             quantities[f"reward/{name}"] = [value for value in values if value is not None]
+        kinds = sorted({kind for own in self.everyones(list({p.kind for p in rollout.prompts})) for kind in own})
+        for kind in kinds if len(kinds) > 1 else []:
+            rows = [row for row, prompt in enumerate(rollout.prompts) if prompt.kind == kind]
+            quantities[f"reward/mean/{kind}"] = rollout.rewards[rows].tolist()
+            quantities[f"reward/accuracy/{kind}"] = [accuracy[row] for row in rows if accuracy[row] is not None]
         return {name: (float(sum(values)), len(values)) for name, values in quantities.items()}
 
     def state(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from r1lab.advantage.group import group_advantages
 from r1lab.analysis.run import load_run
 from r1lab.module.checkpoint import read_checkpoint
 from r1lab.module.grpo import GRPO
+from r1lab.task.arithmetic import Arithmetic
 
 # Completions of random policies differ in length alone; a reward with a spread gives every group a gradient.
 SPREAD = (
@@ -190,3 +191,29 @@ def seldom(prompts, completions):
 def test_a_group_of_one_cannot_be_mixed(train_small, tmp_path):
     with pytest.raises(ValueError, match="rollout.max_resamples=1 .*group of one always is: raise rollout.group_size"):
         train_small(tmp_path, "rollout.max_resamples=1", "rollout.group_size=1", "advantage.scale=none")
+
+
+# Two parts of the same kind would be one in the metrics.
+MIXED = (
+    "task=mixed",
+    "+task@task.parts.other=arithmetic",
+    "task.parts.other._target_=tests.module.test_grpo.Other",
+    "task.sources={arithmetic:1,other:1}",
+)
+
+
+class Other(Arithmetic):
+    name = "other"
+
+
+def test_kinds_of_a_mixture_have_metrics_of_their_own(train_small, tmp_path):
+    options = ("rollout.batch_size=32", "callback.samples.shown=0", "evaluation.num_prompts=16")
+    accuracy = "reward.accuracy._target_=tests.module.test_grpo.even"
+    run = load_run(train_small(tmp_path, *MIXED, *options, accuracy, "data.validation_prompts=16"))
+    names = [f"{kind}" for kind in ("arithmetic", "other")]
+    for name in ("reward/mean", "reward/accuracy"):
+        # Of eight prompts the shares of both kinds add up to the whole.
+        own = run.metrics[[f"{name}/{kind}" for kind in names]]
+        assert (own.min(axis=1) <= run.metrics[name]).all() and (run.metrics[name] <= own.max(axis=1)).all()
+    assert {f"validation/pass_at_1/{kind}" for kind in names} <= set(run.metrics)
+    assert {f"pass_at_1/{kind}_low" for kind in names} <= set(run.summary["after"]["heldout"])
