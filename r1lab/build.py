@@ -10,18 +10,24 @@ from typing import Any
 from hydra.utils import get_object, instantiate
 from transformers import PreTrainedTokenizerBase
 
+from r1lab.reward.columns import by_name
+from r1lab.reward.schedule import Schedule
 from r1lab.reward.weighted import WeightedSum
 from r1lab.rollout.sampling import Sampling
 from r1lab.task.protocol import Task
 
 
 def build_reward(
-    config: Mapping[str, Mapping[str, Any]], task: Task, tokenizer: PreTrainedTokenizerBase
+    config: Mapping[str, Mapping[str, Any]],
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_steps: int | None = None,
 ) -> WeightedSum:
     """The weighted terms of `reward`: `{name: {_target_, weight, ...}}`.
 
-    A term whose constructor takes `task`, `is_correct` or `tokenizer` is given it. A plain function serves as a term
-    too; what its config holds beside `_target_` and `weight` is bound to its arguments.
+    A class is made with what its config holds beside `_target_` and `weight`; a function gets that at each call. Those
+    that take `task`, `is_correct` or `tokenizer` are given it, unless their config does. What else they are called
+    with they name: see `r1lab.reward.columns.by_name`. `max_steps`, of the run, is for weights with a schedule.
     """
     at_hand = {"task": task, "is_correct": task.is_correct, "tokenizer": tokenizer}
     terms, weights = {}, {}
@@ -29,7 +35,9 @@ def build_reward(
         term = dict(term)
         if "_target_" not in term or "weight" not in term:
             raise ValueError(f"reward.{name} needs both _target_ and weight, got {', '.join(term) or 'nothing'}")
-        weights[name] = term.pop("weight")
+        weights[name] = _weight(name, term.pop("weight"), max_steps)
+        if name == "accuracy":
+            term.pop("checker", None)  # the task's, see build_task
         try:
             target = get_object(term["_target_"])
         except Exception as error:
@@ -37,10 +45,22 @@ def build_reward(
                 f"reward.{name}._target_={term['_target_']} is not there; your own file must lie in the folder you "
                 f"start from ({' '.join(str(error).split())[:200]})"
             ) from error
-        wanted = {key: value for key, value in at_hand.items() if key in inspect.signature(target).parameters}
-        maker = partial(instantiate(term, _partial_=True, _convert_="all"), **wanted)
-        terms[name] = maker() if inspect.isclass(target) else maker
+        made = instantiate(term, _partial_=True, _convert_="all")
+        taken = inspect.signature(target).parameters
+        given = {key: value for key, value in at_hand.items() if key in taken} | made.keywords
+        terms[name] = by_name(target(**given), name) if inspect.isclass(target) else by_name(target, name, given)
     return WeightedSum(terms, weights)
+
+
+def _weight(name: str, weight: Any, max_steps: int | None) -> float | Schedule:
+    if isinstance(weight, (int, float)) and not isinstance(weight, bool):
+        return float(weight)
+    if not isinstance(weight, list):
+        raise ValueError(f"reward.{name}.weight must be a number or a list [[when, weight], ...], got {weight!r}")
+    try:
+        return Schedule(weight, max_steps)
+    except ValueError as error:
+        raise ValueError(f"reward.{name}.weight: {error}") from None
 
 
 def make(config: Mapping[str, Any], **given: Any) -> Any:
@@ -76,8 +96,19 @@ def build_policy_parts(config: Mapping[str, Any], tokenizer: PreTrainedTokenizer
     if tokenizer is None:
         made = made_once if config.get("reuse") else make
         tokenizer = made(config["model"]["tokenizer"])
-    task = make_task(config["task"], tokenizer)
+    task = build_task(config, tokenizer)
     return {"tokenizer": tokenizer, "task": task, "engine": make(config["rollout"]["engine"], tokenizer=tokenizer)}
+
+
+def build_task(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
+    """The task. Where `reward.accuracy.checker` is set, that is its `is_correct`: in training and in every score."""
+    task = make_task(config["task"], tokenizer)
+    checker = config.get("reward", {}).get("accuracy", {}).get("checker")
+    if checker:
+        takes = inspect.signature(get_object(checker["_target_"])).parameters
+        own = {"is_correct": task.is_correct} if "is_correct" in takes and "is_correct" not in checker else {}
+        task.is_correct = make(checker, **own)
+    return task
 
 
 def make_task(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:

@@ -4,6 +4,7 @@ import difflib
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ _PACKAGE = Path(__file__).parent
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 
 OmegaConf.register_new_resolver("run_dir", run_folder, use_cache=True, replace=True)
+_WEIGHT = re.compile(r"reward\.\w+\.weight")
 # What a wrong setting, file or package raises; anything else may be a mistake of ours, so it says where it arose.
 _EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)
 
@@ -137,6 +139,8 @@ def refuse_wrong_types(config: DictConfig, config_name: str) -> None:
     usual = compose(config_name, chosen)
     for key in (override.partition("=")[0] for override in given if not _chooses_a_group(override)):
         want, got = OmegaConf.select(usual, key), OmegaConf.select(config, key)
+        if _WEIGHT.fullmatch(key) and OmegaConf.is_list(got):
+            continue  # a schedule in the place of a number
         if not _fits(want, got, fractions=key.startswith("trainer.")):
             kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(type(want), "a list, as [1,2]")
             raise ValueError(f"{key} must be {kind}, got {got!r}")

@@ -65,7 +65,9 @@ def load(
         policy, tokenizer = make(config["model"]["policy"]), make(config["model"]["tokenizer"])
     if task is not None:
         # The task's template is that of the model, by interpolation.
-        config = config | {"task": plain(OmegaConf.create({"model": config["model"], "task": dict(task)}))["task"]}
+        task = plain(OmegaConf.create({"model": config["model"], "task": dict(task)}))["task"]
+        # A checker that the rewards brought is for the answers of the task they were for.
+        config = config | {"task": task, "reward": {}}
     parts = build_policy_parts(config, tokenizer)
     policy = policy.to("cuda" if torch.cuda.is_available() else "cpu")
     return Loaded(policy, tokenizer, parts["task"], parts["engine"], config, file)

@@ -260,7 +260,9 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
         own = ("entropy_coef", "beta", "kl", "kl_placement", "kl_target", "kl_horizon")
         common |= {key: loss.pop(key) for key in own} | config["reference"] | {
             "loss": instantiate(loss),
-            "reward": build_reward(config["reward"], parts["task"], parts["tokenizer"]),
+            "reward": build_reward(
+                config["reward"], parts["task"], parts["tokenizer"], config["trainer"]["max_steps"]
+            ),
             "advantage": instantiate(config["advantage"]),
             "sampling": rollout_sampling(config),
             "batch_size": config["rollout"]["batch_size"],

@@ -1,3 +1,4 @@
+import pickle
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ from r1lab.build import (
     _made_of,
     build_policy_parts,
     build_reward,
+    build_task,
     evaluation_sampling,
     made_once,
     make,
@@ -33,6 +35,9 @@ class Kind:
 
 class Task:
     name = "doubling"
+
+    def __init__(self, tokenizer=None):
+        pass
 
     def is_correct(self, prompt, answer):
         return float(answer == prompt.answer)
@@ -65,6 +70,20 @@ def test_classes_and_functions_get_what_they_ask_for(terms):
     assert config["short"] == {"_target_": "custom_terms.short", "weight": 0.5, "limit": 2}  # as it was
 
 
+def test_config_goes_before_what_is_at_hand():
+    config = {"_target_": "r1lab.reward.accuracy.Accuracy", "weight": 1.0, "is_correct": {"_target_": "builtins.dict"}}
+    assert build_reward({"accuracy": config}, Task(), tiny_tokenizer()).terms["accuracy"].is_correct == {}
+
+
+def test_weights():
+    term = {"_target_": "r1lab.reward.format.Format"}
+    reward = build_reward({"format": term | {"weight": [[0.5, 0], [0.5, 1]]}}, Task(), tiny_tokenizer(), max_steps=10)
+    assert [reward.scheduled(step)["format"] for step in (4, 5)] == [0.0, 1.0]
+    for weight, message in ((None, "a number or a list"), ([[0.5, 1]], "reward.format.weight: 0.5 is a share")):
+        with pytest.raises(ValueError, match=message):
+            build_reward({"format": term | {"weight": weight}}, Task(), tiny_tokenizer())
+
+
 @pytest.mark.parametrize("term", [{"_target_": "r1lab.reward.format.Format"}, {"weight": 1.0}, {}])
 def test_a_term_needs_target_and_weight(term):
     with pytest.raises(ValueError, match="reward.format needs both _target_ and weight"):
@@ -77,6 +96,34 @@ def test_made_objects_get_plain_values_and_the_very_objects_that_are_given():
     made = make(config, sampling=sampling)
     assert made["sampling"] is sampling
     assert type(made["numbers"]) is list and type(made["names"]) is dict and type(made["names"]["a"]) is dict
+
+
+POOLED = {"_target_": "r1lab.reward.pool.Pooled", "workers": 1, "seconds": 5, "memory_mib": 256}
+
+
+@pytest.mark.parametrize(
+    ("checker", "scores"),
+    [
+        (None, [1.0, 0.0]),
+        ({"_target_": "r1lab.reward.checker.Numeric"}, [1.0, 1.0]),
+        (POOLED | {"is_correct": {"_target_": "r1lab.reward.checker.Numeric"}}, [1.0, 1.0]),
+    ],
+)
+def test_the_checker_of_the_accuracy_is_the_tasks(checker, scores):
+    accuracy = {"_target_": "r1lab.reward.accuracy.Accuracy", "weight": 1.0, "checker": checker}
+    task = {"_target_": "tests.test_build.Task"}
+    config = {"task": task, "reward": {"accuracy": accuracy}}
+    task = build_task(config, tiny_tokenizer())
+    assert [task.is_correct(PROMPTS[0], answer) for answer in ("12", "12.0")] == scores
+    reward = build_reward(config["reward"], task, tiny_tokenizer())
+    completions = [Completion((1,), f"<answer> {answer} </answer>", False) for answer in ("12", "12.0")]
+    assert reward([PROMPTS[0]] * 2, completions).terms["accuracy"] == scores
+
+
+def test_a_checker_may_wrap_the_tasks_own():
+    config = {"task": {"_target_": "tests.test_build.Task"}, "reward": {"accuracy": {"checker": POOLED}}}
+    function, _ = pickle.loads(build_task(config, tiny_tokenizer()).is_correct.pool.first)
+    assert function.__func__ is Task.is_correct
 
 
 def test_parts_share_the_tokenizer():

@@ -109,6 +109,7 @@ def test_a_value_of_another_type_is_told_by_its_key(given, kind, small, tmp_path
         HydraConfig.instance().set_config(config)
         with pytest.raises(ValueError, match=rf"{given.partition('=')[0]} must be {kind}"):
             refuse_wrong_types(config, "train")
-        right = compose("train", [*small, "optimizer.lr=1", "trainer.val_check_interval=0.5"], return_hydra_config=True)
+        fitting = ("optimizer.lr=1", "trainer.val_check_interval=0.5", "reward.format.weight=[[0,1.0],[5,0.1]]")
+        right = compose("train", [*small, *fitting], return_hydra_config=True)
         HydraConfig.instance().set_config(right)
         refuse_wrong_types(right, "train")

@@ -205,7 +205,8 @@ class GRPO(PolicyModule):
         if stream:
             self.rollout, seconds = self.make_rollout(stream)
             self.used = 0
-            self.log_step(self.rollout_metrics(self.rollout))
+            weights = {f"reward/{name}_weight": weight for name, weight in self.reward.scheduled(self.step).items()}
+            self.log_step(self.rollout_metrics(self.rollout) | weights)
         update_started = time.perf_counter()
         self.update(self.minibatch())
         self.used += 1
@@ -261,7 +262,7 @@ class GRPO(PolicyModule):
             policy_version=self.step,
         )
         self.sampling_seconds += time.perf_counter() - started
-        rewards = self.reward(expand(prompts, self.group_size), completions)
+        rewards = self.reward(expand(prompts, self.group_size), completions, self.step)
         total = rewards.total.tolist()
         rows = [slice(i * self.group_size, (i + 1) * self.group_size) for i in range(len(prompts))]
         return [

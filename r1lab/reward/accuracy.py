@@ -11,7 +11,7 @@ class Accuracy:
 
     Reasoning is not asked for: that is the format reward's part. An answer inside the reasoning is none
     (`r1lab.reward.format.Parts`). The answer reaches `is_correct` without the white space around it, and only when
-    something is left.
+    something is left. A checker that has a `batch` (N prompts, N answers -> N scores) is given all at once.
     """
 
     def __init__(self, is_correct: Callable[[Prompt, str], float | bool]):
@@ -19,8 +19,17 @@ class Accuracy:
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
         """B prompts and their B completions -> B rewards."""
-        return [self._score(prompt, c) for prompt, c in zip(prompts, completions, strict=True)]
+        pairs = zip(prompts, completions, strict=True)
+        answers = [None if c.truncated else parts_of(prompt, c).answer for prompt, c in pairs]
+        answered = [b for b, answer in enumerate(answers) if answer]
+        scores = self._check([prompts[b] for b in answered], [answers[b] for b in answered])
+        rewards = [0.0] * len(answers)
+        for b, score in zip(answered, scores, strict=True):
+            rewards[b] = float(score)
+        return rewards
 
-    def _score(self, prompt: Prompt, completion: Completion) -> float:
-        answer = None if completion.truncated else parts_of(prompt, completion).answer
-        return float(self.is_correct(prompt, answer)) if answer else 0.0
+    def _check(self, prompts: list[Prompt], answers: list[str]) -> Sequence[float | bool]:
+        batch = getattr(self.is_correct, "batch", None)
+        if batch is not None:
+            return batch(prompts, answers)
+        return [self.is_correct(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from r1lab.reward.schedule import Schedule
 from r1lab.types import Completion, Prompt
 
 _SHOWN = 200
@@ -42,22 +43,29 @@ class Rewards:
 class WeightedSum:
     """`total[b] = sum over terms of weights[name] * term[b]`, where None adds nothing.
 
-    A weight of 0 measures a term without rewarding it. `weights` may be changed between calls (schedules).
+    A weight is a number, or a `Schedule` of it over steps. A weight of 0 measures a term without rewarding it.
     """
 
-    def __init__(self, terms: Mapping[str, RewardTerm], weights: Mapping[str, float]):
+    def __init__(self, terms: Mapping[str, RewardTerm], weights: Mapping[str, float | Schedule]):
         """Raises ValueError where terms and weights differ in their names, or a weight is not a finite number."""
         if set(terms) != set(weights):
             missing, unknown = sorted(set(terms) - set(weights)), sorted(set(weights) - set(terms))
             raise ValueError(f"each reward term needs one weight: no weight for {missing}, no term for {unknown}")
         self.terms = dict(terms)
-        self.weights = {name: float(weight) for name, weight in weights.items()}
+        self.weights = dict(weights)
         for name, weight in self.weights.items():
-            if not math.isfinite(weight):
+            if not isinstance(weight, Schedule) and not math.isfinite(weight):
                 raise ValueError(f"reward.{name}.weight must be finite, got {weight}")
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Rewards:
+    def scheduled(self, step: int) -> dict[str, float]:
+        """Those weights that have a schedule, as they are after `step` optimizer steps."""
+        return {name: weight(step) for name, weight in self.weights.items() if isinstance(weight, Schedule)}
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion], step: int = 0) -> Rewards:
         """Score B completions of B prompts (each prompt repeated for each completion of its group).
+
+        Args:
+            step: optimizer steps done so far, for the schedules of weights.
 
         Raises:
             RewardError: a term raises, or returns a wrong number of rewards, NaN, infinity or something not a number.
@@ -67,8 +75,9 @@ class WeightedSum:
             raise ValueError(f"{len(prompts)} prompts for {len(completions)} completions; give one prompt for each")
         results = _call_all(self.terms, prompts, completions)
         terms = {name: _checked(name, result, completions) for name, result in results.items()}
+        weights = self.weights | self.scheduled(step)
         total = [
-            sum(self.weights[name] * values[b] for name, values in terms.items() if values[b] is not None)
+            sum(weights[name] * values[b] for name, values in terms.items() if values[b] is not None)
             for b in range(len(completions))
         ]
         return Rewards(torch.tensor(total, dtype=torch.float32), terms)

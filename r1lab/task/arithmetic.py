@@ -95,6 +95,10 @@ class Arithmetic:
         self.num_steps, self.harder_num_steps = tuple(num_steps), tuple(harder_num_steps)
         self.operands = {sign: tuple(bounds) for sign, bounds in operands.items()}
 
+    def __getstate__(self):
+        # A pickled one scores answers in a pool, where the tokenizer would load transformers first.
+        return vars(self) | {"tokenizer": None}
+
     def random_chain(self, rng: random.Random, split: str = "train") -> Chain:
         """A random problem of the split."""
         if split not in SPLITS:

@@ -14,7 +14,7 @@ import hashlib
 import random
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from types import ModuleType
@@ -62,6 +62,9 @@ class ReasoningGym:
         config: its parameters; those not given keep reasoning-gym's defaults.
         harder_config: parameters that `harder` changes; without them there is no such split.
         harder_configs: the same by name, for tasks that are not given one.
+        columns: what of an entry's metadata prompts carry for rewards, by name of the dataset.
+
+    A pickled one has no tokenizer: it scores answers, and samples no prompts.
 
     Raises:
         ImportError: reasoning-gym is not installed.
@@ -76,10 +79,12 @@ class ReasoningGym:
         config: Mapping[str, Any] | None = None,
         harder_config: Mapping[str, Any] | None = None,
         harder_configs: Mapping[str, Mapping[str, Any]] | None = None,
+        columns: Mapping[str, Sequence[str]] | None = None,
     ):
         harder_config = harder_config or (harder_configs or {}).get(name)
         self.tokenizer, self.template, self.name = tokenizer, template, name
         self._config_class = _config_class(name)
+        self.columns = tuple((columns or {}).get(name, ()))
         if name in _READ_AS_LITERAL:
             # Shadows the built-in within that scorer's module alone.
             sys.modules[self._config_class.__module__].eval = ast.literal_eval
@@ -95,6 +100,9 @@ class ReasoningGym:
         # Scoring needs the whole entry, which follows from (split, index) and is not worth a place in every record.
         self._entry = lru_cache(_CACHED_ENTRIES)(self._make_entry)
 
+    def __reduce__(self):
+        return ReasoningGym, (None, self.template, self.name, self.config, self.harder_config)
+
     def sample(self, split: str, index: int) -> Prompt:
         entry = self._entry(split, index)
         text = self.template(entry["question"])
@@ -105,7 +113,8 @@ class ReasoningGym:
             index=index,
             kind=self.name,
             difficulty=int(split == "harder"),
-            columns={"question": entry["question"], "split": split},
+            columns={"question": entry["question"], "split": split}
+            | {column: entry["metadata"][column] for column in self.columns},
         )
 
     def is_correct(self, prompt: Prompt, answer: str) -> float:

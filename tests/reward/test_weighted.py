@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from r1lab.reward.schedule import Schedule
 from r1lab.reward.weighted import RewardError, WeightedSum
 from r1lab.types import Completion, Prompt
 
@@ -34,6 +35,14 @@ def test_weight_zero_measures_and_weights_may_change():
     assert reward(PROMPTS, COMPLETIONS).terms["a"] == [1.0, 2.0, 3.0]
     reward.weights["a"] = 2.0
     assert reward(PROMPTS, COMPLETIONS).total.tolist() == [2.0, 4.0, 6.0]
+
+
+def test_weights_with_a_schedule():
+    weights = {"a": 1.0, "b": Schedule([[0, 0.0], [10, 1.0]])}
+    reward = WeightedSum({"a": gives([1, 1, 1]), "b": gives([2, 4, None])}, weights)
+    assert reward(PROMPTS, COMPLETIONS).total.tolist() == [1.0, 1.0, 1.0]
+    assert reward(PROMPTS, COMPLETIONS, 5).total.tolist() == [2.0, 3.0, 1.0]
+    assert reward.scheduled(5) == {"b": 0.5}
 
 
 def test_tensors_and_their_elements_are_numbers():

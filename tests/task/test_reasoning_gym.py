@@ -1,9 +1,11 @@
+import pickle
 import random
 import sys
 
 import numpy as np
 import pytest
 
+from r1lab.reward.countdown import Countdown
 from r1lab.task.protocol import SPLITS
 from r1lab.task.reasoning_gym import ReasoningGym, split_of
 from r1lab.task.template import Template
@@ -53,6 +55,21 @@ class TestWithTheLibrary:
     def test_scores_prompts_that_another_process_sampled(self):
         prompt = make().sample("train", 3)
         assert make().is_correct(prompt, prompt.answer) == 1.0
+
+    def test_a_pickled_one_scores(self):
+        task = make(config={"min_terms": 2}, harder_config={"min_terms": 4})
+        scorer = pickle.loads(pickle.dumps(task.is_correct))
+        for split in ("train", "harder"):
+            prompt = task.sample(split, 3)
+            assert scorer(prompt, prompt.answer) == 1.0
+            assert scorer(prompt, "seven") < 0.1
+
+    def test_columns_of_the_metadata(self):
+        columns = {"countdown": ["numbers", "target"], "chain_sum": []}
+        task = ReasoningGym(Characters(), TEMPLATE, "countdown", columns=columns)
+        prompt = task.sample("train", 0)
+        assert Countdown()(prompt, prompt.answer) == task.is_correct(prompt, prompt.answer) == 1.0
+        assert set(make().sample("train", 0).columns) == {"question", "split"}
 
     def test_a_scorer_that_raises_means_wrong(self):
         task = make("prime_factorization")
