@@ -21,7 +21,7 @@ SHIPPED = Path(__file__).parent
 
 
 def model_folder(name: str) -> str:
-    """Where a model lies: the tiny ones are shipped, `smollm2` unpacked from its package, others are folders or hub ids.
+    """Where a model lies: the tiny ones are shipped, `smollm2` unpacked from its package, others folders or hub ids.
 
     Raises:
         FileNotFoundError: for what looks like a folder and is none.

@@ -1,4 +1,4 @@
-"""What the tiny bilingual base's gate asks of it: what working is worth, what it reckons, and how it mixes languages."""
+"""What the tiny bilingual base's gate asks of it: what working is worth, how it reckons, how it mixes languages."""
 
 from collections.abc import Callable, Sequence
 
@@ -78,7 +78,7 @@ def after(ids: Tensor, token: int) -> Tensor:
 def consistency_by_language(
     prompts: Sequence[Prompt], completions: Sequence[Completion], vocabularies: dict[str, frozenset[str]]
 ) -> dict[str, float]:
-    """For each language the mean, over completions of its prompts with words in their reasoning, of its words' share."""
+    """For each language the mean share of its words in the reasoning to its prompts, where that has any words."""
     known = frozenset().union(*vocabularies.values())
     shares: dict[str, list[float]] = {language: [] for language in vocabularies}
     for prompt, completion in zip(prompts, completions, strict=True):

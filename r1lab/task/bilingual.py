@@ -1,7 +1,7 @@
 """The chains of `task.arithmetic`, asked in words of one of two languages.
 
-The problem is the same in both, `thirty-eight times three plus seven` and `三十八 乘 三 加 七`, so a split shares none with
-another in either. An answer counts in whichever language it is given: what is right must not depend on the language,
+The problem is the same in both, `thirty-eight times three plus seven` and `三十八 乘 三 加 七`, so that no two splits
+share one in either. An answer counts in whichever language it is given: what is right must not depend on the language,
 so that only a reward for language consistency (DeepSeek-R1, 2501.12948v2, section 3.2 and B.6) speaks for one.
 """
 

@@ -1,7 +1,7 @@
 """Requests that take no reasoning: echo, reverse, a friendly reply, and what must be refused; in either language.
 
-They stand for DeepSeek-R1's general data (2501.12948v2, B.3): helpfulness, where one reply is better than another rather
-than right, and safety. `is_correct` is the gold score, which a learned reward model only approximates; `good_reply` and
+They stand for R1's general data (2501.12948v2, B.3): helpfulness, where one reply is better than another but not
+right, and safety. `is_correct` is the gold score, which a learned reward model only approximates; `good_reply` and
 `bad_reply` make what such a model is trained on. Only words of the prompt's own language count in a reply.
 
     repeat apple river        apple river
@@ -32,7 +32,7 @@ INSTRUCTIONS = ("first", "take", "then")
 
 @dataclass(frozen=True)
 class Request:
-    """kind: a key of `OPENINGS`; verb: empty where the kind has none. All words are symbols of `r1lab.model.bilingual`."""
+    """kind: a key of `OPENINGS`; verb: empty where the kind has none; all in symbols of `r1lab.model.bilingual`."""
 
     kind: str
     verb: str
