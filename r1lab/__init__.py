@@ -20,8 +20,8 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     rollout     prompts -> groups of completions: the engine protocol, its engines, keyed randomness; collate
     reward      completion -> number: accuracy, format; the weighted sum
     advantage   rewards -> advantages: of a completion in its group, of a token by GAE
-    loss        logprobs -> scalar, pure functions, the definitions: ratio, clip, kl, aggregate, grpo, ppo, sft, distill,
-                preference
+    loss        logprobs -> scalar, pure functions, the definitions: ratio, clip, kl, aggregate, grpo, ppo, sft,
+                distill, preference
     kernel      Triton drop-ins for them: linear_logprob, k3, linear_grpo_loss, linear_distill_loss
     model       the policy from a folder, the hub or a fresh config; the frozen reference; the value model and the
                 reward model; what they hold in memory; the shipped tiny base
