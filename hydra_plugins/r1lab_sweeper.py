@@ -2,6 +2,7 @@
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
+from omegaconf import OmegaConf
 
 
 class OptunaSweeper(Sweeper):
@@ -12,6 +13,8 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context, task_function, config):
         self.config, self.loader = config, hydra_context.config_loader
+        # Hydra has resolved them for the sweep; `loss.epsilon_low: ${loss.epsilon_high}` is to follow each point.
+        self.settings["params"] = OmegaConf.to_container(config.hydra.sweeper.params, resolve=False)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )

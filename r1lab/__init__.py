@@ -21,14 +21,14 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     reward      completion -> number: accuracy, format; the weighted sum
     advantage   rewards -> advantages: of a completion in its group, of a token by GAE
     loss        logprobs -> scalar, pure functions, the definitions: ratio, clip, kl, aggregate, grpo, ppo, sft,
-                distill, preference
+                distill, preference (hidden states -> logprobs: logprob, sharded_logprob)
     kernel      Triton drop-ins for them: linear_logprob, k3, linear_grpo_loss, linear_distill_loss
     model       the policy from a folder, the hub or a fresh config; the frozen reference; the value model and the
                 reward model; what they hold in memory; the shipped tiny base
     data        LightningDataModules: prompts for RL and their curriculum, documents for supervised training, pairs for
                 reward models; the tiny base's corpus
-    module      LightningModules, thin: base, grpo with its dynamic sampling, ppo, sft, reward_model; evaluation;
-                checkpoints
+    module      LightningModules, thin: base, grpo with its dynamic sampling, ppo, sft, reward_model; the head, by loss
+                or by kernel; evaluation; checkpoints
     callback    what watches a run: progress, metrics.csv, samples.jsonl, checkpoints, the base's gate, pruning
     metric      pass_at_k, majority_vote, bootstrap intervals; over seeds: t intervals, paired tests, Holm, power
     sweeper     Hydra's sweeper on Optuna: seeds, pruning, a queue that processes share

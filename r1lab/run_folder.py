@@ -122,8 +122,8 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """Twelve hex digits for what a run does; where it is written and how it is watched is left out."""
-    kept = {key: value for key, value in config.items() if key not in ("ckpt_path", "callback", "logger")}
+    """Twelve hex digits for what a run does: not where it is written, how it is watched, and which kernels do it."""
+    kept = {key: value for key, value in config.items() if key not in ("ckpt_path", "callback", "logger", "kernel")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

@@ -37,7 +37,9 @@ from r1lab.entry import Stopped, flat, plain, refuse_wrong_types, run
 from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
 from r1lab.module.checkpoint import AtomicCheckpointIO
+from r1lab.module.drift import kl_to_base
 from r1lab.module.evaluation import evaluate_splits
+from r1lab.module.head import LinearHead
 from r1lab.module.reward_model import RewardModel
 from r1lab.run_folder import (
     FINISHED,
@@ -156,6 +158,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         try:
             with clock(summary, "after"):
                 summary["after"] = score(config, parts, module, trainer)
+                summary["after"][config["evaluation"]["splits"][0]] |= drift(config, parts, module)
         except KeyboardInterrupt:
             note(summary | {"status": "interrupted"})
             raise Stopped(
@@ -218,9 +221,9 @@ def checkpoint_to_resume(folder: Path, ckpt_path: str | None) -> str | None:
 
 
 def refuse_other_settings(folder: Path, config: dict[str, Any]) -> None:
-    """A run goes on as what it was: how long, how watched and what for may change, nothing else."""
+    """A run goes on as what it was: how long, how watched, what for and by which kernels may change, nothing else."""
     before = yaml.safe_load((folder / "config.yaml").read_text())
-    changeable = ("ckpt_path", "trainer", "callback", "logger", "objective", "evaluate", "evaluation")
+    changeable = ("ckpt_path", "trainer", "callback", "logger", "objective", "evaluate", "evaluation", "kernel")
     now = dict(flat(config))
     kept = [(key, was) for key, was in flat(before) if key.split(".")[0] not in changeable]
     if now.get("optimizer.scheduler.name", "").startswith("constant"):
@@ -244,6 +247,7 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
         "tokenizer": parts["tokenizer"],
         "engine": parts["engine"],
         "is_correct": parts["task"].is_correct,
+        "head": LinearHead(**config["kernel"]),
         "optimizer": optimizer["optimizer"],
         "scheduler": optimizer["scheduler"],
         "gradient_clip": optimizer["gradient_clip"],
@@ -382,6 +386,18 @@ def score(
         seed=evaluation["seed"],
         ks=evaluation["ks"],
     )
+
+
+def drift(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModule) -> dict[str, float]:
+    """The policy's KL to what it was before the first step, on prompts of the first split that is scored."""
+    evaluation = config["evaluation"]
+    if not evaluation["kl_prompts"]:
+        return {}
+    base = policy_maker(config)().to(module.policy.device).eval()
+    prompts = [parts["task"].sample(evaluation["splits"][0], i) for i in range(evaluation["kl_prompts"])]
+    options = {"sampling": evaluation_sampling(config), "seed": evaluation["seed"]}
+    found = kl_to_base(module.policy, base, parts["tokenizer"], parts["engine"], prompts, **options)
+    return {"kl_to_base": found}
 
 
 def score_base(config: dict[str, Any], parts: dict[str, Any], *run: Any) -> dict[str, dict[str, float]]:

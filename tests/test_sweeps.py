@@ -58,6 +58,23 @@ def test_one_tiny_trial(name, tmp_path, monkeypatch, capsys):
     assert record["minimum_effect"] is not None
 
 
+@pytest.mark.parametrize("name", ["clip_epsilon", "tune", "tune_unpruned"])
+def test_the_clip_range_is_symmetric_in_every_point(name, tmp_path, monkeypatch):
+    """`loss.epsilon_low: ${loss.epsilon_high}` of a sweep file follows each point."""
+    pairs = set()
+
+    def run(sweep):
+        for point in preflight.some_points(sweep):
+            config = sweep.plain_config(sweep.space.overrides(point))
+            pairs.add((point["loss.epsilon_high"], config["loss"]["epsilon_high"], config["loss"]["epsilon_low"]))
+
+    monkeypatch.setattr(Sweep, "run", run)
+    monkeypatch.setattr(preflight, "_CHECKED", 24)
+    monkeypatch.chdir(ROOT)
+    command_line(monkeypatch, "--config-dir", "sweeps", "--config-name", name, "hydra.sweeper.finish=null")
+    assert pairs == {(epsilon,) * 3 for epsilon in (0.1, 0.2, 0.4, 10.0)}
+
+
 LAUNCHED = """
 defaults:
   - sweep

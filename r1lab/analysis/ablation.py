@@ -60,9 +60,9 @@ def sum_up(storage: str, name: str) -> None:
     is_database = "://" in storage
     output = Path("sweeps/results", name) if is_database else Path(storage).parent
     try:
-        paths = write_all(load_sweep(storage if is_database else output, name), output, None, Console())
-    except SweepError as error:  # the sweep itself is done
-        log.warning(f"not summed up: {error}")
+        paths = write_all(load_sweep(storage, name), output, None, Console())
+    except Exception as error:  # a full disk, say: the sweep itself is done
+        log.warning(f"not summed up, {error}: python -m r1lab.analysis.ablation does it")
         return
     print("wrote " + ", ".join(str(path) for path in paths))
 
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("folder", nargs="?", type=Path, help="of the sweep, with its journal.log")
+    result.add_argument("folder", nargs="?", type=Path, help="of the sweep, with its journal.log; or a journal file")
     result.add_argument("--storage", metavar="URL", help="a database that holds the study, instead of a folder")
     result.add_argument("--study", metavar="NAME", help="its name; may be left out where there is one")
     result.add_argument("--output", metavar="FOLDER", type=Path, help="where to write; by default the folder")
@@ -94,7 +94,8 @@ def places(options: argparse.Namespace) -> tuple[str | Path, Path]:
         raise SweepError("name the folder of a sweep, or a database with --storage")
     if options.folder is None and options.output is None:
         raise SweepError("--storage needs --output, the folder to write to")
-    return options.storage or options.folder, options.output or options.folder
+    folder = options.folder.parent if options.folder and options.folder.is_file() else options.folder
+    return options.storage or options.folder, options.output or folder
 
 
 def load_other(options: argparse.Namespace) -> Sweep | None:
@@ -120,9 +121,12 @@ def write_all(sweep: Sweep, output: Path, other: Sweep | None, console: Console)
     sweep_figure(sweep, found).savefig(temporary)
     temporary.replace(figure)
     paths = [output / "table.md", output / "trials.csv", figure, output / "verdict.md"]
+    against = output / "against.md"
     if comparison:
-        paths.append(output / "against.md")
-        write_whole(paths[-1], comparison)
+        write_whole(against, comparison)
+        paths.append(against)
+    else:
+        against.unlink(missing_ok=True)
     return paths
 
 

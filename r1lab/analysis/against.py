@@ -4,6 +4,7 @@ import pandas as pd
 
 from r1lab.analysis.effects import effects, of_objective, ranked
 from r1lab.analysis.number import interval
+from r1lab.analysis.replay import replay_line
 from r1lab.analysis.setting import describe, short_names
 from r1lab.analysis.sweep import Sweep, SweepError
 
@@ -28,7 +29,11 @@ def against_lines(sweep: Sweep, other: Sweep | None) -> list[str]:
     used, reference = steps_used(sweep), steps_used(other)
     saved = f"{1 - used / reference:.0%} of the steps saved" if reference else "unknown how many steps it saved"
     lines = [f"**Against {other.name}:** {saved}."]
-    return lines + [f"{s.name}: {_cost(s)}; best {_best(s)}." for s in (sweep, other)]
+    other_question = [key for key in ("params", "steps", "seeds") if sweep.record.get(key) != other.record.get(key)]
+    if other_question:
+        lines.append(f"They are not the same sweep: {' and '.join(other_question)} differ.")
+    lines += [f"{s.name}: {_cost(s)}; best {_best(s)}." for s in (sweep, other)]
+    return lines + [line for line in [replay_line(sweep, other)] if line]
 
 
 def _cost(sweep: Sweep) -> str:

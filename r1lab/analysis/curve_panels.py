@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from r1lab.analysis.curves import BLUE, GREEN, GREY, ORANGE
-from r1lab.analysis.effects import Effect, mean_of, of_objective, ranked
+from r1lab.analysis.effects import Effect, mean_of, of_objective, ranked, shared_points
 from r1lab.analysis.palette import level_colors, plain, say, shorten
 from r1lab.analysis.setting import describe, key, label, short_names
 from r1lab.analysis.sweep import Sweep
@@ -15,15 +15,13 @@ NO_CURVE = "no run noted a curve of its objective"
 
 
 def draw_level_curves(axes: Axes, *, sweep: Sweep, param: str) -> None:
-    """One curve a level of a parameter, over all that else varies."""
+    """One curve a level of a parameter, over all that else varies and every level has."""
     metric, colors = curve_metric(sweep), level_colors(sweep, param)
     if metric is None:
         return say(axes, f"learning curves by {param}", NO_CURVE)
+    points = shared_points(sweep, param)
     for level in sweep.levels(param):
-        points = [
-            i for i, setting in enumerate(sweep.settings) if param in setting and key(setting[param]) == key(level)
-        ]
-        draw_band(axes, band(sweep, points, metric), colors[key(level)], shorten(label(level), 20))
+        draw_band(axes, band(sweep, points[key(level)], metric), colors[key(level)], shorten(label(level), 20))
     _finish(axes, metric, f"learning curves by {param}", param)
 
 
@@ -68,7 +66,8 @@ def band(sweep: Sweep, points: Sequence[int], metric: str) -> pd.DataFrame:
     found = []
     for step, at_step in rows.groupby("step"):
         if len(at_step) == len(runs):
-            mean = mean_of(at_step.set_index(["point", "block", "seed"])[metric].astype(float))
+            # Points with the same seed are one piece of evidence.
+            mean = mean_of(at_step.astype({metric: float}).groupby(["block", "seed"])[metric].mean())
             found.append({"step": step, "mean": mean.mean, "low": mean.low, "high": mean.high})
     return pd.DataFrame(found, columns=["step", "mean", "low", "high"]).astype(float)
 

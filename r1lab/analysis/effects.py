@@ -23,10 +23,11 @@ MEASURES = (
     ("completion length", ("after/heldout/completion_length", "last/rollout/completion_length")),
     ("wrong length", ("after/heldout/wrong_completion_length", "last/rollout/wrong_completion_length")),
     ("reasoning length", ("after/heldout/reasoning_length", "last/rollout/reasoning_length")),
-    ("KL", ("last/loss/kl",)),
-    ("entropy", ("last/loss/entropy",)),
-    ("clip fraction", ("last/loss/clip_fraction",)),
-    ("zero-std groups", ("last/advantage/zero_std_groups",)),
+    ("KL to the base", ("after/heldout/kl_to_base",)),
+    ("KL to the reference", ("mean/loss/kl", "last/loss/kl")),
+    ("entropy", ("mean/loss/entropy", "last/loss/entropy")),
+    ("clip fraction", ("mean/loss/clip_fraction", "last/loss/clip_fraction")),
+    ("zero-std groups", ("mean/advantage/zero_std_groups", "last/advantage/zero_std_groups")),
     ("seconds", ("seconds",)),
     ("memory MiB", ("memory_mib",)),
 )
@@ -51,7 +52,7 @@ class Effect:
 @dataclass(frozen=True)
 class Margin:
     """A level of one factor, over all levels of the others: its mean, its difference to the factor's baseline, and its
-    mean of each seed, indexed (block, seed)."""
+    mean of each seed, indexed (block, seed). Points with the same seed are one piece of evidence, not several."""
 
     param: str
     level: Any
@@ -130,14 +131,28 @@ def margins(sweep: Sweep, param: str, objective: str) -> list[Margin]:
     others = [name for name in sweep.treatments if name != param]
     rows["rest"] = [str([key(sweep.settings[point][name]) for name in others]) for point in rows["point"]]
     table = rows.pivot_table("value", ["rest", "block", "seed"], "level", aggfunc="mean").dropna()
+    table = table.groupby(["block", "seed"]).mean()
     base = None if sweep.baseline is None else key(sweep.settings[sweep.baseline][param])
     found = []
     for level in sweep.levels(param):
         column = table[key(level)] if key(level) in table else pd.Series(dtype=float, index=table.index)
         compared = mean_interval([column - table[base]]) if base in table and key(level) != base else None
-        by_seed = column.groupby(["block", "seed"]).mean()
-        found.append(Margin(param, level, mean_of(column), compared, by_seed))
+        found.append(Margin(param, level, mean_of(column), compared, column))
     return found
+
+
+def shared_points(sweep: Sweep, param: str) -> dict[Any, list[int]]:
+    """Key of a level -> its points whose other settings every level has; where there are none, all of its points."""
+    rests: dict[Any, dict[str, int]] = {key(level): {} for level in sweep.levels(param)}
+    for point, setting in enumerate(sweep.settings):
+        if param in setting:
+            rest = str(sorted((name, key(value)) for name, value in setting.items() if name != param))
+            rests[key(setting[param])][rest] = point
+    shared = set.intersection(*(set(points) for points in rests.values()))
+    return {
+        level: [point for rest, point in points.items() if not shared or rest in shared]
+        for level, points in rests.items()
+    }
 
 
 def matrix(sweep: Sweep, objective: str) -> pd.DataFrame:

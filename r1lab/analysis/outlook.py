@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from r1lab.analysis.curve_panels import curve_metric
 from r1lab.analysis.decision import gain, name_of, point_name
 from r1lab.analysis.effects import ALPHA, Effect, differences, of_objective, ranked, values
 from r1lab.analysis.number import counted, interval, number
@@ -15,12 +16,33 @@ from r1lab.metric.spread import spread
 
 def what_would_change_it(sweep: Sweep, found: Sequence[Effect]) -> str:
     first = of_objective(found, sweep.objectives[0])
-    lines = [_detectable(sweep, first, found), _seeds_needed(sweep, first, found), _bases(sweep, first)]
+    lines = [
+        _still_rising(sweep),
+        _detectable(sweep, first, found),
+        _seeds_needed(sweep, first, found),
+        _bases(sweep, first),
+    ]
     if sweep.is_search and len(first) > 1:
         lines.append(
             f"The best of {len(first)} points looks better than it is: run it and the baseline on seeds of their own."
         )
     return " ".join(line for line in lines if line)
+
+
+def _still_rising(sweep: Sweep) -> str:
+    """Where scores were taken on a slope they tell how fast a setting learns, not how far."""
+    metric, minimum = curve_metric(sweep), sweep.record.get("minimum_effect") or 0.0
+    rows = sweep.curves[sweep.curves["counted"].eq(True)] if metric else sweep.curves
+    by_step = rows.groupby("step")[metric].mean().sort_index() if metric else pd.Series(dtype=float)
+    if len(by_step) < 2:
+        return ""
+    gain = by_step.iloc[-1] - by_step.iloc[-2]
+    if abs(gain) <= minimum:
+        return ""
+    steps = counted(int(by_step.index[-1] - by_step.index[-2]), "step")
+    return (
+        f"Scores still moved by {number(gain, sign=True)} in the last {steps}: they compare speed, not where it ends."
+    )
 
 
 def alpha(found: Sequence[Effect]) -> float:
@@ -40,8 +62,13 @@ def _detectable(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) 
     if sd is None:
         return "The smallest detectable effect is unknown: no difference to the baseline has a spread."
     n = min(e.comparison.difference.n for e in first if e.comparison and e.comparison.difference.sd)
-    effect = number(detectable_effect(sd, n, alpha=alpha(found)))
-    return f"With {counted(n, 'pair')} a true difference of {effect} would have been found four times in five."
+    effect = detectable_effect(sd, n, alpha=alpha(found))
+    text = f"With {counted(n, 'pair')} a true difference of {number(effect)} would have been found four times in five"
+    if effect > 1 and "pass_at" in sweep.objectives[0]:
+        text = f"With {counted(n, 'pair')} no difference that an accuracy can have would surely have been found"
+    minimum = sweep.record.get("minimum_effect")
+    pairs = pairs_needed(minimum, sd, alpha=alpha(found)) if minimum else None
+    return f"{text}, and {counted(pairs, 'pair')} would find one of {number(minimum)}." if pairs else f"{text}."
 
 
 def _seeds_needed(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) -> str:

@@ -45,6 +45,8 @@ def is_unfinished(sweep: Sweep) -> bool:
 def wall_hours(sweep: Sweep) -> float:
     """Hours in which at least one trial ran, whatever lay between."""
     trials = [t for t in sweep.study.get_trials(deepcopy=False) if t.datetime_start and t.datetime_complete]
+    # When a process died is unknown: its trial ends when another one finds out.
+    trials = [trial for trial in trials if not trial.user_attrs.get("abandoned")]
     total, until = timedelta(), None
     for trial in sorted(trials, key=lambda t: t.datetime_start):
         start = trial.datetime_start if until is None else max(trial.datetime_start, until)

@@ -77,15 +77,21 @@ def _row(
     if row["steps"] is None and not note:
         row["steps"] = (trial.user_attrs.get("pruned") or {}).get("step")
     row |= {name: note.get(name) for name in ("seconds", "train_seconds", "run")}
-    row["memory_mib"] = max(filter(None, map(_finite, (note.get("memory_mib") or {}).values())), default=None)
+    row["memory_mib"] = _memory(note.get("memory_mib") or {})
     row["error"] = note.get("error") or trial.user_attrs.get("error")
     for when in ("before", "after"):
         for split, scores in (note.get(when) or {}).items():
             row |= {f"{when}/{split}/{name}": _finite(score) for name, score in scores.items()}
+    row |= {f"mean/{name}": _finite(value) for name, value in (note.get("mean") or {}).items()}
     for name, curve in (note.get("curve") or {}).items():
         row[f"last/{name}"] = next((v for v in reversed(curve) if _finite(v) is not None), None)
     # Last: an objective may be named like what is noted of every run (train_seconds).
     return row | objectives
+
+
+def _memory(parts: Mapping[str, Any]) -> float | None:
+    """The peak that a GPU measured; elsewhere what is held between two steps, all parts together."""
+    return _finite(parts.get("peak")) or sum(filter(None, map(_finite, parts.values()))) or None
 
 
 def _finite(value: Any) -> float | None:

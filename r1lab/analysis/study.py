@@ -32,6 +32,8 @@ def open_study(source: str | Path, name: str | None = None) -> optuna.Study:
 
 
 def _journal(folder: Path) -> BaseStorage:
+    if folder.is_file():
+        return JournalStorage(JournalFileBackend(str(folder)))
     if not folder.is_dir():
         raise SweepError(f"there is no folder {folder}")
     # The backend would create a file that is not there.

@@ -76,7 +76,7 @@ def load_sweep(source: str | Path, study: str | None = None) -> Sweep:
     record = opened.user_attrs.get("sweep")
     if not isinstance(record, dict) or not record.get("objectives"):
         raise SweepError(f"study {opened.study_name} was not made by a sweep of r1lab: it lacks the record `sweep`")
-    trials = opened.get_trials(deepcopy=False)
+    trials = _newest(opened.get_trials(deepcopy=False))
     if not any(trial.state == TrialState.COMPLETE for trial in trials):
         raise SweepError(f"study {opened.study_name} has no finished trial yet: {_states(trials)}")
     blocks = list(record.get("blocks") or [])
@@ -107,6 +107,12 @@ def load_sweep(source: str | Path, study: str | None = None) -> Sweep:
         seeds=seeds,
         curves=curves,
     )
+
+
+def _newest(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Without those that a finished one went on with, which holds all that they noted, and those whose process died."""
+    continued = {t.user_attrs.get("goes_on") for t in trials if t.state == TrialState.COMPLETE}
+    return [t for t in trials if t.number not in continued and not t.user_attrs.get("abandoned")]
 
 
 def _settings(trials: list[FrozenTrial], treatments: list[str], record: dict) -> list[Setting]:

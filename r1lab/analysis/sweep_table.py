@@ -9,6 +9,7 @@ from rich.text import Text
 
 from r1lab.analysis.effects import (
     Effect,
+    differences,
     factors,
     is_crossed,
     margins,
@@ -22,6 +23,7 @@ from r1lab.analysis.effects import (
 from r1lab.analysis.number import NONE, interval, number, p_value
 from r1lab.analysis.setting import label, short_names
 from r1lab.analysis.sweep import Sweep
+from r1lab.metric.mean_interval import mean_interval
 
 
 def main_table(sweep: Sweep, found: Sequence[Effect]) -> pd.DataFrame:
@@ -106,12 +108,26 @@ def _listed(places: list[str]) -> str:
     return ", ".join(places[:6]) + (f" and {len(places) - 6} more" if len(places) > 6 else "")
 
 
+def block_table(sweep: Sweep, objective: str) -> pd.DataFrame:
+    """Each point's difference to the baseline on each level of the blocks: is the effect the same everywhere?"""
+    rows = []
+    for point in range(len(sweep.settings)):
+        if point != sweep.baseline:
+            change = differences(sweep, point, objective)
+            row = {name: label(sweep.settings[point].get(name)) for name in sweep.treatments}
+            rows.append(row | {block: interval(mean_interval([d]), sign=True) for block, d in change.groupby("block")})
+    return pd.DataFrame(rows).fillna(NONE)
+
+
 def factor_tables(sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
-    """Of a grid with several factors: the main effects, and for two factors the matrix of the means."""
-    names = factors(sweep)
+    """Of a grid with several factors: the main effects, and for two factors the matrix of the means; of one with blocks
+    the differences on each."""
+    names, tables = factors(sweep), []
+    if sweep.blocks and sweep.baseline is not None and not sweep.is_search:
+        title = f"Differences in {sweep.objectives[0]} on each {' and '.join(sweep.blocks)}"
+        tables.append((title, block_table(sweep, sweep.objectives[0])))
     if not is_crossed(sweep) or len(names) < 2:
-        return []
-    tables = []
+        return tables
     for objective in sweep.objectives:
         rows = [
             {

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from r1lab.analysis.decision import decision, name_of, point_name
 from r1lab.analysis.effects import Effect, differences, mean_of, measures, of_objective, ranked, values
+from r1lab.analysis.expected import papers
 from r1lab.analysis.number import counted, interval, number, p_value
 from r1lab.analysis.outlook import what_would_change_it
 from r1lab.analysis.progress import progress, wall_hours
@@ -40,10 +41,10 @@ def set_up(sweep: Sweep) -> str:
 
 def finding(sweep: Sweep, found: Sequence[Effect]) -> str:
     text = " ".join(_objective_finding(sweep, of_objective(found, name)) for name in sweep.objectives)
-    text += _held_out(sweep, of_objective(found, sweep.objectives[0])) + _secondary(sweep)
+    text += _front(sweep) + _held_out(sweep, of_objective(found, sweep.objectives[0])) + _secondary(sweep)
     if sweep.record.get("reported"):
         text += f" Reported: {sweep.record['reported'].strip().rstrip('.')}."
-    return text
+    return f"{text} {papers(sweep)}".rstrip()
 
 
 def _objective_finding(sweep: Sweep, found: Sequence[Effect]) -> str:
@@ -60,7 +61,19 @@ def _objective_finding(sweep: Sweep, found: Sequence[Effect]) -> str:
     text = f"{name}: baseline {_mean(sweep, base)}; against it {'; '.join(told) or 'nothing could be paired'}"
     if len(compared) > TOLD:
         text += f"; and {len(compared) - TOLD} more"
-    return f"{text}. Significant after Holm: {significant} of {len(compared)}."
+    tested = sum(effect.p is not None for effect in compared)
+    return f"{text}. Significant after Holm: {significant} of {tested}."
+
+
+def _front(sweep: Sweep) -> str:
+    """Of several objectives: the points that none other beats in all."""
+    if len(sweep.objectives) < 2:
+        return ""
+    numbers = {trial.number for trial in sweep.study.best_trials}
+    points = sweep.points.loc[sweep.points["trial"].isin(numbers), "point"].dropna().unique()
+    names = [point_name(sweep, int(point)) for point in points]
+    more = f" and {len(names) - 2 * TOLD} more" if len(names) > 2 * TOLD else ""
+    return f" On the Pareto front: {'; '.join(names[: 2 * TOLD])}{more}."
 
 
 def _held_out(sweep: Sweep, found: Sequence[Effect]) -> str:
@@ -70,15 +83,16 @@ def _held_out(sweep: Sweep, found: Sequence[Effect]) -> str:
     if best is None or column in sweep.objectives or differences(sweep, best.point, column).empty:
         return ""
     change = mean_interval([differences(sweep, best.point, column)])
-    return f" Held-out pass@1 of {name_of(sweep, best)}: {interval(change, sign=True)} against the baseline's."
+    shown = interval(change, sign=True)
+    return f" Held-out pass@1 of {name_of(sweep, best)}, the best one: {shown} against the baseline's, unadjusted."
 
 
 def _secondary(sweep: Sweep) -> str:
     """The other outcomes that the sweep names: the baseline's, and the largest differences to it, untested."""
     titles = {column: title for title, column in measures(sweep).items()}
-    return "".join(
-        f" {titles.get(column, column)}: {_outcome(sweep, column)}." for column in sweep.record.get("secondary") or []
-    )
+    columns = sweep.record.get("secondary") or []
+    told = "".join(f" {titles.get(column, column)}: {_outcome(sweep, column)}." for column in columns)
+    return f" Beside it, unadjusted:{told}" if told else ""
 
 
 def _outcome(sweep: Sweep, column: str) -> str:

@@ -8,5 +8,7 @@
     linear_grpo_loss   hidden states -> the GRPO loss and its metrics, gradients made in the forward pass
     linear_distill_loss  the hidden states of two models -> their divergence, likewise
 
+Under torch.compile these are not traced: the model around them is, in graphs that end where they begin.
+
 Import a module of it where a CUDA device is there: `import r1lab.kernel` alone does not import triton.
 """

@@ -8,7 +8,7 @@ there is no float32 copy. Chunks are never summed in low precision: rounding eac
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from r1lab.kernel import rows as row_kernels
 from r1lab.kernel.product import Product, partial_bytes, pays
-from r1lab.kernel.rows import PADDING, Rows
+from r1lab.kernel.rows import PADDING, Factor, Rows
 
 # Chunks are multiples of these many tokens, the first that fits: products over a chunk's tokens are made in steps of
 # 64, and pointers into a chunk that stay aligned compile kernels once.
@@ -95,7 +95,7 @@ class Pass:
 class Sums:
     """Sums a pass's gradients chunk by chunk.
 
-    A chunk's gradient of the logits comes as `share` [n, V] and, where that is up to a factor a row, `factor` [n].
+    A chunk's gradient of the logits comes as `share` [n, V], where it is so but for a factor a row with that.
     """
 
     def __init__(self, work: Pass, *, hidden: bool, weight: bool, bias: bool):
@@ -105,22 +105,22 @@ class Sums:
         self.bias = torch.zeros(len(head.weight), device=source.device) if bias else None
         self.wants_weight, self.weight = weight, None
 
-    def add(self, tokens: slice, hidden: Tensor, share: Tensor, factor: Tensor | None) -> None:
+    def add(self, tokens: slice, hidden: Tensor, share: Tensor, factor: Factor | None) -> None:
         out = None if self.hidden is None else self.hidden[tokens]
         if self.bias is not None:
-            ones = torch.ones(len(share), device=share.device) if factor is None else factor
+            ones = torch.ones(len(share), device=share.device) if factor is None else factor.values
             self.bias += _float32_product(share.T, ones.to(share.dtype)[:, None]).squeeze(1)
         if self.wants_weight:
             if factor is not None:
                 # The chunk's own place in the gradient serves for its scaled hidden states until that is made.
                 scratch = out if out is not None and out.dtype == hidden.dtype else torch.empty_like(hidden)
-                hidden = torch.mul(hidden, factor[:, None], out=scratch)
+                hidden = factor.scale(hidden, scratch)
             self._add_weight(share.T, hidden)
         if out is not None and factor is None and out.dtype == share.dtype:
             torch.mm(share, self.head.weight, out=out)
         elif out is not None:
             wide = _float32_product(share, self.head.weight)
-            out.copy_(wide) if factor is None else torch.mul(wide, factor[:, None], out=out)
+            out.copy_(wide) if factor is None else factor.scale(wide, out)
 
     def _add_weight(self, share: Tensor, hidden: Tensor) -> None:
         if self.weight is None:
@@ -144,12 +144,17 @@ def _float32_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32) if _has_wide_product(a) else a.float() @ b.float()
 
 
-def forward_pass(hidden: Tensor, head: Head, ids: Tensor, chunk_bytes: int) -> Rows:
-    """Statistics of every token's distribution: 2NHV FLOP, logits written and read once or not at all."""
+def forward_pass(
+    hidden: Tensor, head: Head, ids: Tensor, chunk_bytes: int, *, entropy: bool = False, hit: bool = False
+) -> Rows:
+    """Statistics of every token's distribution: 2NHV FLOP, logits written and read once or not at all.
+
+    Without `entropy` or `hit`, what these hold is not defined.
+    """
     out = Rows.empty(len(hidden), hidden.device)
     if pays(hidden, head.weight):
         slices = _slices(len(hidden), partial_bytes(len(head.weight)), chunk_bytes)
-        product = _product(hidden, ids, head, slices[0].stop)
+        product = _product(hidden, ids, head, slices[0].stop, entropy=entropy, hit=hit)
         for tokens in slices:
             product(tokens, out[tokens], None)
         return out
@@ -210,12 +215,12 @@ def _backward_of_product(
 ) -> Gradients:
     work = Pass(hidden, head, chunk_bytes)
     sums = Sums(work, hidden=wanted[0], weight=wanted[1], bias=wanted[2])
-    product = _product(hidden, ids, head, work.slices[0].stop, log_normaliser)
+    product = _product(hidden, ids, head, work.slices[0].stop, log_normaliser=log_normaliser)
     for tokens in work.slices:
         part = product.hidden[tokens]
         rows, share = Rows.empty(len(part), hidden.device), work.buffer[: len(part)]
         product(tokens, rows, share)
-        sums.add(tokens, part, share, of_logprob[tokens] / (rows.total * -head.temperature))
+        sums.add(tokens, part, share, Factor(of_logprob[tokens], rows.total, head.temperature))
     return sums.gradients
 
 
@@ -240,7 +245,7 @@ def one_pass(
     # The entropy's gradient needs the entropy, which one read does not know in time.
     store = of_entropy == 0
     at_a_time = work.slices[0].stop
-    product = _product(hidden, ids, head, at_a_time) if store and pays(hidden, head.weight) else None
+    product = _product(hidden, ids, head, at_a_time, entropy=True) if store and pays(hidden, head.weight) else None
     if reference is not None and pays(reference[0], reference[1].weight):
         ref_product = _product(reference[0], ids, reference[1], at_a_time)
     else:
@@ -266,7 +271,7 @@ def one_pass(
         g = coefficients(tokens, rows, reference_rows)
         factor = None
         if store:
-            factor = g / (rows.total * -head.temperature)
+            factor = Factor(g, rows.total, head.temperature)
         else:
             _gradient(logits, ids[tokens], head, rows.log_normaliser, rows.entropy, g, torch.full_like(g, of_entropy))
         sums.add(tokens, part, logits, factor)
@@ -279,7 +284,7 @@ def _statistics(logits: Tensor, ids: Tensor, head: Head, rows: Rows, *, store: b
     )
 
 
-def _product(hidden: Tensor, ids: Tensor, head: Head, at_a_time: int, log_normaliser: Tensor | None = None) -> Product:
+def _product(hidden: Tensor, ids: Tensor, head: Head, at_a_time: int, **options: Any) -> Product:
     return Product(
         hidden.to(head.weight.dtype),
         head.weight,
@@ -288,7 +293,7 @@ def _product(hidden: Tensor, ids: Tensor, head: Head, at_a_time: int, log_normal
         at_a_time=at_a_time,
         temperature=head.temperature,
         softcap=head.softcap,
-        log_normaliser=log_normaliser,
+        **options,
     )
 
 

@@ -76,6 +76,7 @@ def _divergence_kernel(
         tl.store(logits + columns, gradient.to(logits.dtype.element_ty), mask=columns < vocabulary)
 
 
+@torch.compiler.disable
 def linear_distill_loss(
     hidden: Tensor,
     head: Tensor,

@@ -47,6 +47,7 @@ def _token_kernel(
     which,
     has_ref,
     token_level,
+    JOIN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -72,9 +73,14 @@ def _token_kernel(
     ratio_slope = tl.where(both, 0.0, ratio_slope)
     # 0 times an infinite estimate is no penalty.
     on = beta != 0
-    tl.store(by_logprob + at, tl.where(on, w * beta * slope, 0.0), mask=inside)
+    of_logprob = tl.where(on, w * beta * slope, 0.0)
     surrogate = tl.where(low | high, 0.0, -w * a * ratio)
-    tl.store(by_log_ratio + at, surrogate + tl.where(on, w * beta * ratio_slope * ratio, 0.0), mask=inside)
+    of_log_ratio = surrogate + tl.where(on, w * beta * ratio_slope * ratio, 0.0)
+    if JOIN:
+        tl.store(by_logprob + at, of_logprob + of_log_ratio, mask=inside)
+    else:
+        tl.store(by_logprob + at, of_logprob, mask=inside)
+        tl.store(by_log_ratio + at, of_log_ratio, mask=inside)
     tl.store(terms + at, -w * objective, mask=inside)
     tl.store(terms + stride + at, tl.where(on, w * beta * value, 0.0), mask=inside)
     tl.store(terms + 2 * stride + at, tl.load(entropy + at, mask=inside, other=0.0), mask=inside)
@@ -84,6 +90,7 @@ def _token_kernel(
     tl.store(terms + 6 * stride + at, k3_of(log_r), mask=inside)
 
 
+@torch.compiler.disable
 def linear_grpo_loss(
     hidden: Tensor,
     head: Tensor,
@@ -143,10 +150,10 @@ def linear_grpo_loss(
     row = index // max(completion_mask.shape[1], 1)
     counted = completion_mask.sum(dim=1).clamp(min=1)
     weights = {
-        "sequence_mean": 1.0 / (counted.float() * sequences),
-        "token_mean": torch.full_like(counted, 1.0 / max(tokens, 1), dtype=torch.float32),
-        "constant_length": torch.full_like(counted, 1.0 / (sequences * max_length), dtype=torch.float32),
-    }[aggregate]
+        "sequence_mean": lambda: 1.0 / (counted.float() * sequences),
+        "token_mean": lambda: torch.full_like(counted, 1.0 / max(tokens, 1), dtype=torch.float32),
+        "constant_length": lambda: torch.full_like(counted, 1.0 / (sequences * max_length), dtype=torch.float32),
+    }[aggregate]()
     batch = _Tokens(
         old=None if old_logprobs is None else old_logprobs.detach().float().flatten()[index],
         ref=None if ref_logprobs is None else ref_logprobs.detach().float().flatten()[index],
@@ -210,12 +217,15 @@ class _Tokens(NamedTuple):
 
 
 def _coefficients(
-    batch: _Tokens, tokens: slice, rows: Rows, ref_logprob: Tensor | None, log_ratio: Tensor, terms: Tensor
+    batch: _Tokens, tokens: slice, rows: Rows, ref_logprob: Tensor | None, log_ratio: Tensor, terms: Tensor, join: bool
 ) -> tuple[Tensor, Tensor]:
-    """Derivatives of the loss by each logprob with the ratio held, and by each log-ratio; the terms of each token."""
+    """Derivatives of the loss by each logprob with the ratio held, and by each log-ratio; the terms of each token.
+
+    join: the log-ratio is the logprob's alone, and both derivatives are one: their sum, in the first place.
+    """
     n = len(log_ratio)
-    out = torch.empty(2, -(-n // 16) * 16, device=log_ratio.device)
-    by_logprob, by_log_ratio = out[0, :n], out[1, :n]
+    out = torch.empty(1 if join else 2, -(-n // 16) * 16, device=log_ratio.device)
+    by_logprob, by_log_ratio = out[0, :n], out[-1, :n]
     if n:
         _token_kernel[(triton.cdiv(n, BLOCK),)](
             rows.logprob,
@@ -230,6 +240,7 @@ def _coefficients(
             n,
             terms.stride(0),
             *batch.scalars,
+            JOIN=join,
             BLOCK=BLOCK,
         )
     return by_logprob, by_log_ratio
@@ -267,7 +278,7 @@ def _single_pass(
     def coefficients(tokens: slice, rows: Rows, reference_rows: Rows | None) -> Tensor:
         ref = reference_rows.logprob if reference_rows is not None else None if batch.ref is None else batch.ref[tokens]
         log_ratio = batch.log_ratio(rows.logprob, tokens)
-        return torch.add(*_coefficients(batch, tokens, rows, ref, log_ratio, terms))
+        return _coefficients(batch, tokens, rows, ref, log_ratio, terms, join=True)[0]
 
     return one_pass(hidden, head, ids, coefficients, batch.of_entropy, chunk_bytes, reference=reference, wanted=wanted)
 
@@ -279,11 +290,11 @@ def _two_passes(
     ref = batch.ref
     if reference is not None:
         ref = forward_pass(*reference, ids, chunk_bytes).logprob
-    rows = forward_pass(hidden, head, ids, chunk_bytes)
+    rows = forward_pass(hidden, head, ids, chunk_bytes, entropy=True)
     log_ratio = batch.log_ratio(rows.logprob, every)
     if batch.level == "sequence":
         log_ratio = batch.row_means(log_ratio)
-    by_logprob, by_log_ratio = _coefficients(batch, every, rows, ref, log_ratio, terms)
+    by_logprob, by_log_ratio = _coefficients(batch, every, rows, ref, log_ratio, terms, join=False)
     if batch.level == "sequence":
         by_log_ratio = batch.row_means(by_log_ratio)
     return backward_pass(

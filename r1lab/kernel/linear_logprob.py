@@ -19,6 +19,7 @@ class Statistics(NamedTuple):
     hit: Tensor
 
 
+@torch.compiler.disable
 def linear_logprob(
     hidden: Tensor,
     head: Tensor,
@@ -41,12 +42,14 @@ def linear_logprob(
     _check(temperature, softcap, chunk_bytes)
     if entropy not in ("none", "value", "gradient"):
         raise ValueError(f"entropy must be none, value or gradient, got {entropy!r}")
-    logprob, entropies = _LinearLogprob.apply(hidden, head, bias, ids, temperature, softcap, chunk_bytes)
+    options = (temperature, softcap, chunk_bytes, entropy != "none")
+    logprob, entropies = _LinearLogprob.apply(hidden, head, bias, ids, options)
     if entropy == "none":
         return logprob, None
     return logprob, entropies if entropy == "gradient" else entropies.detach()
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def linear_statistics(
     hidden: Tensor,
@@ -62,10 +65,11 @@ def linear_statistics(
     _check(temperature, softcap, chunk_bytes)
     made = Head.of(hidden, head, bias, temperature, softcap)
     with torch.autocast(hidden.device.type, enabled=False):
-        rows = forward_pass(hidden, made, ids.contiguous(), chunk_bytes)
+        rows = forward_pass(hidden, made, ids.contiguous(), chunk_bytes, entropy=True, hit=True)
     return Statistics(rows.logprob, rows.entropy, rows.hit)
 
 
+@torch.compiler.disable
 def logprob(
     logits: Tensor,
     ids: Tensor,
@@ -100,19 +104,20 @@ def _contiguous(gradient: Tensor | None, like: Tensor | None) -> Tensor | None:
 
 class _LinearLogprob(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, bias, ids, temperature, softcap, chunk_bytes):
+    def forward(ctx, hidden, head, bias, ids, options):
+        temperature, softcap, chunk_bytes, entropy = options
         ctx.set_materialize_grads(False)
         ids = ids.contiguous()
         made = Head.of(hidden, head, bias, temperature, softcap)
         with torch.autocast(hidden.device.type, enabled=False):
-            rows = forward_pass(hidden, made, ids, chunk_bytes)
+            rows = forward_pass(hidden, made, ids, chunk_bytes, entropy=entropy)
         ctx.save_for_backward(hidden, head, bias, ids, rows.log_normaliser, rows.entropy)
         ctx.options = made.weight.dtype, temperature, softcap, chunk_bytes
         return rows.logprob, rows.entropy
 
     @staticmethod
     def backward(ctx, of_logprob, of_entropy):
-        nothing = (None,) * 7
+        nothing = (None,) * 5
         if of_logprob is None and of_entropy is None:
             return nothing
         hidden, head, bias, ids, log_normaliser, entropy = ctx.saved_tensors

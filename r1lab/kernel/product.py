@@ -18,8 +18,11 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from r1lab.kernel.rows import LN2, LOG2E, Rows
 
 FAR = tl.constexpr(100.0)
-TILE = {"BM": 128, "BN": 256, "BK": 64, "num_stages": 3, "num_warps": 8}
-LARGEST_GROUP = 24  # rows of tiles that are gone through together
+NOWHERE = tl.constexpr(-10000.0)  # y - M outside the row or of what is forbidden: 2^NOWHERE is 0, and 0 NOWHERE too
+TILE = {"BM": 128, "BN": 256, "BK": 64, "num_warps": 8}
+STAGES = {"writing": 4, "reading": 3}  # with what is written on its way out, four tiles just fit
+SHARED_BYTES = 227 << 10  # of a multiprocessor, for what the tiles in flight and those that are written take
+LARGEST_GROUP = {"writing": 8, "reading": 16}  # rows of tiles that are gone through together
 
 
 @triton.jit
@@ -64,17 +67,32 @@ def _target_kernel(
 
 @triton.jit
 def _part(
-    z, rows, columns, n, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS: tl.constexpr, HAS_CAP: tl.constexpr
+    z,
+    columns,
+    vocabulary,
+    shift,
+    bias,
+    sharpness,
+    softcap,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    HIT: tl.constexpr,
+    EVEN: tl.constexpr,
 ):
     """A tile's e, times the cap's slope where there is one, and its rows' sums of e, of e (y - M) and the largest y."""
     inside = columns < vocabulary
     z = _of_head(z, columns[None, :], inside[None, :], bias, softcap, HAS_BIAS, HAS_CAP)
-    y = z * sharpness
-    below = tl.where(inside[None, :], y - shift[:, None], -float("inf"))
+    # Each instruction a logit counts here: this is half as long as a short product, and nothing runs beside it.
+    below = z * sharpness - shift[:, None]
+    if HAS_BIAS:
+        below = tl.maximum(below, NOWHERE, propagate_nan=tl.PropagateNan.ALL)
+    if not EVEN:
+        below = tl.where(inside[None, :], below, NOWHERE)
     e = tl.exp2(below)
-    weighted = tl.sum(tl.where(below > -float("inf"), e * below, 0.0), axis=1)
     sums = tl.sum(e, axis=1)
-    top = tl.max(below, axis=1)
+    weighted = tl.sum(e * below, axis=1) if ENTROPY else sums
+    top = tl.max(below, axis=1) if HIT else sums
     if HAS_CAP:
         e *= 1 - (z / softcap) * (z / softcap)
     return e, sums, weighted, top
@@ -98,6 +116,9 @@ def _product_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_CAP: tl.constexpr,
     STORE: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    HIT: tl.constexpr,
+    EVEN: tl.constexpr,
     EXACT: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -126,23 +147,27 @@ def _product_kernel(
         rows = m * BM + tl.arange(0, BM)
         shift = tl.load(shifts + rows, mask=rows < n, other=0.0)
         left, right = tl.split(tl.permute(tl.reshape(sums, (BM, 2, HALF)), (0, 2, 1)))
-        columns = v * BN + tl.arange(0, HALF)
-        e, s0, w0, t0 = _part(left, rows, columns, n, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS, HAS_CAP)
+        at = v * BN + tl.arange(0, HALF)
+        e, s0, w0, t0 = _part(
+            left, at, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS, HAS_CAP, ENTROPY, HIT, EVEN
+        )
         if STORE:
             out.store([m * BM, v * BN], e.to(out.dtype))
         e, s1, w1, t1 = _part(
-            right, rows, columns + HALF, n, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS, HAS_CAP
+            right, at + HALF, vocabulary, shift, bias, sharpness, softcap, HAS_BIAS, HAS_CAP, ENTROPY, HIT, EVEN
         )
         if STORE:
             out.store([m * BM, v * BN + HALF], e.to(out.dtype))
-        at = partial + rows.to(tl.int64) * row_of_partial + v
+        place = partial + rows.to(tl.int64) * row_of_partial + v
         third = row_of_partial // 3
-        tl.store(at, s0 + s1, mask=rows < n)
-        tl.store(at + third, w0 + w1, mask=rows < n)
-        tl.store(at + 2 * third, tl.maximum(t0, t1), mask=rows < n)
+        tl.store(place, s0 + s1, mask=rows < n)
+        if ENTROPY:
+            tl.store(place + third, w0 + w1, mask=rows < n)
+        if HIT:
+            tl.store(place + 2 * third, tl.maximum(t0, t1), mask=rows < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _fold_kernel(
     hidden,
     weight,
@@ -161,6 +186,7 @@ def _fold_kernel(
     entropy,
     hit,
     total,
+    n,
     vocabulary,
     width,
     tiles_n,
@@ -169,90 +195,181 @@ def _fold_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_CAP: tl.constexpr,
     STORE: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    HIT: tl.constexpr,
+    ROWS: tl.constexpr,
     TILES: tl.constexpr,
     BV: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """A row's sums over its tiles, its statistics, the target's place; where the shift was a bad guess, all anew."""
-    row = tl.program_id(0).to(tl.int64)
-    tiles = tl.arange(0, TILES)
-    at = partial + row * row_of_partial + tiles
+    """Of some rows the sums over their tiles, their statistics, the target's place; all anew after a bad guess."""
+    first = tl.program_id(0) * ROWS
+    rows = first + tl.arange(0, ROWS)
+    present = rows < n
+    tiles = tl.arange(0, TILES)[None, :]
+    at = partial + rows.to(tl.int64)[:, None] * row_of_partial + tiles
     third = row_of_partial // 3
-    s = tl.sum(tl.load(at, mask=tiles < tiles_n, other=0.0), axis=0)
-    weighted = tl.sum(tl.load(at + third, mask=tiles < tiles_n, other=0.0), axis=0)
-    top = tl.max(tl.load(at + 2 * third, mask=tiles < tiles_n, other=-float("inf")), axis=0)
-    shift = tl.load(shifts + row)
-    hidden += row * hidden_stride
-    out += row * stride
-    far = (s < 2.0**-FAR) | (s > 2.0**FAR) | (s != s)
-    if far:
-        # Once for the statistics, once more to write e under the right shift.
-        shift = -float("inf")
-        s = 0.0
-        weighted = 0.0
-        top = -float("inf")
-        for write in range(0, 2 if STORE else 1):
-            for start in range(0, vocabulary, BV):
-                columns = start + tl.arange(0, BV)
-                inside = columns < vocabulary
-                z = tl.zeros([BV], tl.float32)
-                for k in range(0, width, BK):
-                    place = k + tl.arange(0, BK)
-                    h = tl.load(hidden + place, mask=place < width, other=0.0).to(tl.float32)
-                    w = tl.load(
-                        weight + columns.to(tl.int64)[:, None] * weight_stride + place[None, :],
-                        mask=inside[:, None] & (place < width)[None, :],
-                        other=0.0,
-                    ).to(tl.float32)
-                    z += tl.sum(w * h[None, :], axis=1)
-                z = tl.where(inside, _of_head(z, columns, inside, bias, softcap, HAS_BIAS, HAS_CAP), -float("inf"))
-                y = z * sharpness
-                if write == 0:
-                    highest = tl.max(y, axis=0)
-                    raised = tl.maximum(shift, tl.ceil(highest))
-                    base = tl.where(raised > -float("inf"), raised, 0.0)
-                    moved = tl.where(shift > -float("inf"), shift - base, 0.0)
-                    factor = tl.where(shift > -float("inf"), tl.exp2(moved), 0.0)
-                    below = y - base
-                    e = tl.exp2(below)
-                    bent = tl.sum(tl.where(below > -float("inf"), e * below, 0.0), axis=0)
-                    weighted = factor * (weighted + moved * s) + bent
-                    s = factor * s + tl.sum(e, axis=0)
-                    top = tl.maximum(top + moved, highest - base)
-                    shift = raised
-                elif STORE:
-                    e = tl.exp2(y - shift)
-                    if HAS_CAP:
-                        e *= 1 - (z / softcap) * (z / softcap)
-                    tl.store(out + columns, e.to(out.dtype.element_ty), mask=inside)
-        tl.debug_barrier()
-    z_target = tl.load(logits + row)
+    inside = present[:, None] & (tiles < tiles_n)
+    s = tl.sum(tl.load(at, mask=inside, other=0.0), axis=1)
+    weighted = s
+    top = s
+    if ENTROPY:
+        weighted = tl.sum(tl.load(at + third, mask=inside, other=0.0), axis=1)
+    if HIT:
+        top = tl.max(tl.load(at + 2 * third, mask=inside, other=-float("inf")), axis=1)
+    shift = tl.load(shifts + rows, mask=present, other=0.0)
+    z_target = tl.load(logits + rows, mask=present, other=0.0)
+    target = tl.load(ids + rows, mask=present, other=0)
+    _store_statistics(
+        rows, present, shift, s, weighted, top, z_target, target, out, stride,
+        log_normaliser, logprob, entropy, hit, total, sharpness, softcap, HAS_CAP, STORE, ENTROPY, HIT,
+    )  # fmt: skip
+    far = present & ((s < 2.0**-FAR) | (s > 2.0**FAR) | (s != s))
+    if tl.max(far.to(tl.int32), axis=0) != 0:
+        for number in range(0, ROWS):
+            row = first.to(tl.int64) + number
+            if tl.sum(tl.where(rows == row, far.to(tl.int32), 0), axis=0) != 0:
+                # Other threads may have written what this row writes again.
+                tl.debug_barrier()
+                _anew(
+                    row, hidden, hidden_stride, weight, weight_stride, out, stride, ids, logits, bias, log_normaliser,
+                    logprob, entropy, hit, total, vocabulary, width, sharpness, softcap, HAS_BIAS, HAS_CAP, STORE,
+                    ENTROPY, HIT, BV, BK,
+                )  # fmt: skip
+
+
+@triton.jit
+def _store_statistics(
+    rows,
+    present,
+    shift,
+    s,
+    weighted,
+    top,
+    z_target,
+    target,
+    out,
+    stride,
+    log_normaliser,
+    logprob,
+    entropy,
+    hit,
+    total,
+    sharpness,
+    softcap,
+    HAS_CAP: tl.constexpr,
+    STORE: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    HIT: tl.constexpr,
+):
+    """What `Rows` holds of rows with these sums; over the target's e, what the gradient is proportional to there."""
     below_target = z_target * sharpness - shift
     log_s = tl.log2(s)
-    tl.store(log_normaliser + row, (shift + log_s) * LN2)
-    tl.store(logprob + row, (below_target - log_s) * LN2)
-    tl.store(entropy + row, (log_s - weighted / s) * LN2)
-    # The target's logit was summed in another order than the product's.
-    tl.store(hit + row, (below_target >= top - 1e-5 * tl.abs(top + shift)).to(tl.uint8))
-    tl.store(total + row, s)
+    tl.store(log_normaliser + rows, (shift + log_s) * LN2, mask=present)
+    tl.store(logprob + rows, (below_target - log_s) * LN2, mask=present)
+    tl.store(total + rows, s, mask=present)
+    if ENTROPY:
+        tl.store(entropy + rows, (log_s - weighted / s) * LN2, mask=present)
+    if HIT:
+        # The target's logit was summed in another order than the product's.
+        tl.store(hit + rows, (below_target >= top - 1e-5 * tl.abs(top + shift)).to(tl.uint8), mask=present)
     if STORE:
         at_target = tl.exp2(below_target) - s
         if HAS_CAP:
             at_target *= 1 - (z_target / softcap) * (z_target / softcap)
-        tl.store(out + tl.load(ids + row), at_target.to(out.dtype.element_ty))
+        tl.store(out + rows.to(tl.int64) * stride + target, at_target.to(out.dtype.element_ty), mask=present)
+
+
+@triton.jit
+def _anew(
+    row,
+    hidden,
+    hidden_stride,
+    weight,
+    weight_stride,
+    out,
+    stride,
+    ids,
+    logits,
+    bias,
+    log_normaliser,
+    logprob,
+    entropy,
+    hit,
+    total,
+    vocabulary,
+    width,
+    sharpness,
+    softcap,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    STORE: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    HIT: tl.constexpr,
+    BV: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """A row from its hidden state: once for the statistics, once more to write e under the right shift."""
+    shift = -float("inf")
+    s = 0.0
+    weighted = 0.0
+    top = -float("inf")
+    hidden += row * hidden_stride
+    e_of_row = out + row * stride
+    for write in range(0, 2 if STORE else 1):
+        for start in range(0, vocabulary, BV):
+            columns = start + tl.arange(0, BV)
+            inside = columns < vocabulary
+            z = tl.zeros([BV], tl.float32)
+            for k in range(0, width, BK):
+                place = k + tl.arange(0, BK)
+                h = tl.load(hidden + place, mask=place < width, other=0.0).to(tl.float32)
+                w = tl.load(
+                    weight + columns.to(tl.int64)[:, None] * weight_stride + place[None, :],
+                    mask=inside[:, None] & (place < width)[None, :],
+                    other=0.0,
+                ).to(tl.float32)
+                z += tl.sum(w * h[None, :], axis=1)
+            z = tl.where(inside, _of_head(z, columns, inside, bias, softcap, HAS_BIAS, HAS_CAP), -float("inf"))
+            y = z * sharpness
+            if write == 0:
+                highest = tl.max(y, axis=0)
+                raised = tl.maximum(shift, tl.ceil(highest))
+                base = tl.where(raised > -float("inf"), raised, 0.0)
+                moved = tl.where(shift > -float("inf"), shift - base, 0.0)
+                factor = tl.where(shift > -float("inf"), tl.exp2(moved), 0.0)
+                below = y - base
+                e = tl.exp2(below)
+                bent = tl.sum(tl.where(below > -float("inf"), e * below, 0.0), axis=0)
+                weighted = factor * (weighted + moved * s) + bent
+                s = factor * s + tl.sum(e, axis=0)
+                top = tl.maximum(top + moved, highest - base)
+                shift = raised
+            elif STORE:
+                e = tl.exp2(y - shift)
+                if HAS_CAP:
+                    e *= 1 - (z / softcap) * (z / softcap)
+                tl.store(e_of_row + columns, e.to(out.dtype.element_ty), mask=inside)
+    tl.debug_barrier()
+    _store_statistics(
+        row, row >= 0, shift, s, weighted, top, tl.load(logits + row), tl.load(ids + row), out, stride,
+        log_normaliser, logprob, entropy, hit, total, sharpness, softcap, HAS_CAP, STORE, ENTROPY, HIT,
+    )  # fmt: skip
 
 
 def pays(hidden: Tensor, weight: Tensor) -> bool:
-    """Whether the product can be made so: bfloat16 on a GPU that copies tiles by descriptor, in aligned rows."""
+    """Whether the product can be made so: bfloat16 in aligned rows, on a GPU of Hopper's kind with room for tiles."""
     if not hidden.is_cuda or weight.dtype != torch.bfloat16 or hidden.shape[1] % 8 or len(hidden) == 0:
         return False
-    return torch.cuda.get_device_capability(hidden.device)[0] >= 9
+    gpu = torch.cuda.get_device_properties(hidden.device)
+    return gpu.major >= 9 and gpu.shared_memory_per_block_optin >= SHARED_BYTES
 
 
 class Product:
     """The product of hidden [N, H] and weight [V, H], some tokens at a time.
 
     Allocates 8 bytes a token, and for the tokens at a time 12 V / 256 bytes each of the tiles' sums.
+    `entropy`, `hit`: whether these are found too; their places in the rows are left alone otherwise.
     `log_normaliser` where it is known: e is then the probability itself.
     """
 
@@ -266,6 +383,8 @@ class Product:
         at_a_time: int,
         temperature: float,
         softcap: float | None,
+        entropy: bool = False,
+        hit: bool = False,
         log_normaliser: Tensor | None = None,
     ):
         self.hidden, self.weight, self.ids, self.bias = hidden.contiguous(), weight.contiguous(), ids, bias
@@ -275,6 +394,7 @@ class Product:
         self.weight_tiles = TensorDescriptor.from_tensor(self.weight, [self.tile["BN"], self.tile["BK"]])
         self.scalars = LOG2E / temperature, 0.0 if softcap is None else float(softcap)
         self.flags = {"HAS_BIAS": bias is not None, "HAS_CAP": softcap is not None}
+        self.found = {"ENTROPY": entropy, "HIT": hit}
         self.tiles_n = triton.cdiv(len(weight), self.tile["BN"])
         self.partial = torch.empty(at_a_time, 3, triton.cdiv(self.tiles_n, 16) * 16, device=device)
         self.processors = torch.cuda.get_device_properties(device).multi_processor_count if hidden.is_cuda else 2
@@ -291,7 +411,7 @@ class Product:
             self.weight.stride(0),
             *self.scalars,
             **self.flags,
-            BLOCK=512,
+            BLOCK=1024,
             num_warps=4,
         )
         if log_normaliser is not None:
@@ -299,11 +419,12 @@ class Product:
 
     def __call__(self, tokens: slice, out: Rows, e: Tensor | None) -> None:
         """`out` as `rows.statistics` finds it in the tokens' logits; over `e` [n, V] what that writes with `store`."""
-        hidden, shifts, flags = self.hidden[tokens], self.shifts[tokens], self.flags | {"STORE": e is not None}
+        hidden, shifts = self.hidden[tokens], self.shifts[tokens]
+        flags = self.flags | self.found | {"STORE": e is not None}
         (n, width), vocabulary = hidden.shape, len(self.weight)
         bm, bn, bk = (self.tile[name] for name in ("BM", "BN", "BK"))
         tiles_m = triton.cdiv(n, bm)
-        target = hidden if e is None else e
+        target, mode = (hidden, "reading") if e is None else (e, "writing")
         row_of_partial = self.partial.stride(0)
         _product_kernel[(min(self.processors, tiles_m * self.tiles_n),)](
             TensorDescriptor.from_tensor(hidden, [bm, bk]),
@@ -316,15 +437,19 @@ class Product:
             vocabulary,
             width,
             row_of_partial,
-            triton.cdiv(tiles_m, triton.cdiv(tiles_m, LARGEST_GROUP)),
+            triton.cdiv(tiles_m, triton.cdiv(tiles_m, LARGEST_GROUP[mode])),
             *self.scalars,
             **flags,
+            EVEN=vocabulary % bn == 0,
             EXACT=not hidden.is_cuda,
             **self.tile,
             PROGRAMS=self.processors,
+            num_stages=STAGES[mode],
             **self.options,
         )
-        _fold_kernel[(n,)](
+        tiles = triton.next_power_of_2(self.tiles_n)
+        at_once = max(4096 // tiles, 1)
+        _fold_kernel[(triton.cdiv(n, at_once),)](
             hidden,
             self.weight,
             hidden.stride(0),
@@ -342,12 +467,14 @@ class Product:
             out.entropy,
             out.hit.view(torch.uint8),
             out.total,
+            n,
             vocabulary,
             width,
             self.tiles_n,
             *self.scalars,
             **flags,
-            TILES=triton.next_power_of_2(self.tiles_n),
+            ROWS=at_once,
+            TILES=tiles,
             BV=64,
             BK=128,
             num_warps=4,

@@ -14,6 +14,7 @@ Where a later block is above M by more than 60, M rises and what is written is s
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -154,6 +155,16 @@ def _gradient_kernel(
     tl.store(logits + columns, gradient.to(raw.dtype), mask=columns < padded)
 
 
+@triton.jit
+def _scale_kernel(out, source, out_stride, source_stride, of_logprob, total, width, slope, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    factor = tl.load(of_logprob + row) * slope / tl.load(total + row)
+    for start in range(0, width, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        values = tl.load(source + row * source_stride + at, mask=at < width, other=0.0).to(tl.float32)
+        tl.store(out + row * out_stride + at, (values * factor).to(out.dtype.element_ty), mask=at < width)
+
+
 def _padded(logits: Tensor) -> int:
     """Columns that may be touched: whole vectors where the rows lie apart for it, as those of `chunks.buffer` do."""
     padded = triton.cdiv(logits.shape[1], PADDING) * PADDING
@@ -257,3 +268,37 @@ def gradient(
         BLOCK=BLOCK,
         num_warps=8,
     )
+
+
+class Factor(NamedTuple):
+    """What a row that `statistics` wrote with `store` has to be multiplied by to be the gradient: one number a row.
+
+    of_logprob, total float32 [n]: the loss's derivative by each logprob, and what the statistics found.
+    """
+
+    of_logprob: Tensor
+    total: Tensor
+    temperature: float
+
+    @property
+    def values(self) -> Tensor:
+        """[n]"""
+        return self.of_logprob / (self.total * -self.temperature)
+
+    def scale(self, source: Tensor, out: Tensor) -> Tensor:
+        """Write the rows of `source` [n, H] times their factors into `out` [n, H] of any dtype, and return it."""
+        n, width = source.shape
+        if n:
+            _scale_kernel[(n,)](
+                out,
+                source,
+                out.stride(0),
+                source.stride(0),
+                self.of_logprob,
+                self.total,
+                width,
+                -1.0 / self.temperature,
+                BLOCK=1024,
+                num_warps=4,
+            )
+        return out

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r1lab.model.memory import MIB, memory_mib, trained
 from r1lab.module.checkpoint import load_state, save_state
 from r1lab.module.evaluation import evaluate
+from r1lab.module.head import LinearHead
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.rollout.sampling import Sampling
 from r1lab.types import Prompt
@@ -28,6 +29,7 @@ class PolicyModule(L.LightningModule):
         tokenizer: its tokenizer.
         engine: samples completions.
         is_correct: the task's checker.
+        head: applies the models' output heads.
         optimizer: parameters -> optimizer. scheduler: optimizer -> learning-rate schedule, stepped each step.
         gradient_clip: largest norm of the gradient.
         max_bad_steps: steps with a non-finite loss or gradient that are skipped before training stops.
@@ -43,6 +45,7 @@ class PolicyModule(L.LightningModule):
         tokenizer: PreTrainedTokenizerBase,
         engine: RolloutEngine,
         is_correct: Callable[[Prompt, str], float],
+        head: LinearHead,
         optimizer: Callable,
         scheduler: Callable,
         gradient_clip: float,
@@ -53,6 +56,7 @@ class PolicyModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self._make_policy, self.tokenizer, self.engine, self.is_correct = policy, tokenizer, engine, is_correct
+        self.head = head
         self._make_optimizer, self._make_scheduler, self.gradient_clip = optimizer, scheduler, gradient_clip
         self.max_bad_steps = max_bad_steps
         self.validation_sampling, self.evaluation_seed = validation_sampling, evaluation_seed

@@ -289,7 +289,8 @@ class GRPO(PolicyModule):
 
     def logprobs(self, model: nn.Module, rollout: Rollout) -> list[Tensor]:
         """Logprobs of every completion under a model, one tensor [T_b] each."""
-        return self.tokenwise(lambda b: completion_logprobs(model, b, temperature=self.temperature)[0], rollout)
+        options = {"temperature": self.temperature, "head": self.head}
+        return self.tokenwise(lambda batch: completion_logprobs(model, batch, **options)[0], rollout)
 
     @torch.no_grad()
     def tokenwise(self, function: Callable[[Batch], Tensor], rollout: Rollout) -> list[Tensor]:
@@ -367,7 +368,25 @@ class GRPO(PolicyModule):
 
     def microbatch_loss(self, rollout: Rollout, rows: list[int], batch: Batch, sequences: int, tokens: int):
         hidden = counted_hidden(self.policy.base_model, batch)
-        return self.loss_of(*self.loss_tensors(rollout, rows, batch, hidden), sequences=sequences, tokens=tokens)
+        size = {"sequences": sequences, "tokens": tokens}
+        if self.head.fuses(self.loss, self.policy, hidden):
+            return self.fused_loss(rollout, rows, batch, hidden, **size)
+        return self.loss_of(*self.loss_tensors(rollout, rows, batch, hidden), **size)
+
+    def fused_loss(self, rollout: Rollout, rows: list[int], batch: Batch, hidden: Tensor, **size: int) -> LossOutput:
+        """`loss_of` of `loss_tensors`, with logits, logprobs, loss and gradients in one pass."""
+        return self.head.grpo_loss(
+            self.policy,
+            hidden,
+            batch.completion_ids[batch.completion_mask],
+            self.old_logprobs_of(rollout, rows),
+            self.ref_logprobs_of(rollout, rows),
+            self.advantages_of(rollout, rows),
+            batch.completion_mask,
+            temperature=self.temperature,
+            **self.loss.keywords,
+            **self.loss_options(**size),
+        )
 
     def loss_tensors(
         self, rollout: Rollout, rows: list[int], batch: Batch, hidden: Tensor
@@ -375,17 +394,24 @@ class GRPO(PolicyModule):
         """What the loss is of; `hidden` is `counted_hidden` of the policy."""
         entropy = "gradient" if self.entropy_coef else "value"
         logprobs, entropies = completion_logprobs(
-            self.policy, batch, temperature=self.temperature, entropy=entropy, hidden=hidden
+            self.policy, batch, temperature=self.temperature, entropy=entropy, hidden=hidden, head=self.head
         )
+        old = self.old_logprobs_of(rollout, rows)
         return (
             logprobs,
-            # A single update of fresh samples has its own logprobs as the old ones: the ratio is 1, with a gradient.
-            self.padded(rollout.old_logprobs, rows) if self.updates_per_rollout > 1 else logprobs.detach(),
-            self.padded(rollout.ref_logprobs, rows) if self.reference is not None else None,
+            logprobs.detach() if old is None else old,
+            self.ref_logprobs_of(rollout, rows),
             self.advantages_of(rollout, rows),
             batch.completion_mask,
             entropies,
         )
+
+    def old_logprobs_of(self, rollout: Rollout, rows: list[int]) -> Tensor | None:
+        """[b,T], or None where they are the policy's own: a single update of fresh samples has a ratio of 1."""
+        return self.padded(rollout.old_logprobs, rows) if self.updates_per_rollout > 1 else None
+
+    def ref_logprobs_of(self, rollout: Rollout, rows: list[int]) -> Tensor | None:
+        return self.padded(rollout.ref_logprobs, rows) if self.reference is not None else None
 
     def padded(self, values: list[Tensor], rows: list[int]) -> Tensor:
         """The given rows of values [T_b] as one [b,T] on the device."""
@@ -396,16 +422,19 @@ class GRPO(PolicyModule):
 
     def loss_of(self, *tensors: Tensor | None, sequences: int, tokens: int) -> LossOutput:
         """The loss of its tensors, with all its parameters."""
-        return self.loss(
-            *tensors,
-            sequences=sequences,
-            tokens=tokens,
-            max_length=self.sampling.max_new_tokens,
-            beta=self.beta,
-            kl=self.kl,
-            kl_placement=self.kl_placement,
-            entropy_coef=self.entropy_coef,
-        )
+        return self.loss(*tensors, **self.loss_options(sequences=sequences, tokens=tokens))
+
+    def loss_options(self, *, sequences: int, tokens: int) -> dict[str, Any]:
+        """Parameters of the loss that are not bound: the minibatch's size, and what training itself looks at."""
+        return {
+            "sequences": sequences,
+            "tokens": tokens,
+            "max_length": self.sampling.max_new_tokens,
+            "beta": self.beta,
+            "kl": self.kl,
+            "kl_placement": self.kl_placement,
+            "entropy_coef": self.entropy_coef,
+        }
 
     # ---- what is watched ----------------------------------------------------------------------------------------
 

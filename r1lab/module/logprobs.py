@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from r1lab.loss.logprob import linear_logprob
+from r1lab.module.head import AUTO, LinearHead
 from r1lab.rollout.collate import Batch
 
 
@@ -26,26 +26,21 @@ def completion_logprobs(
     temperature: float,
     entropy: Literal["none", "value", "gradient"] = "none",
     hidden: Tensor | None = None,
+    head: LinearHead = AUTO,
 ) -> tuple[Tensor, Tensor | None]:
     """Logprob of each completion token, and the entropy of its distribution where asked (see `linear_logprob`).
 
     Args:
         hidden: what `counted_hidden` gives for the model's body, where it is at hand.
+        head: how the model's head is applied.
 
     Returns:
         Both float32 [B,T], zero where `batch.completion_mask` is False.
-
-    Raises:
-        ValueError: for a model whose head does more than a matrix product (a soft cap or a bias on its logits).
     """
-    head = model.get_output_embeddings()
-    if getattr(head, "bias", None) is not None or getattr(model.config, "final_logit_softcapping", None):
-        raise ValueError(f"{type(model).__name__} has a bias or a soft cap on its logits, which is not supported yet")
     mask = batch.completion_mask
     hidden = counted_hidden(model.base_model, batch) if hidden is None else hidden
-    logprob, entropies = linear_logprob(
-        hidden, head.weight, batch.completion_ids[mask], temperature=temperature, entropy=entropy
-    )
+    ids = batch.completion_ids[mask]
+    logprob, entropies = head.logprob(model, hidden, ids, temperature=temperature, entropy=entropy)
     return scatter(mask, logprob), None if entropies is None else scatter(mask, entropies)
 
 

@@ -22,7 +22,7 @@ class SFT(PolicyModule):
         for number, part in enumerate(batch, 1):
             part = part.to(self.device)
             with self.exchange(number == len(batch)):
-                logprobs, _ = completion_logprobs(self.policy, part, temperature=1.0)
+                logprobs, _ = completion_logprobs(self.policy, part, temperature=1.0, head=self.head)
                 share = sft_loss(logprobs, part.completion_mask, tokens=tokens)
                 self.backward_share(share)
             loss += share.item()

@@ -16,15 +16,17 @@ from optuna.trial import TrialState
 
 from r1lab.entry import Stopped, describe
 from r1lab.sweeper.reporter import PRUNED
-from r1lab.sweeper.results import run_record, seed_key
+from r1lab.sweeper.results import GOES_ON, run_record, seed_key
 from r1lab.sweeper.space import Value
-from r1lab.sweeper.work import ERROR, Queue, is_live
+from r1lab.sweeper.work import ERROR, Queue
 
 log = logging.getLogger("r1lab.sweeper")
 
 
 def value_of(job: Any) -> Any:
-    """What a run returned; raises what it raised, without the line that Hydra would print for it."""
+    """What a run returned; raises what it raised, or its launcher, without the line that Hydra would print for it."""
+    if isinstance(job, Exception):
+        raise job
     with redirect_stderr(io.StringIO()):
         return job.return_value
 
@@ -43,17 +45,34 @@ class Points:
 
     def run(self, trials: Sequence[optuna.Trial]) -> None:
         """Some points at a time, seed after seed; one that fails or is pruned has no further seed."""
-        values: dict[int, list[list[float]]] = {trial.number: [] for trial in trials}
+        values = {trial.number: self.inherit(trial) for trial in trials}
         going = list(trials)
         points = {trial.number: self.sweep.suggest(trial) for trial in trials}
         for index, seed in enumerate(self.settings.seed_list):
-            for trial, job, seconds in self.launch(going, points, seed, index):
+            new = [trial for trial in going if index >= len(values[trial.number])]
+            for trial, job, seconds in self.launch(new, points, seed, index):
                 if not self.take(trial, seed, job, seconds, values[trial.number]):
                     going.remove(trial)
         for trial in going:
             means = [sum(column) / len(column) for column in zip(*values[trial.number], strict=True)]
             self.study.tell(trial, means)
             self.say(trial, ", ".join(f"{mean:.4g}" for mean in means))
+
+    def inherit(self, trial: optuna.Trial) -> list[list[float]]:
+        """Take over what the trial goes on with, which had fewer seeds; the value of each seed that it had."""
+        number, storage, values = trial.user_attrs.get(GOES_ON), self.queue.storage, []
+        if number is None:
+            return values
+        before = next(t for t in self.queue.trials() if t.number == number)
+        for step, reported in before.intermediate_values.items():
+            storage.set_trial_intermediate_value(trial._trial_id, step, reported)
+        for key in map(seed_key, self.settings.seed_list):
+            if key not in before.user_attrs:
+                break
+            trial.set_user_attr(key, before.user_attrs[key])
+            value = before.user_attrs[key]["value"]
+            values.append(value if isinstance(value, list) else [value])
+        return values
 
     def launch(
         self, trials: Sequence[optuna.Trial], points: Mapping[int, Mapping[str, Value]], seed: int, index: int
@@ -67,7 +86,12 @@ class Points:
         jobs = [self.overrides(trial, points[trial.number], seed, index) for trial in trials]
         started = time.perf_counter()
         number = trials[0].number * len(self.settings.seed_list) + index
-        returned = self.sweep.launch(jobs, initial_job_idx=number)
+        try:
+            returned = self.sweep.launch(jobs, initial_job_idx=number)
+        except Stopped:
+            raise
+        except Exception as error:  # a job that its launcher lost
+            returned = [error] * len(jobs)
         seconds = (time.perf_counter() - started) / len(jobs)
         return [(trial, job, seconds) for trial, job in zip(trials, returned, strict=True)]
 
@@ -80,7 +104,7 @@ class Points:
             f"hydra.sweep.subdir={self.subdir(trial, seed)}",
             f"evaluation.cache={self.sweep.folder / 'before'}",
         ]
-        if len(self.settings.objective_list) == 1:
+        if len(self.settings.objective_list) == 1 and self.objective.startswith("validation/"):
             callback = self.pruning(trial, index)
             overrides.append(f"+callback.pruning={Override._get_value_element_as_str(callback)}")
         return overrides
@@ -143,7 +167,11 @@ class Points:
         return False
 
     def say(self, trial: optuna.Trial, outcome: str) -> None:
-        trials = [t for t in self.queue.trials() if is_live(t)]
+        trials = self.queue.held().values()
         done = sum(t.state.is_finished() for t in trials)
-        point = " ".join(f"{name}={value}" for name, value in trial.params.items())
+        point = " ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
         log.info(f"{done}/{len(trials)}  {point}  {outcome}")
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

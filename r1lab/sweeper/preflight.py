@@ -1,10 +1,13 @@
 """Before a sweep starts: can its points run, how long will they take, and will they have anything to learn from."""
 
 import logging
+import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +21,32 @@ from r1lab.run_folder import read_summary
 from r1lab.sweeper.points import value_of
 from r1lab.sweeper.space import SpaceError, Value
 
+log = logging.getLogger("r1lab.sweeper")
+
 _CHECKED = 48  # points of a larger space that are tried out
 _DRY_STEPS = 3
 
 
-def preflight(sweep: Any, points_left: int) -> None:
+def preflight(sweep: Any, runs_left: Sequence[int]) -> None:
     """Print what a sweep is going to do. Raises SpaceError for a space whose points cannot run.
 
     Args:
-        sweep: `r1lab.sweeper.sweeper.Sweep`. points_left: how many points are to be run.
+        sweep: `r1lab.sweeper.sweeper.Sweep`. runs_left: of each point that is to be run.
     """
-    points = some_points(sweep)
+    tried = some_points(sweep)
+    log.info(f"{sweep.settings.name}: trying out {len(tried)} points, and {_DRY_STEPS} steps of one")
     if sweep.settings.check is not None:
-        refuse_points_that_cannot_run(sweep, points)
-    runnable = points[0]
-    measured = dry_run(sweep, runnable)
+        refuse_points_that_cannot_run(sweep, tried)
+    baseline = (sweep.settings.baseline or {}).items()
+    measured = dry_run(sweep, next((point for point in tried if baseline <= point.items()), tried[0]))
     table = Table(
         title=f"Sweep {sweep.settings.name}: {sweep.settings.question}", show_header=False, title_justify="left"
     )
-    seeds = len(sweep.settings.seed_list)
+    points, runs = len(runs_left), sum(runs_left)
+    seeds = " or ".join(str(number) for number in sorted(set(runs_left)))
     at_a_time = max(sweep.settings.workers, sweep.settings.batch)
-    seconds = points_left * seeds * measured["run"] / at_a_time
-    table.add_row("to run", f"{points_left} points x {seeds} seeds = {points_left * seeds} runs of {sweep.steps} steps")
+    seconds = runs * measured["run"] / at_a_time
+    table.add_row("to run", f"{points} points x {seeds} seeds = {runs} runs of {sweep.steps} steps")
     table.add_row("a run, from a dry one", f"{measured['run']:.0f} s ({measured['step']:.2f} s a step)")
     pruned = " at most, less what pruning saves" if sweep.settings.pruner else ""
     table.add_row("in all", f"{_duration(seconds)}{pruned}, {at_a_time} at a time")
@@ -55,34 +62,49 @@ def some_points(sweep: Any) -> list[dict[str, Value]]:
         points = sweep.grid()
         return points if len(points) <= _CHECKED else [points[0], *random.Random(0).sample(points[1:], _CHECKED - 1)]
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    if sweep.settings.baseline:
+        study.enqueue_trial(sweep.settings.baseline)
     return [sweep.suggest(study.ask()) for _ in range(_CHECKED // 2)]
 
 
 def refuse_points_that_cannot_run(sweep: Any, points: Sequence[dict[str, Value]]) -> None:
-    """Build each point's parts, all but its weights. In a grid every point must run; of other spaces, some."""
+    """Build each point's parts, all but its weights; what they warn of is told once. In a grid every point must run; of
+    other spaces, some."""
     check = get_method(sweep.settings.check)
-    logger = logging.getLogger("r1lab")
     errors: list[tuple[dict[str, Value], Exception]] = []
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # what a run would say about its settings is said when it runs
-    try:
+    with collected_warnings("r1lab") as warned:
         for point in list(points):
             try:
                 check(sweep.plain_config(sweep.space.overrides(point)))
             except Exception as error:
                 errors.append((point, error))
                 points.remove(point)
-    finally:
-        logger.setLevel(level)
+    for message, count in warned.items():
+        log.warning(f"{count} of the points that were tried: {message}")
     if not errors:
         return
     point, error = errors[0]
     told = f"{', '.join(f'{name}={value}' for name, value in point.items())} cannot run: {' '.join(str(error).split())}"
     if sweep.settings.is_grid or not points:
         raise SpaceError(f"hydra.sweeper.params: {told}")
-    logging.getLogger("r1lab.sweeper").warning(
-        f"{len(errors)} of {len(errors) + len(points)} points that were tried {told}"
-    )
+    log.warning(f"{len(errors)} of {len(errors) + len(points)} points that were tried {told}")
+
+
+@contextmanager
+def collected_warnings(name: str) -> Iterator[Counter[str]]:
+    """Inside, a logger's warnings are counted instead of told; what a run says at lower levels is left to runs."""
+    logger, warned, handler = logging.getLogger(name), Counter(), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warned.update([record.getMessage()])
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield warned
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+        logger.setLevel(level)
 
 
 def dry_run(sweep: Any, point: dict[str, Value]) -> dict[str, float | None]:
@@ -91,21 +113,22 @@ def dry_run(sweep: Any, point: dict[str, Value]) -> dict[str, float | None]:
     Returns:
         step, run: seconds a training step and a whole run take; pass_rate: of the base, None where it is not scored.
     """
-    shutil.rmtree(sweep.folder / "dry_run", ignore_errors=True)
-    folder = sweep.folder / "dry_run"
+    folder = sweep.folder / f"dry_run_{os.getpid()}"  # others may begin at the same moment
     overrides = [
         *sweep.space.overrides(point),
         f"seed={sweep.settings.seed_list[0]}",
         f"trainer.max_steps={_DRY_STEPS}",
         f"trainer.val_check_interval={_DRY_STEPS}",
-        "hydra.sweep.subdir=dry_run",
+        f"hydra.sweep.subdir={folder.name}",
         f"evaluation.cache={sweep.folder / 'before'}",
     ]
     started = time.perf_counter()
     (job,) = sweep.launch([overrides], initial_job_idx=0)
     wall = time.perf_counter() - started
     value_of(job)  # raises what the run raised
-    return estimate(folder, wall, steps=sweep.steps, every=sweep.base["trainer"]["val_check_interval"])
+    measured = estimate(folder, wall, steps=sweep.steps, every=sweep.base["trainer"]["val_check_interval"])
+    shutil.rmtree(folder, ignore_errors=True)
+    return measured
 
 
 def estimate(folder: Path, wall: float, *, steps: int, every: int) -> dict[str, float | None]:

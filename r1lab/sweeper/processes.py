@@ -24,6 +24,7 @@ def share_cores(workers: int) -> None:
 def start_workers(number: int) -> list[subprocess.Popen]:
     """Some more processes for the sweep of this command, each with as many threads as this one."""
     alone = ["hydra.sweeper.workers=1", "hydra.sweeper.preflight=false", "hydra.sweeper.finish=null"]
+    alone.append("hydra.sweeper.retry_failed=false")
     command = [sys.executable, *sys.orig_argv[1:], *alone]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), PARENT: str(os.getpid())}
     # In groups of their own, so that Ctrl-C reaches this process alone, which then stops them.

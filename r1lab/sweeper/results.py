@@ -7,12 +7,14 @@ import pandas as pd
 
 from r1lab.run_folder import read_summary
 
+SEED = "seed/"
+GOES_ON = "goes_on"  # a trial's user attribute: the number of the one that it continues with more seeds
 KEPT = ("train_seconds", "evaluate_seconds", "steps", "before", "after", "memory_mib", "commit", "device")
 
 
 def seed_key(seed: int) -> str:
     """The trial's user attribute for the run with a seed."""
-    return f"seed/{seed}"
+    return f"{SEED}{seed}"
 
 
 def run_record(folder: Path, value: float | list[float], seconds: float) -> dict[str, Any]:
@@ -23,7 +25,8 @@ def run_record(folder: Path, value: float | list[float], seconds: float) -> dict
     """
     summary = read_summary(folder)
     kept = {key: summary[key] for key in KEPT if key in summary}
-    return {"value": value, "seconds": round(seconds, 2), "run": _short(folder), **kept, "curve": curve(folder)}
+    place = {"value": value, "seconds": round(seconds, 2), "run": _short(folder)}
+    return {**place, **kept, "mean": means(folder), "curve": curve(folder)}
 
 
 def _short(folder: Path) -> str:
@@ -42,6 +45,19 @@ def curve(folder: Path) -> dict[str, list[float | None]]:
     table = table.dropna(subset=validated, how="all") if validated else table.iloc[-1:]
     columns = {name: table[name] for name in table if not name.startswith("time/")}
     return {
-        name: [None if pd.isna(v) else int(v) if name == "step" else float(f"{v:.6g}") for v in column]
+        name: [None if pd.isna(v) else int(v) if name == "step" else _rounded(v) for v in column]
         for name, column in columns.items()
     }
+
+
+def means(folder: Path) -> dict[str, float]:
+    """The mean over all steps of what is measured in each: one minibatch's clip fraction says little."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path).filter(regex="^(advantage|loss|reward|rollout)/")
+    return {name: _rounded(value) for name, value in table.mean().items() if not pd.isna(value)}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")

@@ -37,6 +37,13 @@ class Parameter:
         ask = trial.suggest_int if isinstance(bounds, IntDistribution) else trial.suggest_float
         return ask(name, bounds.low, bounds.high, log=bounds.log)
 
+    def holds(self, value: Value) -> bool:
+        """Whether it is a level, or within the interval."""
+        if self.levels is not None:
+            return value in self.levels
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and self.distribution.low <= value <= self.distribution.high
+
     def describe(self) -> dict[str, Any]:
         """Plain data, for the study's record."""
         bounds = {key: getattr(self.distribution, key, None) for key in ("low", "high", "log")}

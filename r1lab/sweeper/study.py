@@ -11,7 +11,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 RECORD = "sweep"  # the study's user attribute that says what it is about
 # What makes trials of one study comparable. Trials may be added; how they are watched does not matter.
-_FIXED = ("params", "blocks", "objectives", "seeds", "steps")
+_FIXED = ("shared", "blocks", "objectives", "steps")
+_PARAMS = "params/"
 CONFIG = "config"  # in the record: the settings that all points share, by their dotted names
 # Who began it; each run's own are with its results.
 _BEGUN = ("command", "commit", "versions", "device")
@@ -30,9 +31,17 @@ def open_storage(storage: str) -> BaseStorage:
 
     A journal file is safe for several processes of one machine; several machines need a database.
     """
-    if "://" in storage:
-        return optuna.storages.get_storage(storage)  # as a study wraps it: both must know of each other's trials
-    path = Path(storage)
+    try:
+        if "://" in storage:
+            return optuna.storages.get_storage(storage)  # as a study wraps it: both must know of each other's trials
+        return _open_journal(Path(storage))
+    except Exception as error:
+        told = " ".join(str(error).split())[:200]
+        hint = "" if "://" in storage else "; git may have it whole, else remove the line that is damaged"
+        raise StudyError(f"hydra.sweeper.storage={storage} cannot be read: {told}{hint}") from error
+
+
+def _open_journal(path: Path) -> BaseStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Optuna's default, a symbolic link, never yields where its path is relative and its owner was killed.
     lock = JournalFileOpenLock(str(path), grace_period=_LOCK_SECONDS)
@@ -68,10 +77,21 @@ def open_study(
     """
     if has_study(storage, name):  # to make one that is there would add a line to the journal at each start
         study = optuna.load_study(storage=storage, study_name=name, sampler=sampler)
-    else:
-        study = optuna.create_study(
-            storage=storage, study_name=name, directions=directions, sampler=sampler, load_if_exists=True
-        )
+        try:
+            return _goes_on(study, directions, record)
+        except StudyError:
+            if study.get_trials(deepcopy=False):
+                raise
+            optuna.delete_study(study_name=name, storage=storage)  # begun with settings that could not run
+    study = optuna.create_study(
+        storage=storage, study_name=name, directions=directions, sampler=sampler, load_if_exists=True
+    )
+    return _goes_on(study, directions, record)
+
+
+def _goes_on(study: optuna.Study, directions: Sequence[str], record: Mapping[str, Any]) -> optuna.Study:
+    """The study with what it is about brought up to date. Raises StudyError as `open_study`."""
+    name = study.study_name
     found = [direction.name.lower() for direction in study.directions]
     if found != list(directions):
         raise StudyError(
@@ -91,11 +111,33 @@ def has_study(storage: BaseStorage, name: str) -> bool:
 
 
 def _refuse_other(name: str, before: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    was, now = (
-        {key: given[key] for key in _FIXED if key in given} | given.get(CONFIG, {}) for given in (before, record)
-    )
+    was, now = (_compared(given) for given in (before, record))
     # A setting that came or went since keeps no study from going on: its default is what was done before.
-    changed = [key for key in was if key in now and was[key] != now[key]]
+    names = was.keys() & now.keys() | {key for key in was.keys() ^ now.keys() if before and key.startswith(_PARAMS)}
+    changed = sorted(key for key in names if was.get(key) != now.get(key))
+    had, asked = before.get("seeds", record["seeds"]), record["seeds"]
+    if asked[: len(had)] != had:
+        if asked and had[: len(asked)] == asked:
+            raise StudyError(f"the study {name!r} has been run with more seeds: set hydra.sweeper.seeds={had}")
+        was["seeds"], now["seeds"] = had, asked
+        changed.append("seeds")
+    elif asked != had and record.get("sampler") != "grid":
+        raise StudyError(
+            f"the study {name!r} is a search, whose points were chosen by {len(had)} seeds: run its best ones with "
+            "more seeds in a grid of their own"
+        )
     if changed:
-        told = "; ".join(f"{key} was {was[key]} and is now {now[key]}" for key in changed)
+        told = "; ".join(
+            f"{key.removeprefix(_PARAMS)} was {was.get(key, 'not varied')} and is now {now.get(key, 'not varied')}"
+            for key in changed
+        )
         raise StudyError(f"the study {name!r} was begun as another sweep ({told}); give this one another name")
+
+
+def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What may not change, by name: a parameter by its levels or its bounds."""
+    levels = {
+        f"{_PARAMS}{name}": (p["levels"] or [p["low"], p["high"]]) if isinstance(p, Mapping) else p
+        for name, p in record.get("params", {}).items()
+    }
+    return {key: record[key] for key in _FIXED if key in record} | levels | record.get(CONFIG, {})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra.utils import get_method, instantiate
+from hydra.utils import get_method, get_object, instantiate
 from omegaconf import DictConfig, open_dict
 
 from r1lab.entry import flat, plain
@@ -23,13 +23,26 @@ from r1lab.sweeper.processes import share_cores, start_workers, stop, stopped_in
 from r1lab.sweeper.settings import Settings
 from r1lab.sweeper.space import SpaceError, Value, parse_space
 from r1lab.sweeper.study import CONFIG, has_study, open_storage, open_study
-from r1lab.sweeper.work import ERROR, Queue, is_live, slot_of
+from r1lab.sweeper.work import ERROR, Queue, lacks, slot_of
 
 log = logging.getLogger("r1lab.sweeper")
 
 
+# Settings under which a run is the same: a point has seeds of its own, and any kernel computes the same.
+_NOT_COMPARED = ("seed", "ckpt_path", "kernel")
+
+
 class SweepError(RuntimeError):
     """A sweep that cannot go on."""
+
+
+def named(settings: Settings, key: str) -> Callable | None:
+    """The function that a setting names. Raises ValueError where there is none."""
+    name = getattr(settings, key)
+    try:
+        return None if name is None else get_object(name)
+    except Exception as error:
+        raise ValueError(f"hydra.sweeper.{key}={name} is no function that can be imported: {error}") from error
 
 
 class Sweep:
@@ -59,13 +72,17 @@ class Sweep:
         self.space = parse_space(settings.params, arguments)
         if not self.space.parameters and settings.custom_search_space is None:
             raise SpaceError(
-                "hydra.sweeper.params: name something to vary, as key: choice(...), range(...), interval(...)"
+                "hydra.sweeper.params: name something to vary, as text: `loss.beta: 0.0,0.1` or `interval(0,1)`, "
+                "not as a list"
             )
+        unknown = [name for name in settings.blocks if name not in self.space.parameters and name != "model.name"]
+        if unknown:
+            raise SpaceError(f"hydra.sweeper.blocks names {unknown[0]}, which is not among the params that are varied")
         self.base = self.plain_config(self.space.fixed)
         self.steps = self.base["trainer"]["max_steps"]
         if settings.pruner and "trainer.max_steps" in self.space.parameters:
             raise SpaceError("trainer.max_steps is varied, but pruning compares points at equal steps: leave out one")
-        self.suggest_more = get_method(settings.custom_search_space) if settings.custom_search_space else None
+        self.suggest_more, _, _ = (named(settings, key) for key in ("custom_search_space", "check", "finish"))
 
     def plain_config(self, overrides: list[str]) -> dict[str, Any]:
         """What a run with the overrides would do, without how it is watched."""
@@ -91,17 +108,20 @@ class Sweep:
             "question": s.question,
             "reported": s.reported,
             "params": {name: parameter.describe() for name, parameter in self.space.parameters.items()},
+            "shared": self.space.fixed,
             "blocks": [name for name in s.blocks if name in self.space.parameters],
             "exclude": s.exclude,
             "baseline": s.baseline,
             "minimum_effect": s.minimum_effect,
             "secondary": s.secondary,
+            "expected": s.expected,
             "objectives": s.objective_list,
             "seeds": s.seed_list,
             "steps": self.steps,
             "sampler": "grid" if s.is_grid else s.sampler["_target_"].rpartition(".")[2],
             "pruner": s.pruner["_target_"].rpartition(".")[2] if s.pruner else None,
-            CONFIG: {key: value for key, value in flat(self.base) if key not in ("seed", "ckpt_path")},
+            "pruner_options": {key: value for key, value in (s.pruner or {}).items() if key != "_target_"},
+            CONFIG: {key: value for key, value in flat(self.base) if key.split(".")[0] not in _NOT_COMPARED},
             "command": " ".join(["python", *sys.orig_argv[1:]]),
             "commit": commit(),
             "versions": versions(),
@@ -111,22 +131,29 @@ class Sweep:
     def slots(self) -> dict[str, dict[str, Value]]:
         """All that is to be run: the points of a grid, or as many as are asked for, the baseline first."""
         baseline = self.settings.baseline or {}
-        for name in (name for name in baseline if name not in self.space.parameters):
-            raise SpaceError(f"hydra.sweeper.baseline names {name}, which is not among the params that are varied")
+        for name, value in baseline.items():
+            if name not in self.space.parameters:
+                raise SpaceError(f"hydra.sweeper.baseline names {name}, which is not among the params that are varied")
+            if not self.settings.is_grid and not self.space.parameters[name].holds(value):
+                raise SpaceError(f"hydra.sweeper.baseline: {name}={value} is outside of what is varied")
         if self.settings.is_grid:
             points = self.grid()
             if not any(baseline.items() <= point.items() for point in points):
                 raise SpaceError(
-                    f"hydra.sweeper.baseline {baseline} is no point of the grid: add its values to the levels"
+                    f"hydra.sweeper.baseline {baseline} is no point of the grid: add its values to the levels, and do "
+                    "not exclude it"
                 )
             points.sort(key=lambda point: not baseline.items() <= point.items())
             return {slot_of(point): point for point in points}
         return {str(n): dict(baseline) if n == 1 else {} for n in range(1, self.settings.n_trials + 1)}
 
     def grid(self) -> list[dict[str, Value]]:
-        """The points of a grid without those that are left out."""
-        exclude = self.settings.exclude
-        return [point for point in self.space.grid() if not any(part.items() <= point.items() for part in exclude)]
+        """The points of a grid without those that are left out. Raises SpaceError where those are no points of it."""
+        points, exclude = self.space.grid(), self.settings.exclude
+        for part in exclude:
+            if not any(part.items() <= point.items() for point in points):
+                raise SpaceError(f"hydra.sweeper.exclude: no point of the grid has {part}")
+        return [point for point in points if not any(part.items() <= point.items() for part in exclude)]
 
     def run(self) -> optuna.Study:
         """Work on the study until nothing waits; then it is complete, or others have the rest."""
@@ -147,20 +174,32 @@ class Sweep:
         ended = queue.show_life()
         try:
             queue.recover()
-            done = sum(t.state.is_finished() and is_live(t) for t in queue.trials())
-            if self.settings.preflight and done < len(slots):
-                preflight(self, points_left=len(slots) - done)
-            queue.fill(slots)
+            runs = self.runs_left(queue, slots)
+            if not runs:
+                log.info(f"all {len(slots)} points are finished")
+            elif self.settings.preflight:
+                preflight(self, runs)
+            queue.fill(slots, self.settings.seed_list, retry_failed=self.settings.retry_failed)
             workers = start_workers(self.settings.workers - 1)
             self.work(queue)
             for worker in workers:
-                worker.wait()
-            self.work(queue)  # what a worker left that died
+                if code := worker.wait():
+                    log.warning(f"a worker ended with status {code}; its points are run here")
+            queue.fill(slots, self.settings.seed_list)
+            self.work(queue)
         finally:
             ended.set()
             queue.release_own()
             stop(workers)
         return study
+
+    def runs_left(self, queue: Queue, slots: Mapping[str, Any]) -> list[int]:
+        """The number of runs of each point that is not finished with every seed."""
+        held, seeds = queue.held(), self.settings.seed_list
+        finished = {slot: len(lacks(trial, seeds)) for slot, trial in held.items() if trial.state.is_finished()}
+        if self.settings.retry_failed:
+            finished |= {slot: len(seeds) for slot, trial in held.items() if ERROR in trial.user_attrs}
+        return [runs for runs in (finished.get(slot, len(seeds)) for slot in slots) if runs]
 
     def make_sampler(self, *, joins: bool) -> optuna.samplers.BaseSampler:
         if self.settings.is_grid:
@@ -175,17 +214,27 @@ class Sweep:
         """Run points until none waits."""
         while True:
             queue.recover()
-            errors = [t.user_attrs[ERROR] for t in queue.trials() if ERROR in t.user_attrs]
-            if len(errors) > self.settings.max_failures:
-                raise SweepError(
-                    f"{len(errors)} points failed, more than hydra.sweeper.max_failures={self.settings.max_failures} "
-                    f"(a larger one goes on without them); the last one: {errors[-1]}"
-                )
+            self.refuse_too_many_failures(queue)
             claims = (queue.claim() for _ in range(self.settings.batch))
             trials = [trial for trial in claims if trial is not None]
             if not trials:
                 return
             self.points.run(trials)
+
+    def refuse_too_many_failures(self, queue: Queue) -> None:
+        """Raises SweepError for more failed points than are borne, or where there is nothing but them."""
+        trials, most = queue.held().values(), self.settings.max_failures
+        errors = [trial.user_attrs[ERROR] for trial in trials if ERROR in trial.user_attrs]
+        if errors and (len(errors) > most or len(errors) == len(trials)):
+            bound = (
+                f"more than hydra.sweeper.max_failures={most}"
+                if len(errors) > most
+                else "all there are in hydra.sweeper"
+            )
+            raise SweepError(
+                f"{len(errors)} points failed, {bound} (retry_failed=true there runs them again, a larger max_failures "
+                f"goes on without them); the last one: {errors[-1]}"
+            )
 
 
 def sweep(

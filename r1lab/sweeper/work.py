@@ -2,7 +2,8 @@
 
 Every point has a slot: in a grid its parameters, else a number. A slot is queued as a waiting trial and claimed by
 whoever sets it running first, so nothing is counted twice and the total is reached exactly, however many processes
-work on the study. A trial whose process died is failed and its slot queued again, with the same parameters.
+work on the study. A trial whose process died is failed and its slot queued again, with the same parameters. One that
+finished with fewer seeds than are asked for now is followed by a trial that goes on with it.
 """
 
 import json
@@ -11,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from r1lab.sweeper.processes import end_without_parent, started
+from r1lab.sweeper.results import GOES_ON, SEED, seed_key
 
 SLOT, WORKER, ERROR, ABANDONED = "slot", "worker", "error", "abandoned"
 BEAT = "beat/"  # study attribute of a worker: when it last showed life
@@ -37,6 +39,12 @@ def slot_of(point: Mapping[str, Any]) -> str:
 def is_live(trial: FrozenTrial) -> bool:
     """Whether a trial holds its slot: it waits, runs, is done, or failed by itself rather than by its process's end."""
     return trial.state != TrialState.FAIL or ABANDONED not in trial.user_attrs
+
+
+def lacks(trial: FrozenTrial, seeds: Sequence[int]) -> list[int]:
+    """The seeds that a finished trial was not run with; a pruned or failed one has no further seed."""
+    done = trial.state == TrialState.COMPLETE
+    return [seed for seed in seeds if done and seed_key(seed) not in trial.user_attrs]
 
 
 class Queue:
@@ -57,15 +65,24 @@ class Queue:
     def _running(self) -> list[FrozenTrial]:
         return [t for t in self.trials() if t.state == TrialState.RUNNING]
 
-    def fill(self, slots: Mapping[str, Mapping[str, Any]]) -> None:
-        """Queue each slot (its name -> the parameters that are settled) that no live trial holds."""
-        held = {trial.user_attrs.get(SLOT) for trial in self.trials() if is_live(trial)}
+    def held(self) -> dict[str, FrozenTrial]:
+        """Slot -> the newest live trial that holds it."""
+        return {trial.user_attrs.get(SLOT): trial for trial in self.trials() if is_live(trial)}
+
+    def fill(
+        self, slots: Mapping[str, Mapping[str, Any]], seeds: Sequence[int] = (), *, retry_failed: bool = False
+    ) -> None:
+        """Queue each slot (its name -> the parameters that are settled) that no live trial holds, and one that was
+        finished without some of the seeds or, with `retry_failed`, has failed."""
+        held = self.held()
         for slot, point in slots.items():
             if slot not in held:
                 self._queue(slot, point)
+            elif lacks(held[slot], seeds) or (retry_failed and ERROR in held[slot].user_attrs):
+                self._queue(slot, {**point, **held[slot].params}, {GOES_ON: held[slot].number})
 
-    def _queue(self, slot: str, point: Mapping[str, Any]) -> None:
-        self.study.enqueue_trial(dict(point), user_attrs={SLOT: slot})
+    def _queue(self, slot: str, point: Mapping[str, Any], more: Mapping[str, Any] = {}) -> None:
+        self.study.enqueue_trial(dict(point), user_attrs={SLOT: slot, **more})
 
     def claim(self) -> optuna.Trial | None:
         """Set the next waiting trial running, as this process's; None when none waits."""
@@ -79,9 +96,12 @@ class Queue:
         return None
 
     def _is_double(self, trial: FrozenTrial) -> bool:
-        """Whether an older trial holds the slot: two processes that began at the same time queued it twice."""
+        """Whether an older trial is the same: two processes that began at the same time queued it twice."""
+        what = [trial.user_attrs.get(key) for key in (SLOT, GOES_ON)]
         return any(
-            other.number < trial.number and other.user_attrs.get(SLOT) == trial.user_attrs.get(SLOT) and is_live(other)
+            other.number < trial.number
+            and is_live(other)
+            and [other.user_attrs.get(k) for k in (SLOT, GOES_ON)] == what
             for other in self.trials()
         )
 
@@ -98,7 +118,11 @@ class Queue:
         for trial in trials:
             if self._abandon(trial):
                 # Stopped early, it has not taken all that was queued for it.
-                self._queue(trial.user_attrs[SLOT], trial.system_attrs["fixed_params"] | trial.params)
+                # Seeds that it had finished, be they its own or taken over, are not run again.
+                done = any(key.startswith(SEED) for key in trial.user_attrs)
+                more = {GOES_ON: trial.number} if done else {}
+                more = more or {key: trial.user_attrs[key] for key in (GOES_ON,) if key in trial.user_attrs}
+                self._queue(trial.user_attrs[SLOT], trial.system_attrs["fixed_params"] | trial.params, more)
 
     def release_own(self) -> None:
         """What this process has not finished when it ends."""

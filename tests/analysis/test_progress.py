@@ -44,11 +44,12 @@ def test_points_that_were_left_out_are_not_missing(write_sweep, tmp_path):
 
 
 def test_hours_in_which_trials_ran():
-    def trial(start, end):
+    def trial(start, end, **attrs):
         at = [None if m is None else datetime(2026, 1, 1) + timedelta(minutes=m) for m in (start, end)]
-        return SimpleNamespace(datetime_start=at[0], datetime_complete=at[1])
+        return SimpleNamespace(datetime_start=at[0], datetime_complete=at[1], user_attrs=attrs)
 
-    # Two side by side, one within, a pause of an hour, one that still runs.
+    # Two side by side, one within, a pause of an hour, one that still runs, one whose death was found later.
     trials = [trial(0, 20), trial(10, 30), trial(12, 15), trial(90, 120), trial(110, None), trial(None, None)]
+    trials.append(trial(125, 900, abandoned=True))
     sweep = SimpleNamespace(study=SimpleNamespace(get_trials=lambda deepcopy: trials[::-1]))
     assert wall_hours(sweep) == pytest.approx(1.0)

@@ -26,12 +26,14 @@ def test_a_pruned_trial():
 def test_scores_memory_and_what_is_no_number():
     note = {
         "value": float("nan"),
-        "memory_mib": {"gpu": 900, "cpu": 200},
+        "memory_mib": {"policy": 900, "optimizer": 200, "value": None},
         "after": {"heldout": {"pass_at_1": 0.6, "note": "text"}},
         "curve": {"step": [1, 2, 3], "loss/kl": [0.1, 0.2, None]},
     }
     (row,) = seed_rows(trial(**{"seed/9": note}), PLACES, RECORD)
-    assert row["score"] is None and row["memory_mib"] == 900 and row["last/loss/kl"] == 0.2
+    assert row["score"] is None and row["memory_mib"] == 1100 and row["last/loss/kl"] == 0.2
+    (on_gpu,) = seed_rows(trial(**{"seed/9": {"memory_mib": {"policy": 900, "peak": 4000}}}), PLACES, RECORD)
+    assert on_gpu["memory_mib"] == 4000
     assert row["after/heldout/pass_at_1"] == 0.6 and row["after/heldout/note"] is None
 
 

@@ -79,3 +79,17 @@ def test_a_study_of_something_else(tmp_path):
     optuna.create_study(study_name="other", storage=url)
     with pytest.raises(SweepError, match="other was not made by a sweep of r1lab"):
         load_sweep(url)
+
+
+def test_a_trial_that_others_went_on_with_counts_no_more(write_sweep, tmp_path):
+    writer = write_sweep(tmp_path / "more", {"a": [1, 2]}, seeds=[1, 2, 3])
+    writer.trial({"a": 1}, {1: 0.1})
+    writer.trial({"a": 2}, {1: 0.2})
+    writer.trial({"a": 1}, {1: 0.1, 2: 0.3, 3: 0.5}, goes_on=0)
+    writer.trial({"a": 2}, {1: 0.2, 2: 0.4}, "RUNNING", goes_on=1)
+    sweep = load_sweep(writer.folder)
+    assert sweep.points["trial"].tolist() == [1, 2, 3]
+    assert sweep.seeds[sweep.seeds["counted"]].groupby("point")["validation/pass_at_1"].apply(list).tolist() == [
+        [0.1, 0.3, 0.5],
+        [0.2, 0.4],
+    ]

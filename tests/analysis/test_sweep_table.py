@@ -78,3 +78,16 @@ def test_trials_csv_reads_back(beta_sweep, tmp_path):
     assert table["validation/pass_at_1"].tolist() == [0.5, 0.6, 0.7, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
     assert table["loss.beta"].tolist() == [0.001] * 3 + [0.1] * 3 + [0.0] * 3
     assert table["seed"].tolist() == [1, 2, 3] * 3 and table["steps"].tolist() == [100] * 9
+
+
+def test_differences_on_each_base(write_sweep, tmp_path):
+    params = {"a": [1, 2], "model.name": ["x", "y"]}
+    writer = write_sweep(tmp_path / "blocks", params, blocks=["model.name"], baseline={"a": 1})
+    for a, base, values in ((1, "x", (0.1, 0.2)), (2, "x", (0.2, 0.4)), (1, "y", (0.5, 0.5)), (2, "y", (0.4, 0.2))):
+        writer.trial({"a": a, "model.name": base}, {1: values[0], 2: values[1]})
+    sweep = load_sweep(writer.folder)
+    (title, table), *_ = factor_tables(sweep)
+    assert title == "Differences in validation/pass_at_1 on each model.name"
+    assert table.columns.tolist() == ["a", "x", "y"] and table["a"].tolist() == ["2"]
+    # .1 and .2: .15 -+ 12.706205 x .0707107 / sqrt(2)
+    assert table["x"].tolist() == ["+0.150 [-0.485, +0.785]"] and table["y"][0].startswith("-0.200 [")

@@ -15,7 +15,8 @@ def test_five_lines(beta_sweep):
     assert lines[2] == (
         "- **Finding:** validation/pass_at_1: baseline beta=0.001 0.600 [0.352, 0.848] (n 3); against it "
         "beta=0 +0.200 [-0.048, +0.448] (p 0.148); beta=0.1 -0.200 (p 0.250). Significant after Holm: 0 of 2. "
-        "Held-out pass@1 of beta=0: +0.200 [-0.048, +0.448] against the baseline's. Reported: no effect."
+        "Held-out pass@1 of beta=0, the best one: +0.200 [-0.048, +0.448] against the baseline's, unadjusted. "
+        "Reported: no effect."
     )
     assert lines[3].startswith("- **Decision:** keep the baseline.")
     assert lines[4].startswith("- **What would change it:** With 3 pairs")
@@ -51,4 +52,4 @@ def test_other_outcomes_are_told_with_their_intervals(write_sweep, tmp_path):
     text = finding(sweep, effects(sweep))
     # 12 and 2 -+ 4.302653 x (2 and 1) / sqrt(3)
     lengths = "completion length: a=1 12.0 [7.0, 17.0]; a=2 +2.000 [-0.484, +4.484]."
-    assert f"{lengths} memory_mib: not measured. KL: a=1 0.010; a=2 +0.000." in text
+    assert f"{lengths} memory_mib: not measured. KL to the reference: a=1 0.010; a=2 +0.000." in text

@@ -9,10 +9,11 @@ and makes R1's loss (mean over each completion's tokens, clip at 0.2, k3 with be
     liger    LigerFusedLinearGRPOLoss, compiled
     cce      cut-cross-entropy's linear_cross_entropy unreduced, then the same loss
 
-and, without gradient, r1lab-forward: linear_statistics, what old and reference passes run.
+and, without gradient, r1lab-forward: linear_logprob, what old and reference passes run.
 
 The floor is 6NHV FLOP (2NHV for forward) over the throughput of an 8192 x 8192 x 8192 bf16 product on random data,
-measured in the same run; a provider's `ratio` is its median over that. Times are of CUDA events, peak memory is what
+measured in the same run; a provider's `ratio` is its median over that. A GPU in work for seconds clocks lower, by a
+sixth in the end: each measurement begins after a rest of half a second. Times are of CUDA events, peak memory is what
 was allocated above inputs. `--extra-n` adds the sizes of the plot. Each run appends a row a measurement to
 results/bench_head.csv and draws results/bench_head.png from the rows of that run.
 """
@@ -43,6 +44,7 @@ SHAPES = {
     "smollm": ((16384, 576, 49152), (340, 770, 100)),
 }
 LENGTH = 1024
+REST = 0.5  # seconds
 LOSS = {
     "epsilon_low": 0.2,
     "epsilon_high": 0.2,
@@ -93,6 +95,16 @@ def r1lab(mib: int) -> Callable[[Inputs], Tensor]:
     def run(x: Inputs) -> Tensor:
         tensors = (x.hidden, x.head, x.ids, x.old, x.ref, x.advantages, x.mask)
         return linear_grpo_loss(*tensors, temperature=1.0, chunk_bytes=mib << 20, **x.size, **LOSS).loss
+
+    return run
+
+
+def r1lab_forward(mib: int) -> Callable[[Inputs], Tensor]:
+    from r1lab.kernel.linear_logprob import linear_logprob
+
+    @torch.no_grad()
+    def run(x: Inputs) -> Tensor:
+        return linear_logprob(x.hidden, x.head, x.ids, temperature=1.0, chunk_bytes=mib << 20)[0]
 
     return run
 
@@ -154,6 +166,7 @@ def timed(run: Callable[[], Any], *, warmup: int = 3, seconds: float = 1.0) -> l
     for _ in range(warmup):
         run()
     torch.cuda.synchronize()
+    time.sleep(REST)
     started = time.perf_counter()
     run()
     torch.cuda.synchronize()
@@ -221,12 +234,7 @@ def bench(name: str, args: argparse.Namespace, speed: float) -> list[dict[str, A
         x = Inputs(tokens, width, vocabulary)
         runs = {f"r1lab-{mib}": r1lab(mib) for mib in (budgets if tokens == n else budgets[:1])}
         runs |= {provider: PROVIDERS[provider]() for provider in args.providers if tokens == n or provider != "liger"}
-        from r1lab.kernel.linear_logprob import linear_statistics
-
-        budget = budgets[0] << 20
-        runs["r1lab-forward"] = lambda x, b=budget: (
-            linear_statistics(x.hidden, x.head, x.ids, temperature=1.0, chunk_bytes=b).logprob
-        )
+        runs["r1lab-forward"] = r1lab_forward(budgets[0])
         for provider, run in runs.items():
             try:
                 row = measure(provider, run, x, speed, forward=provider.endswith("forward"))
@@ -289,6 +297,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     shapes = list(dict.fromkeys(row["shape"] for row in rows))
     figure, axes = plt.subplots(3, len(shapes), figsize=(5 * len(shapes), 12), squeeze=False)
@@ -299,7 +308,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         for row in mine:
             groups.setdefault(row["provider"].split("-")[0], []).append(row)
         for provider, group in groups.items():
-            style = {"marker": "o", "label": provider}
+            style = {"marker": "o", "label": provider, "color": f"C{['r1lab', *PROVIDERS].index(provider)}"}
             at_n = sorted((row for row in group if row["n"] == n), key=lambda row: row["peak_mib"])
             axes[0][column].plot([r["peak_mib"] for r in at_n], [r["ms_p50"] for r in at_n], **style)
             first = f"r1lab-{SHAPES[shape][1][0]}"
@@ -312,6 +321,13 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes[2][column].set(xlabel="N", ylabel="peak MiB")
         for row in range(3):
             axes[row][column].set(xscale="log", yscale="log")
+            for axis in (axes[row][column].xaxis, axes[row][column].yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+            axes[row][column].minorticks_off()
+            if row:
+                sizes = sorted({r["n"] for r in mine})
+                axes[row][column].set_xticks(sizes, [f"{size // 1024}k" for size in sizes])
     axes[0][0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -15,7 +15,7 @@ DTYPES = [torch.bfloat16] if GPU else [torch.float32, torch.bfloat16]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     if not GPU:
-        monkeypatch.setattr(module, "TILE", {"BM": 16, "BN": 64, "BK": 16, "num_stages": 1, "num_warps": 4})
+        monkeypatch.setattr(module, "TILE", {"BM": 16, "BN": 64, "BK": 16, "num_warps": 4})
 
 
 def check(hidden, weight, ids, bias=None, softcap=None):
@@ -34,7 +34,7 @@ def check(hidden, weight, ids, bias=None, softcap=None):
         stride = -(-vocabulary // 64) * 64
         e = torch.full((n, stride), math.nan, dtype=hidden.dtype, device=hidden.device)[:, :vocabulary]
         options = {"temperature": temperature, "softcap": softcap}
-        run = Product(hidden, weight, ids, bias, at_a_time=-(-n // 2), **options)
+        run = Product(hidden, weight, ids, bias, at_a_time=-(-n // 2), entropy=True, hit=True, **options)
         for tokens in (slice(0, -(-n // 2)), slice(-(-n // 2), n)):
             if tokens.start < n:
                 run(tokens, rows[tokens], e[tokens] if store else None)

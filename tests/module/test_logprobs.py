@@ -62,11 +62,18 @@ def test_gradient_reaches_the_policy(model):
 
 
 @pytest.mark.parametrize("change", ["bias", "cap"])
-def test_refuses_a_head_that_is_not_a_matrix(model, change, monkeypatch):
+def test_what_the_head_does_beside_its_product(model, change, monkeypatch):
+    batch = collate(PROMPTS, COMPLETIONS, pad_id=0)
+    plain = model.get_output_embeddings()
     if change == "bias":
         head = torch.nn.Linear(16, 13)
+        head.weight = plain.weight
         monkeypatch.setattr(model, "get_output_embeddings", lambda: head)
     else:
-        monkeypatch.setattr(model, "config", SimpleNamespace(final_logit_softcapping=30.0))
-    with pytest.raises(ValueError, match="bias or a soft cap"):
-        completion_logprobs(model, collate(PROMPTS, COMPLETIONS, pad_id=0), temperature=1.0)
+        monkeypatch.setattr(model, "config", SimpleNamespace(final_logit_softcapping=0.5))
+    with torch.no_grad():
+        logprobs, _ = completion_logprobs(model, batch, temperature=0.8)
+        hidden = model.base_model(torch.tensor([PROMPTS[1] + COMPLETIONS[1]])).last_hidden_state[0, :-1]
+        logits = head(hidden) if change == "bias" else 0.5 * torch.tanh(plain(hidden) / 0.5)
+    expected = (logits / 0.8).log_softmax(-1).gather(1, torch.tensor(COMPLETIONS[1])[:, None]).squeeze(1)
+    torch.testing.assert_close(logprobs[1], expected)

@@ -124,10 +124,32 @@ def test_what_ends_the_process_gives_the_point_back(tmp_path, stop):
         sweep(tmp_path, objective, seeds=2, **GRID)
     seen = []
     study = sweep(tmp_path, lambda run: run["x"], seen=seen, seeds=2, **GRID)
-    assert [(run["x"], run.seed) for run in seen] == [(3, 1), (3, 2), (2, 1), (2, 2)]
+    assert [(run["x"], run.seed) for run in seen] == [(3, 1), (3, 2), (2, 2)]
     assert sorted(t.value for t in study.trials if t.state == TrialState.COMPLETE) == [1, 2, 3]
     (given_back,) = [t for t in study.trials if not is_live(t)]
     assert given_back.params == {"x": 2} and ERROR not in given_back.user_attrs
+
+
+def test_what_a_launcher_loses_is_a_failed_point(tmp_path):
+    made = make(tmp_path, lambda run: run["x"], seeds=2, **GRID)
+    launch = made.launch
+
+    def losing(jobs, initial_job_idx):
+        if "x=2" in jobs[0]:
+            raise RuntimeError("a process of the pool died")
+        return launch(jobs, initial_job_idx=initial_job_idx)
+
+    made.launch = losing
+    study = made.run()
+    assert sorted(states(study)) == ["COMPLETE", "COMPLETE", "FAIL"]
+    (lost,) = [t for t in study.trials if t.state == TrialState.FAIL]
+    assert lost.params == {"x": 2} and "a process of the pool died" in lost.user_attrs[ERROR]
+
+
+def test_only_what_is_measured_on_the_way_is_reported(tmp_path):
+    seen = []
+    sweep(tmp_path, lambda run: run["x"], seen=seen, objectives="heldout/pass_at_1", **GRID)
+    assert seen and not any("+callback.pruning" in run.values for run in seen)
 
 
 def test_a_batch_runs_some_points_at_a_time(tmp_path):

@@ -1,4 +1,5 @@
 import logging
+import os
 
 import pandas as pd
 import pytest
@@ -78,7 +79,7 @@ def test_the_dry_run_is_a_few_steps_and_its_error_stops_the_sweep(tmp_path):
     seen = []
 
     def objective(run):
-        leave_a_dry_run(tmp_path / "runs/dry_run")
+        leave_a_dry_run(tmp_path / "runs" / run["hydra.sweep.subdir"])
         return None
 
     made = sweep_of(tmp_path, objective, seen=seen, seeds=[7, 8], arguments=("loss.beta=1",))
@@ -86,8 +87,9 @@ def test_the_dry_run_is_a_few_steps_and_its_error_stops_the_sweep(tmp_path):
     values = dict(seen[0].values)
     assert values == {
         "loss.beta": 1, "x": 0.25, "seed": 7, "trainer.max_steps": 3, "trainer.val_check_interval": 3,
-        "hydra.sweep.subdir": "dry_run", "evaluation.cache": str(tmp_path / "runs/before"),
+        "hydra.sweep.subdir": f"dry_run_{os.getpid()}", "evaluation.cache": str(tmp_path / "runs/before"),
     }  # fmt: skip
+    assert not list(tmp_path.glob("runs/dry_run*"))
     with pytest.raises(ZeroDivisionError):
         dry_run(sweep_of(tmp_path, lambda run: 1 / 0), {"x": 0.25})
 
@@ -95,11 +97,11 @@ def test_the_dry_run_is_a_few_steps_and_its_error_stops_the_sweep(tmp_path):
 def test_what_is_printed(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     made = sweep_of(
-        tmp_path, lambda run: leave_a_dry_run(tmp_path / "runs/dry_run"), sampler="grid", seeds=3, workers=2,
-        check=None, params={"rollout.group_size": "2,4"}, question="Which G?", pruner="median",
+        tmp_path, lambda run: leave_a_dry_run(tmp_path / "runs" / run["hydra.sweep.subdir"]), sampler="grid", seeds=3,
+        workers=2, check=None, params={"rollout.group_size": "2,4"}, question="Which G?", pruner="median",
     )  # fmt: skip
     made.steps = 400
-    preflight(made, points_left=20)
+    preflight(made, [3] * 20)
     told = capsys.readouterr().out
     assert "Sweep study: Which G?" in told
     assert "20 points x 3 seeds = 60 runs of 400 steps" in told
@@ -111,9 +113,11 @@ def test_what_is_printed(tmp_path, capsys, monkeypatch):
 
 def test_a_launcher_with_several_at_a_time(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    made = sweep_of(tmp_path, lambda run: leave_a_dry_run(tmp_path / "runs/dry_run"), batch=4, check=None)
+    made = sweep_of(
+        tmp_path, lambda run: leave_a_dry_run(tmp_path / "runs" / run["hydra.sweep.subdir"]), batch=4, check=None
+    )
     made.steps = 400  # 700 s
-    preflight(made, points_left=24)
+    preflight(made, [1] * 24)
     assert "1 h 10 min, 4 at a time" in capsys.readouterr().out
 
 

@@ -19,6 +19,12 @@ def test_one_objective_or_several(tmp_path):
 @pytest.mark.parametrize(
     "given, told",
     [
+        ({"seeds": "two"}, "hydra.sweeper.seeds must be a number or a list of numbers, got two"),
+        ({"seeds": ["a"]}, "hydra.sweeper.seeds must be a number or a list of numbers"),
+        ({"workers": "two"}, "hydra.sweeper.workers must be at least 1, got two"),
+        ({"minimum_effect": "abc"}, "hydra.sweeper.minimum_effect must be a number or null"),
+        ({"directions": "up"}, "hydra.sweeper.directions: each is maximize or minimize, got up"),
+        ({"exclude": {"x": 1}}, "hydra.sweeper.exclude must be a list of points"),
         ({"seeds": 0}, "hydra.sweeper.seeds must be a number above 0 or a list of different seeds, got 0"),
         ({"seeds": [1, 2, 1]}, "hydra.sweeper.seeds must be a number above 0"),
         ({"objectives": ["a", "b"]}, "hydra.sweeper.directions=maximize must be as many as the objectives"),
@@ -27,6 +33,10 @@ def test_one_objective_or_several(tmp_path):
             "hydra.sweeper.pruner: pruning needs a single objective.*set hydra/sweeper/pruner=none",
         ),
         ({"sampler": "grid", "custom_search_space": "a.b"}, "custom_search_space adds parameters that a grid cannot"),
+        ({"pruner": "wilcoxon", "seeds": 4}, "could never prune with 4: set hydra.sweeper.seeds=5 or more"),
+        ({"exclude": [{"x": 1}]}, "hydra.sweeper.exclude leaves out points of a grid"),
+        ({"objectives": "heldout/pass_at_1", "pruner": "median"}, "comes after its last step: name a metric of the"),
+        ({"expected": [{"point": {"x": 1}, "direction": "up", "source": "?"}]}, "hydra.sweeper.expected: an entry is"),
         ({"workers": 0}, "hydra.sweeper.workers must be at least 1, got 0"),
         ({"batch": 0}, "hydra.sweeper.batch must be at least 1"),
         ({"n_trials": 0}, "hydra.sweeper.n_trials must be at least 1"),

@@ -87,8 +87,9 @@ def test_the_lock_of_a_process_that_was_killed_is_broken(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "record, told",
     [
-        ({"params": {"x": 2}}, r"\(params was {'x': 1} and is now {'x': 2}\); give this one another name"),
-        ({"seeds": [1, 2]}, r"seeds was \[1\] and is now \[1, 2\]"),
+        ({"params": {"x": 2}}, r"\(x was 1 and is now 2\); give this one another name"),
+        ({"seeds": [2, 1]}, r"seeds was \[1\] and is now \[2, 1\]"),
+        ({"seeds": []}, r"seeds was \[1\] and is now \[\]"),
         ({"steps": 5}, "steps was 4 and is now 5"),
         ({"objectives": ["b"]}, "objectives was"),
         ({"config": {"loss.beta": 0.2}}, "another sweep \\(loss.beta was 0.1 and is now 0.2\\)"),
@@ -96,7 +97,8 @@ def test_the_lock_of_a_process_that_was_killed_is_broken(tmp_path, monkeypatch):
 )
 def test_a_study_of_another_sweep_is_refused(tmp_path, record, told):
     path = tmp_path / "journal.log"
-    opened(path)
+    study = opened(path)
+    study.tell(study.ask(), 0.5)
     before = path.read_bytes()
     with pytest.raises(StudyError, match=told):
         opened(path, **record)
@@ -109,8 +111,26 @@ def test_settings_that_came_or_went_since_do_not_matter(tmp_path):
     assert opened(tmp_path / "journal.log", config=config).user_attrs[RECORD]["config"] == config
 
 
-def test_another_direction_is_refused(tmp_path):
+def test_a_study_in_which_nothing_was_tried_is_made_anew(tmp_path):
+    """A pre-flight that refused its points leaves nothing in the way of the settings that can run."""
     opened(tmp_path / "journal.log")
+    study = opened(tmp_path / "journal.log", directions=["minimize"], params={"x": 2})
+    assert study.user_attrs[RECORD]["params"] == {"x": 2} and study.direction.name == "MINIMIZE"
+
+
+def test_a_damaged_journal_is_named(tmp_path):
+    path = tmp_path / "journal.log"
+    opened(path)
+    path.write_bytes(b'{"op_code"\n' + path.read_bytes())
+    with pytest.raises(StudyError, match="storage=.*journal.log cannot be read: .*; git may have it whole"):
+        open_storage(str(path))
+    with pytest.raises(StudyError, match="hydra.sweeper.storage=foo://bar cannot be read: "):
+        open_storage("foo://bar")
+
+
+def test_another_direction_is_refused(tmp_path):
+    study = opened(tmp_path / "journal.log")
+    study.tell(study.ask(), 0.5)
     with pytest.raises(StudyError, match="'study' was begun with direction maximize, not minimize; give this sweep an"):
         opened(tmp_path / "journal.log", directions=["minimize"])
     with pytest.raises(StudyError, match="direction maximize, not maximize, minimize"):

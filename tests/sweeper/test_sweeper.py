@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from r1lab.entry import CONF
 from r1lab.sweeper.space import SpaceError
 from r1lab.sweeper.study import RECORD, StudyError
+from r1lab.sweeper.sweeper import SweepError
 from r1lab.sweeper.sweeper import sweep as run_sweep
 from r1lab.sweeper.work import SLOT
 from tests.sweeper.fake import BASE, Run, command_line, launcher, settings, states, sweep
@@ -77,7 +78,7 @@ def test_a_grid_runs_every_point_once_the_baseline_first(tmp_path):
 
 def test_points_that_are_excluded(tmp_path):
     seen = []
-    grid = {"sampler": "grid", "params": {"b": "u,v", "x": "0.1,0.2"}, "exclude": [{"b": "v", "x": 0.2}, {"b": "w"}]}
+    grid = {"sampler": "grid", "params": {"b": "u,v", "x": "0.1,0.2"}, "exclude": [{"b": "v", "x": 0.2}]}
     sweep(tmp_path, peak, seen=seen, **grid)
     assert [(run["b"], run["x"]) for run in seen] == [("u", 0.1), ("u", 0.2), ("v", 0.1)]
 
@@ -94,7 +95,13 @@ def test_the_baseline_of_other_samplers_is_their_first_point(tmp_path):
         ({"params": {"x": 1}}, "hydra.sweeper.params: name something to vary"),
         ({"params": {"loss.beta": "choice(1,"}}, "loss.beta=choice"),
         ({"baseline": {"y": 1}}, "hydra.sweeper.baseline names y, which is not among the params"),
+        ({"baseline": {"x": 2}}, "hydra.sweeper.baseline: x=2 is outside of what is varied"),
+        ({"blocks": ["b"]}, "hydra.sweeper.blocks names b, which is not among the params"),
         ({"baseline": {"x": 4}, "sampler": "grid", "params": {"x": "1,2"}}, "is no point of the grid: add its values"),
+        (
+            {"sampler": "grid", "params": {"x": "1,2"}, "exclude": [{"x": "1"}]},
+            "hydra.sweeper.exclude: no point of the grid has {'x': '1'}",
+        ),
         ({"sampler": "grid"}, "x is an interval, which a grid cannot enumerate"),
         ({"params": {"trainer.max_steps": "10,20"}, "pruner": "median"}, "trainer.max_steps is varied, but pruning"),
     ],
@@ -119,8 +126,8 @@ def test_a_study_of_another_sweep_is_refused(tmp_path):
     sweep(tmp_path, peak, n_trials=2)
     for given, told in [
         ({"directions": "minimize"}, "direction maximize, not minimize"),
-        ({"params": {"x": "interval(0,2)"}}, "params was"),
-        ({"seeds": 2}, r"seeds was \[1\] and is now \[1, 2\]"),
+        ({"params": {"x": "interval(0,2)"}}, r"x was \[0.0, 1.0\] and is now \[0.0, 2.0\]"),
+        ({"seeds": [3]}, r"seeds was \[1\] and is now \[3\]"),
         ({"objectives": "validation/format"}, "objectives was"),
         ({"base": BASE | {"rollout": {"group_size": 8}}}, "rollout.group_size was 4 and is now 8"),
     ]:
@@ -130,18 +137,80 @@ def test_a_study_of_another_sweep_is_refused(tmp_path):
     assert len(sweep(tmp_path, peak, n_trials=2, base=BASE | {"seed": 5}).trials) == 2
 
 
+def test_more_seeds_later(tmp_path):
+    """Points that are finished are run with the new seeds alone; one that failed is not run again."""
+
+    def objective(run):
+        if run.seed == 1 and len(seen) == 2:
+            raise ValueError("the second point")
+        run.report(run["x"] + run.seed, 4)
+        return run["x"] + run.seed
+
+    seen = []
+    given = {"sampler": "grid", "params": {"x": "0.1,0.2,0.3"}}
+    first = sweep(tmp_path, objective, seen=seen, **given)
+    points = [t.params["x"] for t in first.trials if t.state == TrialState.COMPLETE]
+    seen = [None] * 9
+    study = sweep(tmp_path, objective, seen=seen, seeds=3, **given)
+    assert [(run["x"], run.seed) for run in seen[9:]] == [(x, seed) for x in points for seed in (2, 3)]
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    for x, trial, number in zip(points, study.trials[3:], (0, 2), strict=True):
+        assert trial.params["x"] == x and trial.user_attrs["goes_on"] == number
+        assert trial.value == pytest.approx(x + 2) and [trial.user_attrs[f"seed/{s}"]["value"] for s in (1, 2, 3)] == [
+            x + 1, x + 2, x + 3,
+        ]  # fmt: skip
+        assert trial.intermediate_values == {4: x + 1, 8: x + 2, 12: x + 3}
+    assert study.user_attrs[RECORD]["seeds"] == [1, 2, 3]
+    seen = []
+    assert len(sweep(tmp_path, objective, seen=seen, seeds=3, **given).trials) == 5 and not seen
+    with pytest.raises(StudyError, match=r"has been run with more seeds: set hydra.sweeper.seeds=\[1, 2, 3\]"):
+        sweep(tmp_path, objective, **given)
+
+
+def test_failed_points_are_run_again_where_asked(tmp_path):
+    """From the seed that failed; the ones before are kept."""
+    broken = lambda run: 1 / 0 if run["x"] != 0.1 and run.seed == 2 else run["x"]  # noqa: E731
+    given = {"sampler": "grid", "params": {"x": "0.1,0.2,0.3"}, "seeds": 2}
+    with pytest.raises(SweepError, match="2 points failed, more than .*retry_failed=true there runs them again"):
+        sweep(tmp_path, broken, max_failures=1, **given)
+    with pytest.raises(SweepError):
+        sweep(tmp_path, lambda run: run["x"], max_failures=1, **given)
+    seen = []
+    study = sweep(tmp_path, lambda run: run["x"], seen=seen, max_failures=1, retry_failed=True, **given)
+    assert sorted((run["x"], run.seed) for run in seen) == [(0.2, 2), (0.3, 2)]
+    assert sorted(t.value for t in study.trials if t.state == TrialState.COMPLETE) == [0.1, 0.2, 0.3]
+
+
+def test_a_sweep_of_nothing_but_failures_says_so(tmp_path):
+    with pytest.raises(SweepError, match="3 points failed, all there are"):
+        sweep(tmp_path, lambda run: 1 / 0, n_trials=3, max_failures=9)
+
+
+def test_functions_that_are_not_there_are_told_at_once(tmp_path):
+    for key in ("finish", "check", "custom_search_space"):
+        with pytest.raises(ValueError, match=f"hydra.sweeper.{key}=no.such is no function that can be imported"):
+            sweep(tmp_path, peak, **{key: "no.such"})
+
+
+def test_a_search_keeps_its_seeds(tmp_path):
+    sweep(tmp_path, peak, n_trials=2)
+    with pytest.raises(StudyError, match="a search, whose points were chosen by 1 seeds: run its best ones"):
+        sweep(tmp_path, peak, n_trials=2, seeds=2)
+
+
 def test_what_the_study_is_about_is_in_it(tmp_path):
     given = {
         "question": "Which x?",
         "reported": "0.3",
         "baseline": {"x": 1},
-        "blocks": ["b", "c"],
+        "blocks": "b",
+        "secondary": "last/loss/kl",
         "minimum_effect": 0.1,
     }
     study = sweep(tmp_path, peak, sampler="grid", params={"x": "1,2", "b": "u,v"}, pruner="median", **given)
     record = study.user_attrs[RECORD]
     assert json.loads(json.dumps(record)) == record
-    assert {key: record[key] for key in given} == given | {"blocks": ["b"]}
+    assert {key: record[key] for key in given} == given | {"blocks": ["b"], "secondary": ["last/loss/kl"]}
     assert record["params"]["x"]["levels"] == [1, 2]
     assert (record["sampler"], record["pruner"], record["seeds"], record["steps"]) == ("grid", "MedianPruner", [1], 4)
     assert record["command"].startswith("python ") and record["versions"]["torch"] and record["device"]
@@ -253,7 +322,7 @@ def test_a_whole_sweep(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr()
     assert told.err == ""
     assert "2 points x 2 seeds = 4 runs of 2 steps" in told.out and "Does it run?" in told.out
-    assert "1/2  loss.beta=0.0  0\n2/2  loss.beta=0.5  0\n" in told.out
+    assert "1/2  loss.beta=0  0\n2/2  loss.beta=0.5  0\n" in told.out
     # It is summed up at its end.
     written = {path.name for path in (tmp_path / "sweeps/results/tiny").iterdir()}
     assert written == {"journal.log", "table.md", "trials.csv", "figure.png", "verdict.md"}

@@ -1,0 +1,75 @@
+"""What a pruner would have saved in a sweep that ran without one: its curves replayed in many orders.
+
+Two searches choose different points, so that one run of each says little about pruning. The same points, with and
+without, do; but a search that had pruned would have gone on from elsewhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from r1lab.analysis.number import interval, number
+from r1lab.analysis.sweep import Sweep
+from r1lab.metric.mean_interval import mean_interval
+
+_ORDERS = 100
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Of one order of the points: the share of the steps that was saved, and how much worse the best point left is."""
+
+    saved: float
+    lost: float
+
+
+def replay_line(sweep: Sweep, unpruned: Sweep) -> str:
+    """A sentence on the pruner of a sweep over the curves of another one; empty where there is none to replay."""
+    name, options = sweep.record.get("pruner"), sweep.record.get("pruner_options")
+    trials = [t for t in unpruned.study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    trials = [trial for trial in trials if trial.intermediate_values]
+    if not name or options is None or unpruned.record.get("pruner") or len(trials) < 2:
+        return ""
+    maximize = unpruned.maximize(unpruned.objectives[0])
+    found = [replay(trials, name, options, maximize=maximize, seed=seed) for seed in range(_ORDERS)]
+    low, high = np.percentile([one.saved for one in found], [2.5, 97.5])
+    kept = np.mean([one.lost == 0 for one in found])
+    lost = mean_interval([[one.lost for one in found]])
+    return (
+        f"{name} replayed over the {len(trials)} full curves of {unpruned.name}, in {_ORDERS} orders: "
+        f"{np.mean([one.saved for one in found]):.0%} of the steps saved ({low:.0%} to {high:.0%}); the best point is "
+        f"kept in {kept:.0%} of them, and the best one left is worse by "
+        f"{interval(lost) if lost.sd else number(lost.mean)}."
+    )
+
+
+def replay(
+    trials: Sequence[FrozenTrial], pruner: str, options: Mapping[str, Any], *, maximize: bool, seed: int
+) -> Replay:
+    """Report finished trials to a pruner, one after the other in a random order, as a sweep of one process would.
+
+    Args:
+        trials: with their intermediate values at `seed index x steps + step`. pruner, options: of `optuna.pruners`.
+    """
+    direction = "maximize" if maximize else "minimize"
+    made = getattr(optuna.pruners, pruner)(**options)
+    study = optuna.create_study(direction=direction, pruner=made, sampler=optuna.samplers.RandomSampler(seed=0))
+    used = total = 0
+    for number_ in np.random.default_rng(seed).permutation(len(trials)):
+        trial, asked = trials[number_], study.ask()
+        last = max(trial.intermediate_values)
+        total, pruned = total + last, False
+        for step, value in sorted(trial.intermediate_values.items()):
+            asked.report(value, step)
+            if step < last and asked.should_prune():
+                pruned = True
+                break
+        used += step
+        study.tell(asked, None if pruned else trial.value, state=TrialState.PRUNED if pruned else TrialState.COMPLETE)
+    sign = 1 if maximize else -1
+    best = max(sign * trial.value for trial in trials)
+    return Replay(1 - used / total, best - sign * study.best_value)

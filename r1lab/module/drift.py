@@ -1,0 +1,44 @@
+"""How far training took the policy: its KL to the base on what it writes itself."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from r1lab.loss.kl import k3
+from r1lab.module.evaluation import sample
+from r1lab.module.logprobs import completion_logprobs
+from r1lab.rollout.collate import collate, microbatches
+from r1lab.rollout.engine import RolloutEngine
+from r1lab.rollout.sampling import Sampling
+from r1lab.types import Prompt
+
+_MICROBATCH_TOKENS = 4000
+
+
+@torch.no_grad()
+def kl_to_base(
+    policy: PreTrainedModel,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: RolloutEngine,
+    prompts: Sequence[Prompt],
+    *,
+    sampling: Sampling,
+    seed: int,
+) -> float:
+    """KL(policy || base) in nats a token: the mean of k3 over the tokens of one completion a prompt, by the policy.
+
+    Whatever the reference of the training was, if any: runs with different references, or none, are compared by it.
+    """
+    completions = sample(policy, engine, prompts, num_samples=1, sampling=sampling, seed=seed)
+    rows = [(prompt.ids, completion.ids) for prompt, completion in zip(prompts, completions, strict=True)]
+    total = tokens = 0.0
+    for part in microbatches([len(prompt) + len(ids) for prompt, ids in rows], _MICROBATCH_TOKENS):
+        batch = collate(*zip(*(rows[i] for i in part), strict=True), tokenizer.pad_token_id).to(policy.device)
+        logprobs, ref_logprobs = (
+            completion_logprobs(model, batch, temperature=sampling.temperature)[0] for model in (policy, base)
+        )
+        total += float(k3(logprobs, ref_logprobs)[batch.completion_mask].sum())
+        tokens += int(batch.completion_mask.sum())
+    return total / tokens

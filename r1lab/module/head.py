@@ -1,0 +1,158 @@
+"""The output head of a model, applied to hidden states: by the definitions in `loss`, or by the kernels in `kernel`."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial
+
+from r1lab.loss import grpo, logprob
+from r1lab.loss.grpo import LossOutput
+from r1lab.loss.sharded_logprob import sharded_linear_logprob
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHOICES = ("auto", "triton", "torch")
+OLDEST = 8  # the major compute capability from which on Triton compiles for a GPU
+
+
+class LinearHead:
+    """Hidden states [N,H] -> logprobs, entropies or the GRPO loss under a model's head, its bias and soft cap included.
+
+    Args:
+        name: triton: fused kernels; torch: the definitions; auto: Triton for what lies on a CUDA GPU, else PyTorch.
+        chunk_bytes: of the logits held at a time; None: what each of the two takes by itself.
+        sharded: of a head in FSDP2's shards, bring hidden states to the rows (PyTorch alone), not the rows to them.
+
+    Raises:
+        ValueError: for an unknown name, chunk_bytes that are not positive, or triton where it cannot run.
+    """
+
+    def __init__(self, name: str = "auto", chunk_bytes: int | None = None, sharded: bool = False):
+        if name not in CHOICES:
+            raise ValueError(f"kernel.name {name!r} is not one of {', '.join(CHOICES)}")
+        if chunk_bytes is not None and chunk_bytes <= 0:
+            raise ValueError(f"kernel.chunk_bytes must be above 0, or null for the kernel's own, got {chunk_bytes}")
+        if name == "triton" and find_spec("triton") is None:
+            raise ValueError("kernel=triton needs the package triton: pip install triton, or take kernel=torch")
+        if name == "triton" and not torch.cuda.is_available() and not _interpreted():
+            raise ValueError(
+                "kernel=triton needs a CUDA GPU, and there is none: take kernel=auto or kernel=torch "
+                "(TRITON_INTERPRET=1 runs the kernels on a CPU, slowly, for tests)"
+            )
+        self.name, self.sharded = name, sharded
+        self.budget = {} if chunk_bytes is None else {"chunk_bytes": chunk_bytes}
+
+    def logprob(
+        self,
+        model: "PreTrainedModel",
+        hidden: Tensor,
+        ids: Tensor,
+        *,
+        temperature: float,
+        entropy: Literal["none", "value", "gradient"] = "none",
+    ) -> tuple[Tensor, Tensor | None]:
+        """`r1lab.loss.logprob.linear_logprob` under the model's head: float32 [N] each, the entropy where asked."""
+        function, part_of = logprob.linear_logprob, gathered
+        if self.stays_sharded(model):
+            function, part_of = sharded_linear_logprob, own_rows
+        elif self.takes_triton(hidden):
+            from r1lab.kernel.linear_logprob import linear_logprob as function
+        weight, options = _parts(model, part_of)
+        if function is sharded_linear_logprob:
+            options |= _shard(model)
+        return function(hidden, weight, ids, temperature=temperature, entropy=entropy, **options, **self.budget)
+
+    def fuses(self, loss: Callable, model: "PreTrainedModel", hidden: Tensor) -> bool:
+        """Whether `grpo_loss` takes the place of a loss: Triton's turn, and GRPO's loss with its parameters bound."""
+        bound = isinstance(loss, partial) and loss.func is grpo.grpo_loss
+        return bound and not self.stays_sharded(model) and self.takes_triton(hidden)
+
+    def stays_sharded(self, model: "PreTrainedModel") -> bool:
+        """Whether the head is not gathered; ValueError where its shards are no rows."""
+        weight = model.get_output_embeddings().weight
+        if not self.sharded or not isinstance(weight, DTensor):
+            return False
+        if [placement.is_shard(0) for placement in weight.placements] != [True]:
+            raise ValueError(
+                f"kernel.sharded=true needs a head sharded by rows alone, got {weight.placements}: set it false"
+            )
+        return True
+
+    def grpo_loss(
+        self,
+        model: "PreTrainedModel",
+        hidden: Tensor,
+        ids: Tensor,
+        old_logprobs: Tensor | None,
+        ref_logprobs: Tensor | None,
+        advantages: Tensor,
+        completion_mask: Tensor,
+        **options: Any,
+    ) -> LossOutput:
+        """`r1lab.loss.grpo.linear_grpo_loss` under the model's head, gradients made as the loss is."""
+        function = grpo.linear_grpo_loss
+        if self.takes_triton(hidden):
+            from r1lab.kernel.linear_grpo_loss import linear_grpo_loss as function
+        weight, of_head = _parts(model, gathered)
+        tensors = (old_logprobs, ref_logprobs, advantages, completion_mask)
+        return function(hidden, weight, ids, *tensors, **options, **of_head, **self.budget)
+
+    def takes_triton(self, hidden: Tensor) -> bool:
+        """Whether Triton's turn it is for these hidden states; ValueError where it was asked for and cannot be."""
+        if self.name == "triton" and not hidden.is_cuda and not _interpreted():
+            raise ValueError("kernel=triton, but the model is on the CPU: set trainer.accelerator=gpu, or kernel=auto")
+        if self.name != "auto":
+            return self.name == "triton"
+        # The kernels compute in float32, and float64 is not to lose its precision unasked.
+        if not hidden.is_cuda or hidden.dtype == torch.float64 or find_spec("triton") is None:
+            return False
+        return torch.cuda.get_device_capability(hidden.device)[0] >= OLDEST
+
+
+AUTO = LinearHead()
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _parts(model: "PreTrainedModel", part_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, dict[str, Any]]:
+    """The head's weight [V,H], and what else it does to logits: bias [V] or None, softcap or None."""
+    head = model.get_output_embeddings()
+    bias, softcap = getattr(head, "bias", None), getattr(model.config, "final_logit_softcapping", None)
+    return part_of(head.weight), {"bias": None if bias is None else part_of(bias), "softcap": softcap}
+
+
+def _shard(model: "PreTrainedModel") -> dict[str, Any]:
+    """Which rows of the head this rank has, and who has the others."""
+    weight = model.get_output_embeddings().weight
+    mesh = weight.device_mesh
+    rows = -(-len(weight) // mesh.size())  # of all ranks but the last
+    return {"first": rows * mesh.get_local_rank(), "group": mesh.get_group()}
+
+
+def gathered(weight: Tensor) -> Tensor:
+    """A parameter sharded by FSDP2 in whole, gathered once for all the tokens of a pass; any other as it is.
+
+    Its gradient goes back in shards, as the mean over the ranks: each has tokens of its own.
+    """
+    if not isinstance(weight, DTensor):
+        return weight
+    return _mean(weight.full_tensor(grad_placements=[Partial()] * weight.device_mesh.ndim), weight)
+
+
+def own_rows(weight: Tensor) -> Tensor:
+    """This rank's rows of a parameter sharded by FSDP2; a gradient that sums over all ranks' tokens becomes a mean."""
+    return _mean(weight.to_local(), weight)
+
+
+def _mean(part: Tensor, weight: DTensor) -> Tensor:
+    if part.requires_grad:
+        part.register_hook(lambda gradient: gradient / weight.device_mesh.size())
+    return part

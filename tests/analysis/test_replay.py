@@ -1,0 +1,44 @@
+from optuna.trial import create_trial
+
+from r1lab.analysis.replay import replay, replay_line
+from r1lab.analysis.sweep import load_sweep
+
+MEDIAN = {"n_startup_trials": 1, "n_warmup_steps": 0}
+
+
+def finished(values):
+    """A trial of one seed of 30 steps, with a value each 10."""
+    curve = dict(zip((10, 20, 30), values, strict=True))
+    return create_trial(value=values[-1], params={}, distributions={}, intermediate_values=curve)
+
+
+def test_a_bad_point_ends_at_its_first_report():
+    """Whichever is first runs whole: of 60 steps 40 are used where it is the good one, else all."""
+    trials = [finished((0.5, 0.6, 0.7)), finished((0.1, 0.1, 0.1))]
+    found = [replay(trials, "MedianPruner", MEDIAN, maximize=True, seed=seed) for seed in range(20)]
+    assert {round(one.saved, 6) for one in found} == {0.0, round(1 / 3, 6)} and {one.lost for one in found} == {0.0}
+    found = [replay(trials, "MedianPruner", MEDIAN, maximize=False, seed=seed) for seed in range(20)]
+    assert {round(one.saved, 6) for one in found} == {0.0, round(1 / 3, 6)}
+
+
+def test_a_point_that_starts_late_is_lost():
+    trials = [finished((0.5, 0.5, 0.5)), finished((0.1, 0.4, 0.9))]
+    found = [replay(trials, "MedianPruner", MEDIAN, maximize=True, seed=seed) for seed in range(20)]
+    assert {round(one.lost, 6) for one in found} == {0.0, 0.4}
+
+
+def test_the_line_of_two_sweeps(write_sweep, tmp_path):
+    lr = {"kind": "interval", "low": 0.0, "high": 1.0, "log": False}
+    search = {"seeds": [1], "steps": 30, "sampler": "tpe"}
+    full = write_sweep(tmp_path / "full", {"lr": lr}, **search)
+    pruned = write_sweep(tmp_path / "pruned", {"lr": lr}, pruner="MedianPruner", pruner_options=MEDIAN, **search)
+    for i, values in enumerate([(0.5, 0.6, 0.7), (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)]):
+        curve = dict(zip((10, 20, 30), values, strict=True))
+        full.trial({"lr": i / 10}, {1: values[-1]}, intermediate=curve)
+        pruned.trial({"lr": i / 10}, {1: values[-1]}, intermediate=curve)
+    line = replay_line(load_sweep(pruned.folder), load_sweep(full.folder))
+    assert line.startswith("MedianPruner replayed over the 3 full curves of full, in 100 orders: ")
+    assert line.endswith("the best point is kept in 100% of them, and the best one left is worse by 0.000.")
+    # Between two that were pruned, or from one without a pruner, there is nothing to replay.
+    assert replay_line(load_sweep(full.folder), load_sweep(pruned.folder)) == ""
+    assert replay_line(load_sweep(pruned.folder), load_sweep(pruned.folder)) == ""

@@ -1,0 +1,79 @@
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from r1lab.analysis.run import load_run
+from r1lab.loss.grpo import grpo_loss
+from r1lab.loss.ppo import ppo_loss
+from r1lab.module import head as module
+from r1lab.module.head import LinearHead
+from tests.module.test_grpo import SPREAD
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "cuda"}, "kernel.name 'cuda' is not one of auto, triton, torch"),
+        ({"chunk_bytes": 0}, "kernel.chunk_bytes must be above 0, or null"),
+        ({"name": "triton"}, "kernel=triton needs a CUDA GPU, and there is none: take kernel=auto"),
+    ],
+)
+def test_what_is_refused(arguments, message, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        LinearHead(**arguments)
+
+
+def test_a_missing_triton_is_told(monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs the package triton: pip install triton, or take kernel=torch"):
+        LinearHead("triton")
+
+
+def test_a_model_that_stays_on_the_cpu_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="the model is on the CPU: set trainer.accelerator=gpu"):
+        LinearHead("triton").takes_triton(torch.zeros(1, 1))
+
+
+def test_auto_is_pytorch_on_a_cpu():
+    assert not LinearHead("auto").takes_triton(torch.zeros(1, 1))
+
+
+def test_only_the_loss_of_grpo_is_fused():
+    pytest.importorskip("triton")
+    bound = partial(grpo_loss, epsilon_low=0.2)
+    given = SimpleNamespace(get_output_embeddings=lambda: torch.nn.Linear(1, 2)), torch.zeros(1, 1)
+    assert LinearHead("triton").fuses(bound, *given)
+    assert not LinearHead("triton").fuses(partial(ppo_loss, epsilon_low=0.2), *given)
+    assert not LinearHead("torch").fuses(bound, *given)
+
+
+# In Triton's interpreter, which computes in float32 as PyTorch does, in another order.
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("module.num_minibatches=2", "loss.ratio_level=sequence", "loss.kl=ratio_k3", "loss.beta=0.1"),
+        ("loss.entropy_coef=0.01", "loss.ratio_cap=3.0", "loss.aggregate=constant_length", "kernel.chunk_bytes=4096"),
+        ("loss.kl=k1", "loss.kl_placement=reward", "loss.beta=0.1", "module.microbatch_tokens=30"),
+        ("experiment=ppo",),
+        ("experiment=tiny_base", "callback=default", "data.batch_size=4"),
+    ],
+    ids=lambda overrides: ",".join(overrides) or "default",
+)
+def test_training_is_the_same_by_either(overrides, train_small, tmp_path):
+    pytest.importorskip("triton")
+    own = () if "experiment=tiny_base" in overrides else SPREAD
+    triton, plain = (
+        load_run(train_small(tmp_path / name, *overrides, *own, "evaluate=false", f"kernel={name}")).metrics
+        for name in ("triton", "torch")
+    )
+    assert set(triton) == set(plain)
+    for name in (name for name in plain if name.startswith(("loss/", "optimizer/"))):
+        assert triton[name].tolist() == pytest.approx(plain[name].tolist(), rel=2e-3, abs=2e-5), name
+    assert plain["optimizer/gradient_norm"][0] > 1e-2
