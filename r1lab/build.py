@@ -102,13 +102,22 @@ def build_policy_parts(config: Mapping[str, Any], tokenizer: PreTrainedTokenizer
 
 def build_task(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
     """The task. Where `reward.accuracy.checker` is set, that is its `is_correct`: in training and in every score."""
-    task = make(config["task"], tokenizer=tokenizer)
+    task = make_task(config["task"], tokenizer)
     checker = config.get("reward", {}).get("accuracy", {}).get("checker")
     if checker:
         takes = inspect.signature(get_object(checker["_target_"])).parameters
         own = {"is_correct": task.is_correct} if "is_correct" in takes and "is_correct" not in checker else {}
         task.is_correct = make(checker, **own)
     return task
+
+
+def make_task(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
+    """The task; one that has tasks as its `parts` makes those of them that it needs."""
+    if "parts" not in config:
+        return make(config, tokenizer=tokenizer)
+    own = dict(config)
+    parts = {name: partial(make_task, part, tokenizer) for name, part in own.pop("parts").items()}
+    return make(own, parts=parts)
 
 
 def rollout_sampling(config: Mapping[str, Any]) -> Sampling:

@@ -5,9 +5,9 @@ is already there is kept, so that the same command goes on where it was interrup
 were made, and a command with other settings is refused. Draws are keyed by prompt: the shards are the same however
 often it was interrupted.
 
-Columns, one row a completion: prompt_index, kind, prompt, answer, number (of the completion among its prompt's),
-completion, completion_ids, length (tokens), truncated, accuracy (the task's score, 0 without an answer), wellformed,
-sampling_logprobs.
+Columns, one row a completion: prompt_index, kind, difficulty, prompt, answer, number (of the completion among its
+prompt's), completion, completion_ids, length (tokens), truncated, accuracy (the task's score, 0 without an answer),
+wellformed, sampling_logprobs.
 """
 
 import json
@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
     {
         "prompt_index": pa.int64(),
         "kind": pa.string(),
+        "difficulty": pa.int32(),
         "prompt": pa.string(),
         "answer": pa.string(),
         "number": pa.int32(),
@@ -196,6 +197,7 @@ def table(prompts: list[Prompt], completions: list[Completion], loaded: Loaded, 
     columns = {
         "prompt_index": [p.index for p in prompts],
         "kind": [p.kind for p in prompts],
+        "difficulty": [p.difficulty for p in prompts],
         "prompt": [p.text for p in prompts],
         "answer": [p.answer for p in prompts],
         "number": [row % num_samples for row in range(len(completions))],

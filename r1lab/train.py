@@ -40,6 +40,7 @@ from r1lab.module.checkpoint import AtomicCheckpointIO
 from r1lab.module.drift import kl_to_base
 from r1lab.module.evaluation import evaluate_splits
 from r1lab.module.head import LinearHead
+from r1lab.module.reward_model import RewardModel
 from r1lab.run_folder import (
     FINISHED,
     claim,
@@ -99,7 +100,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     # Built before the trainer builds it, so that it can be scored before the first step.
     module.configure_model()
     note_slowness(config["model"]["name"], module.policy)
-    data = build_data(config, parts, module)
+    data = parts["data"] = build_data(config, parts, module)
     timer = Timer()
     trainer = build_trainer(config, folder, [timer])
 
@@ -271,6 +272,7 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
             "sampling": rollout_sampling(config),
             "batch_size": config["rollout"]["batch_size"],
             "group_size": config["rollout"]["group_size"],
+            "max_resamples": config["rollout"]["max_resamples"],
             "seed": config["seed"],
         }  # fmt: skip
     module = make(module_config, **common)
@@ -323,14 +325,16 @@ def note_slowness(name: str, policy: torch.nn.Module) -> None:
 
 def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModule) -> L.LightningDataModule:
     data = dict(config["data"])
-    documents = data.pop("documents", None)
+    documents, preferences = data.pop("documents", None), data.pop("preferences", None)
+    if preferences is not None:
+        preferences = make(preferences, task=parts["task"])
+        return make(data, preferences=preferences, task=parts["task"], seed=config["seed"])
     if documents is not None:
         documents = make(documents, task=parts["task"])
         return make(data, documents=documents, task=parts["task"], tokenizer=parts["tokenizer"])
     return make(
         data,
         task=parts["task"],
-        prompts_per_rollout=module.prompts_per_rollout,
         updates_per_rollout=module.updates_per_rollout,
         seed=config["seed"],
     )
@@ -366,6 +370,10 @@ def score(
     evaluation = config["evaluation"]
     # Lightning has it there during the fit alone.
     module.policy.to(trainer.strategy.root_device)
+    if isinstance(module, RewardModel):
+        module.to(trainer.strategy.root_device)
+        preferences, count = parts["data"].preferences, range(evaluation["num_prompts"])
+        return {name: module.evaluate([preferences.pair(name, i) for i in count]) for name in evaluation["splits"]}
     return evaluate_splits(
         module.policy,
         parts["tokenizer"],
@@ -394,7 +402,7 @@ def drift(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModu
 
 def score_base(config: dict[str, Any], parts: dict[str, Any], *run: Any) -> dict[str, dict[str, float]]:
     """`score` before the first step; read from `evaluation.cache` where the same base was scored in the same way."""
-    if config["evaluation"]["cache"] is None:
+    if config["evaluation"]["cache"] is None or isinstance(run[0], RewardModel):
         return score(config, parts, *run)
     module = run[0]
     asked = {

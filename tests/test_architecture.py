@@ -23,12 +23,13 @@ MAY_IMPORT = {
     "model": set(),
     "strategy": set(),
     "metric": set(),
-    "task": {"types"},
+    # The bilingual tasks ask in the words that the bilingual base has.
+    "task": {"types", "model.bilingual"},
     "reward": {"types"},
     "rollout": {"types"},
     "callback": {"types"},
-    # The tiny base's corpus writes that base's words, about that base's task.
-    "data": {"types", "task", "rollout.collate", "model.tiny"},
+    # The tiny bases' corpora write those bases' words, about those bases' tasks.
+    "data": {"types", "task", "rollout.collate", "model.tiny", "model.bilingual"},
     "module": {"types", *STAGES},
     "analysis": {"types", "run_folder", "module", "callback.line_file", *STAGES},
     "sweeper": {"run_folder", "entry"},

@@ -23,6 +23,8 @@ def score_table(
 
 
 def _cell(scores: Mapping[str, Any], name: str) -> str:
+    if name not in scores:
+        return "-"  # a kind of prompt that the split has none of
     if not isinstance(scores[name], float):
         return str(scores[name])
     interval = f" [{scores[f'{name}_low']:.2f}, {scores[f'{name}_high']:.2f}]" if f"{name}_low" in scores else ""

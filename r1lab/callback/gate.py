@@ -11,6 +11,14 @@ class GateError(RuntimeError):
     """A base that R1-Zero would not learn from."""
 
 
+def at_least(what: str, value: float, bound: float) -> tuple[str, float, str, bool]:
+    return what, value, f"at least {bound}", value >= bound
+
+
+def at_most(what: str, value: float, bound: float) -> tuple[str, float, str, bool]:
+    return what, value, f"at most {bound}", value <= bound
+
+
 class BaseGate(L.Callback):
     """After each validation: measure the base, and end the training as soon as it passes.
 
@@ -42,26 +50,27 @@ class BaseGate(L.Callback):
         self.forced_all, self.sampled, self.wellformed, self.rise = forced_all, sampled, wellformed, rise
         self.report: dict = {}
 
-    def failures(self, forced: dict[str, float], sampled: dict[str, float]) -> list[str]:
-        """What keeps a base from passing, in words; empty when it passes."""
-        values = list(forced.values())
-        rises = [b - a for a, b in zip(values, values[1:], strict=False)]
+    def bounds(self, measured: dict) -> list[tuple[str, float, str, bool]]:
+        """What is asked of a base: in words, its value, the bound in words, and whether it is kept."""
+        forced, sampled = list(measured["forced"].values()), measured["sampled"]
         return [
-            f"{what}: {value:.3f}, needed {bound}"
-            for what, value, bound, passed in [
-                ("forced accuracy", values[-1], f"at least {self.forced_all}", values[-1] >= self.forced_all),
-                ("sampled accuracy", sampled["pass_at_1"], f"at most {self.sampled}",
-                 sampled["pass_at_1"] <= self.sampled),
-                ("well-formed samples", sampled["format"], f"at most {self.wellformed}",
-                 sampled["format"] <= self.wellformed),
-                ("least rise with more working", min(rises), f"at least {self.rise}", min(rises) >= self.rise),
-            ]
-            if not passed
-        ]  # fmt: skip
+            at_least("forced accuracy", forced[-1], self.forced_all),
+            at_most("sampled accuracy", sampled["pass_at_1"], self.sampled),
+            at_most("well-formed samples", sampled["format"], self.wellformed),
+            at_least(
+                "least rise with more working", min(b - a for a, b in zip(forced, forced[1:], strict=False)), self.rise
+            ),
+        ]
+
+    def failures(self, measured: dict) -> list[str]:
+        """What keeps a base from passing, in words; empty when it passes."""
+        return [
+            f"{what}: {value:.3f}, needed {bound}" for what, value, bound, kept in self.bounds(measured) if not kept
+        ]
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         measured = self.measure(module, trainer.datamodule)
-        failures = self.failures(measured["forced"], measured["sampled"])
+        failures = self.failures(measured)
         self.report = {"passed": not failures, "failures": failures, "steps": module.step, **measured}
         trainer.should_stop = trainer.should_stop or not failures
 

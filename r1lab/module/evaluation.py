@@ -50,7 +50,8 @@ def evaluate(
         completion), format (share of well-formed completions), completion_length, wrong_completion_length (of wrong
         answers; 0 where there is none), reasoning_length (tokens inside <think>, 0 without it),
         wellformed_reasoning_length (among well-formed completions alone), truncated (share), num_prompts, and for each
-        k above 1 pass_at_k and cons_at_k with intervals. Lengths are means, in tokens.
+        k above 1 pass_at_k and cons_at_k with intervals. Lengths are means, in tokens. Where prompts are of several
+        kinds, also pass_at_1/<kind> with its interval.
 
     Raises:
         ValueError: if a k is below 1 or exceeds `num_samples`.
@@ -82,7 +83,7 @@ def measure(
     seed: int,
     advance: Callable[[int], None] | None,
 ) -> list[dict[str, Any]]:
-    """What is measured of each prompt's samples: lists of `num_samples`, and the prompt's index."""
+    """What is measured of each prompt's samples: lists of `num_samples`; and the prompt's index and kind."""
     completions = sample(model, engine, prompts, num_samples=num_samples, sampling=sampling, seed=seed, advance=advance)
     expanded = expand(prompts, num_samples)
     pairs = list(zip(expanded, completions, strict=True))
@@ -96,7 +97,7 @@ def measure(
         "answers": [_answer(prompt, completion) for prompt, completion in pairs],
     }
     return [
-        {"index": prompt.index}
+        {"index": prompt.index, "kind": prompt.kind}
         | {name: values[i * num_samples : (i + 1) * num_samples] for name, values in measured.items()}
         for i, prompt in enumerate(prompts)
     ]
@@ -117,6 +118,9 @@ def summarise(rows: Sequence[dict[str, Any]], ks: Sequence[int]) -> dict[str, fl
         "truncated": float(truncated.mean()),
         "num_prompts": len(rows),
     }
+    kinds = np.array([row["kind"] for row in rows])
+    for kind in sorted(set(kinds)) if len(set(kinds)) > 1 else []:
+        scores |= _with_interval(f"pass_at_1/{kind}", correct[kinds == kind].mean(1))
     answers = [row["answers"] for row in rows]
     for k in sorted(set(ks) - {1}):
         scores |= _with_interval(f"pass_at_{k}", pass_at_k(correct.shape[1], correct.sum(1), k))

@@ -24,8 +24,16 @@ def forced_accuracy(
     chains: Sequence[Chain],
     text: Callable[[Chain], str],
     share: float,
+    *,
+    write: Callable[[Chain, str], str] = lambda chain, symbols: symbols,
+    read: Callable[[str], str] = str,
 ) -> float:
-    """Share of the chains answered rightly after round(share * steps) steps of working (half a step counts as one)."""
+    """Share of the chains answered rightly after round(share * steps) steps of working (half a step counts as one).
+
+    Args:
+        text: the prompt of a chain.
+        write: a chain and symbols -> the words in which a working of it begins. read: the symbol of an answer's word.
+    """
 
     def ids(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False)
@@ -38,13 +46,15 @@ def forced_accuracy(
         rows = [ids(text(chain)) for chain in group]
         num_steps = int(share * length + 0.5)
         if num_steps:
-            rows = [[*row, *ids(f"<think> {chain.first}")] for row, chain in zip(rows, group, strict=True)]
+            begun = [ids(f"<think> {write(chain, str(chain.first))}") for chain in group]
+            rows = [[*row, *start] for row, start in zip(rows, begun, strict=True)]
         for step in range(num_steps):
             # Every step but the first begins with a number of the policy's own, after the forced comma.
             rows = _continue(model, rows, _STEP_TOKENS + (step > 0))
             rows = [[*row, *ids("," if step + 1 < num_steps else "</think>")] for row in rows]
         rows = _continue(model, [[*row, *ids("<answer>")] for row in rows], 1)
-        right += sum(tokenizer.decode([row[-1]]) == chain.answer for row, chain in zip(rows, group, strict=True))
+        answers = [read(tokenizer.decode([row[-1]])) for row in rows]
+        right += sum(answer == chain.answer for answer, chain in zip(answers, group, strict=True))
     return right / len(chains)
 
 

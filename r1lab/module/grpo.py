@@ -2,7 +2,7 @@
 
 One training step is one optimizer step on one minibatch. A rollout of P prompts x G completions serves
 `num_minibatches * num_iterations` of them (R1: 512 x 16 completions, 16 minibatches, 1 iteration); the batch that
-starts a rollout brings its prompts, the others are empty. A half-used rollout is part of the checkpoint.
+starts a rollout brings the stream of prompts, the others are empty. A half-used rollout is part of the checkpoint.
 """
 
 import random
@@ -19,6 +19,7 @@ from r1lab.loss.grpo import LossOutput
 from r1lab.loss.kl import next_beta, reward_penalty
 from r1lab.model.reference import frozen_copy, refresh
 from r1lab.module.base import PolicyModule
+from r1lab.module.dynamic_sampling import Group, Stream, fill
 from r1lab.module.evaluation import expand, reasoning_length
 from r1lab.module.logprobs import completion_logprobs, counted_hidden
 from r1lab.reward.format import Format
@@ -43,6 +44,25 @@ class Rollout:
     advantages: Tensor  # [B]
     old_logprobs: list[Tensor]
     ref_logprobs: list[Tensor]
+
+    @classmethod
+    def of(cls, groups: Sequence[Group]) -> "Rollout":
+        """What was sampled and scored, with nothing yet of what the update needs beside it."""
+        rewards = torch.tensor([reward for group in groups for reward in group.rewards], dtype=torch.float32)
+        none = torch.zeros_like(rewards)
+        return cls(
+            prompts=[group.prompt for group in groups for _ in group.completions],
+            completions=[completion for group in groups for completion in group.completions],
+            rewards=rewards,
+            reward_terms={
+                name: [value for group in groups for value in group.reward_terms[name]]
+                for name in groups[0].reward_terms
+            },
+            kl_penalty=none,
+            advantages=none,
+            old_logprobs=[],
+            ref_logprobs=[],
+        )
 
     def pack(self) -> dict[str, Any]:
         """Plain data and tensors, for a checkpoint that loads with `weights_only=True`."""
@@ -74,6 +94,10 @@ class GRPO(PolicyModule):
         batch_size, group_size: completions a rollout over all ranks, B = P * G, and completions a prompt.
         num_minibatches, num_iterations: optimizer steps a pass over the rollout, and passes.
         microbatch_tokens: padded tokens a forward pass may hold (0: no limit).
+        max_resamples: rounds in which groups that are all right or all wrong are replaced (see `dynamic_sampling`); 0:
+            they are kept.
+        mask_truncated: completions that the length limit ended count in no loss; the baseline of their group has them
+            all the same, and so has the number of sequences (overlong filtering: DAPO, 2503.14476, section 3.4).
 
     Raises:
         ValueError: for settings that do not go together.
@@ -104,12 +128,15 @@ class GRPO(PolicyModule):
         num_minibatches: int,
         num_iterations: int,
         microbatch_tokens: int,
+        max_resamples: int,
+        mask_truncated: bool,
         **policy_parts: Any,
     ):
         super().__init__(**policy_parts)
         _check_sizes(batch_size, group_size, num_minibatches, num_iterations)
         _check_penalty(beta, kl_placement, refresh_every)
         _check_target(beta, kl_placement, kl_target, kl_horizon)
+        _check_resamples(max_resamples, group_size)
         if sampling.temperature == 0:
             raise ValueError("rollout.temperature is 0: greedy completions of a prompt are all alike, set it above 0")
         self.reward, self.advantage, self.loss, self.entropy_coef = reward, advantage, loss, entropy_coef
@@ -120,6 +147,7 @@ class GRPO(PolicyModule):
         self.batch_size, self.group_size = batch_size, group_size
         self.num_minibatches, self.num_iterations = num_minibatches, num_iterations
         self.microbatch_tokens = microbatch_tokens
+        self.max_resamples, self.mask_truncated = max_resamples, mask_truncated
         self.refuse_wrong_names()
 
         self.rollout: Rollout | None = None
@@ -158,6 +186,11 @@ class GRPO(PolicyModule):
 
     def on_fit_start(self) -> None:
         ranks = self.trainer.world_size
+        if self.prompts_per_rollout % ranks:
+            raise ValueError(
+                f"rollout.batch_size / rollout.group_size = {self.prompts_per_rollout} prompts a rollout "
+                f"does not divide among {ranks} ranks"
+            )
         if self.batch_size % (self.num_minibatches * ranks):
             raise ValueError(
                 f"rollout.batch_size={self.batch_size} is not divisible by module.num_minibatches="
@@ -166,11 +199,11 @@ class GRPO(PolicyModule):
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
-    def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> None:
+    def training_step(self, stream: Stream | Sequence, batch_idx: int) -> None:
         started = time.perf_counter()
         seconds = {"rollout": 0.0, "logprob": 0.0}
-        if prompts:
-            self.rollout, seconds = self.make_rollout(prompts)
+        if stream:
+            self.rollout, seconds = self.make_rollout(stream)
             self.used = 0
             weights = {f"reward/{name}_weight": weight for name, weight in self.reward.scheduled(self.step).items()}
             self.log_step(self.rollout_metrics(self.rollout) | weights)
@@ -181,8 +214,43 @@ class GRPO(PolicyModule):
         seconds |= {"update": now - update_started, "step": now - started}
         self.log_step({f"time/{name}_seconds": value for name, value in seconds.items()})
 
-    def make_rollout(self, prompts: Sequence[Prompt]) -> tuple[Rollout, dict[str, float]]:
+    def make_rollout(self, stream: Stream) -> tuple[Rollout, dict[str, float]]:
         """Sample, score and prepare a batch; also the seconds that sampling and the passes of models over it took."""
+        self.sampling_seconds = 0.0
+        rollout = Rollout.of(self.next_groups(stream))
+
+        scored = time.perf_counter()
+        if self.updates_per_rollout > 1 or self.kl_placement == "reward":
+            rollout = replace(rollout, old_logprobs=self.logprobs(self.policy, rollout))
+        if self.reference is not None:
+            rollout = replace(rollout, ref_logprobs=self.logprobs(self.reference, rollout))
+        if self.reference is not None and self.kl_placement == "reward":
+            rollout = replace(rollout, kl_penalty=self.kl_penalty(rollout, reward_penalty))
+        rollout = self.with_advantages(rollout)
+        return rollout, {"rollout": self.sampling_seconds, "logprob": time.perf_counter() - scored}
+
+    def next_groups(self, stream: Stream) -> list[Group]:
+        """This rank's groups of a new rollout."""
+        if not self.max_resamples and stream.curriculum is None:
+            return self.sample_groups(stream.take(self.prompts_per_rollout))
+
+        def draw(count: int) -> list[Group]:
+            # Of all ranks, in the order of the stream, so that each rank comes to the same batch, as one alone would.
+            shares = self.everyones(self.sample_groups(stream.take(count)))
+            return sorted((group for share in shares for group in share), key=lambda group: group.prompt.index)
+
+        filled = fill(draw, self.prompts_per_rollout, max_resamples=self.max_resamples)
+        metrics = filled.metrics()
+        if stream.curriculum is not None:
+            stream.curriculum.note(filled.pass_rates())
+            metrics |= {f"pass_rate/{level}": rate for level, rate in sorted(stream.curriculum.rates.items())}
+        self.log_step({f"rollout/{name}": value for name, value in metrics.items()})
+        return filled.groups[self.global_rank :: self.trainer.world_size]
+
+    def sample_groups(self, prompts: Sequence[Prompt]) -> list[Group]:
+        """One group for each prompt, sampled and scored; a rank may have none."""
+        if not prompts:
+            return []
         started = time.perf_counter()
         completions = self.engine.generate(
             self.policy,
@@ -193,21 +261,14 @@ class GRPO(PolicyModule):
             step=self.step,
             policy_version=self.step,
         )
-        sampled = time.perf_counter()
-        expanded = expand(prompts, self.group_size)
-        rewards = self.reward(expanded, completions, self.step)
-        none = torch.zeros_like(rewards.total)
-        rollout = Rollout(expanded, completions, rewards.total, rewards.terms, none, none, [], [])
-
-        scored = time.perf_counter()
-        if self.updates_per_rollout > 1 or self.kl_placement == "reward":
-            rollout = replace(rollout, old_logprobs=self.logprobs(self.policy, rollout))
-        if self.reference is not None:
-            rollout = replace(rollout, ref_logprobs=self.logprobs(self.reference, rollout))
-        if self.reference is not None and self.kl_placement == "reward":
-            rollout = replace(rollout, kl_penalty=self.kl_penalty(rollout, reward_penalty))
-        rollout = self.with_advantages(rollout)
-        return rollout, {"rollout": sampled - started, "logprob": time.perf_counter() - scored}
+        self.sampling_seconds += time.perf_counter() - started
+        rewards = self.reward(expand(prompts, self.group_size), completions, self.step)
+        total = rewards.total.tolist()
+        rows = [slice(i * self.group_size, (i + 1) * self.group_size) for i in range(len(prompts))]
+        return [
+            Group(prompt, completions[own], total[own], {name: values[own] for name, values in rewards.terms.items()})
+            for prompt, own in zip(prompts, rows, strict=True)
+        ]
 
     def with_advantages(self, rollout: Rollout) -> Rollout:
         """The rollout with its advantages."""
@@ -289,16 +350,19 @@ class GRPO(PolicyModule):
     def accumulate(self, rows: list[int]) -> dict[str, float]:
         """The gradient of the loss over the rows of all ranks; the loss (`total`) and its metrics."""
         rollout = self.rollout
-        mine = torch.tensor([len(rows), sum(len(rollout.completions[i].ids) for i in rows)], device=self.device)
+        counted = [i for i in rows if not (self.mask_truncated and rollout.completions[i].truncated)]
+        mine = torch.tensor([len(rows), sum(len(rollout.completions[i].ids) for i in counted)], device=self.device)
         sequences, tokens = self.all_gather(mine).reshape(-1, 2).sum(0).tolist()
-        parts = list(self.batches(rollout, rows))
+        # A rank with nothing that counts takes part in the exchange with a completion of no weight.
+        parts = list(self.batches(rollout, counted or rows[:1]))
+        weight = 1.0 if counted else 0.0
         shares: list[dict[str, Tensor]] = []
         for number, (part, batch) in enumerate(parts, 1):
             with self.exchange(number == len(parts)):
                 output = self.microbatch_loss(rollout, part, batch.to(self.device), sequences, tokens)
-                self.backward_share(output.loss)
+                self.backward_share(output.loss * weight)
             shares.append({**output.metrics, "total": output.loss.detach()})
-        sums = torch.stack([sum(share[name] for share in shares) for name in shares[0]])
+        sums = torch.stack([sum(share[name] for share in shares) for name in shares[0]]) * weight
         everyone = self.all_gather(sums).reshape(-1, len(sums)).sum(0)
         return dict(zip(shares[0], everyone.tolist(), strict=True))
 
@@ -404,6 +468,11 @@ class GRPO(PolicyModule):
         }
         for name, values in rollout.reward_terms.items():
             quantities[f"reward/{name}"] = [value for value in values if value is not None]
+        kinds = sorted({kind for own in self.everyones(list({p.kind for p in rollout.prompts})) for kind in own})
+        for kind in kinds if len(kinds) > 1 else []:
+            rows = [row for row, prompt in enumerate(rollout.prompts) if prompt.kind == kind]
+            quantities[f"reward/mean/{kind}"] = rollout.rewards[rows].tolist()
+            quantities[f"reward/accuracy/{kind}"] = [accuracy[row] for row in rows if accuracy[row] is not None]
         return {name: (float(sum(values)), len(values)) for name, values in quantities.items()}
 
     def state(self) -> dict[str, Any]:
@@ -444,6 +513,16 @@ def _check_sizes(batch_size: int, group_size: int, num_minibatches: int, num_ite
                 f"rollout.batch_size={batch_size} is not divisible by {name}={sizes[name]}; "
                 f"take a batch of {batch_size - batch_size % sizes[name] or sizes[name]}, or change {name}"
             )
+
+
+def _check_resamples(max_resamples: int, group_size: int) -> None:
+    if max_resamples < 0:
+        raise ValueError(f"rollout.max_resamples must be at least 0, got {max_resamples}")
+    if max_resamples and group_size < 2:
+        raise ValueError(
+            f"rollout.max_resamples={max_resamples} replaces groups that are all right or all wrong, and a group of "
+            "one always is: raise rollout.group_size, or set rollout.max_resamples=0"
+        )
 
 
 def _check_penalty(beta: float, kl_placement: str, refresh_every: int | None) -> None:

@@ -18,7 +18,7 @@ from r1lab.task.template import Template
 from r1lab.types import Prompt
 
 MODULUS = 100
-_OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Chain:
         """The running total before each step, and after the last."""
         totals = [self.first]
         for sign, operand in self.steps:
-            totals.append(_OPERATIONS[sign](totals[-1], operand) % MODULUS)
+            totals.append(OPERATIONS[sign](totals[-1], operand) % MODULUS)
         return totals
 
     @property

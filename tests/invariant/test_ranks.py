@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[2]
 REWARD = """
 def even(prompts, completions):
     return [float(sum(c.ids) % 2) for c in completions]
+
+def seldom(prompts, completions):
+    return [float(sum(c.ids) % 8 == 0) for c in completions]
 """
 OVERRIDES = (
     "trainer.accelerator=cpu",
@@ -49,6 +52,30 @@ def test_two_ranks_equal_one(train, tmp_path):
     for name in (name for name in one if "seconds" not in name):
         # Sums in another order; the gradient's norm is about 1.
         assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-4, abs=1e-5, nan_ok=True), name
+
+
+def test_two_ranks_sample_dynamically_as_one_does(train, tmp_path):
+    options = (
+        "rollout.batch_size=16",
+        "rollout.max_resamples=4",
+        "data.curriculum.highest=0.1",
+        "reward.accuracy._target_=rewards.seldom",
+    )
+    one = train(tmp_path / "one", *options)
+    two = train(tmp_path / "two", *options, "trainer.devices=2")
+    assert (one["rollout/prompts"] > 4).all()
+    for name in (name for name in one if name.startswith("rollout/") or name == "reward/accuracy"):
+        assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-4, nan_ok=True), name
+
+
+def test_a_rank_with_nothing_that_counts_takes_part(train, tmp_path):
+    # Most completions of an untrained policy are cut off at two tokens: all of some rank's.
+    options = ("module.mask_truncated=true", "rollout.max_new_tokens=2", "trainer.max_steps=3", "rollout.batch_size=8")
+    one = train(tmp_path / "one", *options)
+    two = train(tmp_path / "two", *options, "trainer.devices=2")
+    assert (one["rollout/truncated"] > 0.9).all()
+    for name in ("loss/total", "loss/policy_loss", "optimizer/gradient_norm"):
+        assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-4, abs=1e-5), name
 
 
 def test_two_ranks_go_on_in_the_middle_of_a_rollout(train, tmp_path):

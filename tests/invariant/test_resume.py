@@ -43,11 +43,21 @@ ALGORITHMS = {
         "module.value_lr=0.01",
         "loss.value_clip=0.05",
     ),
+    # What a rollout takes from the stream of prompts follows from the rollouts before.
+    "dynamic": (
+        "rollout.max_resamples=2",
+        "data.curriculum.highest=0.2",
+        "data.curriculum.decay=0.5",
+        "reward.accuracy._target_=rewards.seldom",
+    ),
 }
 # Accuracy and format are 0 for an untrained policy, and would teach it nothing.
 REWARD = """
 def variety(prompts, completions):
     return [len(set(c.ids)) / len(c.ids) + c.ids[0] % 5 for c in completions]
+
+def seldom(prompts, completions):
+    return [float(sum(c.ids) % 4 == 0) for c in completions]
 """
 
 # The train command, which stands still in the update of its fourth step until it is killed.
@@ -139,6 +149,14 @@ def test_the_run_that_is_compared_with_learns_and_refreshes(wholes, algorithm):
     assert rows[3]["validation/pass_at_1"] != ""
 
 
+def test_the_dynamic_run_that_is_compared_with_resamples_and_passes_over_prompts(wholes):
+    checkpoint = torch.load(wholes["dynamic"] / "checkpoints/last.ckpt", weights_only=True)
+    stream = checkpoint["PromptData"]["stream"]
+    sampled = [float(row["rollout/prompts"]) for row in read(wholes["dynamic"])["metrics"]][::2]
+    assert stream["position"] > sum(sampled) > 3 * 2
+    assert stream["rates"]
+
+
 def test_the_values_that_are_compared_with_learn(wholes):
     run = read(wholes["ppo"])
     assert run["parameters"]["value_model.head.weight"].abs().max() > 0
@@ -150,7 +168,9 @@ def test_the_values_that_are_compared_with_learn(wholes):
 
 
 # The rollout is half used, used up with a validation, half used.
-@pytest.mark.parametrize("algorithm, steps", [("grpo", 3), ("grpo", 4), ("grpo", 5), ("ppo", 3), ("ppo", 4)])
+@pytest.mark.parametrize(
+    "algorithm, steps", [("grpo", 3), ("grpo", 4), ("grpo", 5), ("ppo", 3), ("ppo", 4), ("dynamic", 3), ("dynamic", 4)]
+)
 def test_stopped_and_resumed(wholes, train_small, tmp_path, monkeypatch, algorithm, steps):
     overrides = (*ALGORITHMS[algorithm], *OVERRIDES)
 

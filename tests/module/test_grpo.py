@@ -4,8 +4,11 @@ import pandas as pd
 import pytest
 import torch
 
+from r1lab.advantage.group import group_advantages
 from r1lab.analysis.run import load_run
 from r1lab.module.checkpoint import read_checkpoint
+from r1lab.module.grpo import GRPO
+from r1lab.task.arithmetic import Arithmetic
 
 # Completions of random policies differ in length alone; a reward with a spread gives every group a gradient.
 SPREAD = (
@@ -140,3 +143,77 @@ def test_lengths_of_right_and_wrong_answers_make_up_the_mean(train_small, tmp_pa
     right, wrong = (table[f"rollout/{name}_completion_length"] for name in ("correct", "wrong"))
     made_up = table["reward/accuracy"] * right + (1 - table["reward/accuracy"]) * wrong
     assert len(table) and made_up.tolist() == pytest.approx(table["rollout/completion_length"].tolist(), rel=1e-5)
+
+
+def test_truncated_completions_count_in_no_loss_but_in_the_baseline(train_small, tmp_path, monkeypatch):
+    rollouts, counted = [], []
+    accumulate, batches = GRPO.accumulate, GRPO.batches
+
+    def watched(self, rows):
+        rollouts.append(self.rollout)
+        return accumulate(self, rows)
+
+    def rows_of(self, rollout, rows):
+        if rollouts and rollout is rollouts[-1]:
+            counted.extend(rows)
+        return batches(self, rollout, rows)
+
+    monkeypatch.setattr(GRPO, "accumulate", watched)
+    monkeypatch.setattr(GRPO, "batches", rows_of)
+    options = ("module.mask_truncated=true", "rollout.batch_size=64", "rollout.max_new_tokens=60",
+               "trainer.max_steps=1", "trainer.val_check_interval=1")  # fmt: skip
+    run = load_run(train_small(tmp_path, *SPREAD, *options))
+    (rollout,) = rollouts
+    truncated = {i for i, completion in enumerate(rollout.completions) if completion.truncated}
+    assert 0 < len(truncated) < 64 and set(counted) == set(range(64)) - truncated
+    assert torch.equal(rollout.advantages, group_advantages(rollout.rewards.view(16, 4), scale="std", ddof=0,
+                                                            eps=1e-4).flatten())  # fmt: skip
+    # sequence_mean: a masked sequence adds nothing and still is one; at the first step every ratio is 1.
+    kept = torch.tensor([i not in truncated for i in range(64)])
+    assert run.metrics["loss/policy_loss"][0] == pytest.approx(-(rollout.advantages * kept).sum().item() / 64, abs=1e-5)
+
+
+def test_dynamic_sampling_trains_on_mixed_groups(train_small, tmp_path):
+    accuracy = "reward.accuracy._target_=tests.module.test_grpo.seldom"
+    options = (accuracy, "rollout.batch_size=32", "evaluate=false", "callback.samples.shown=0")
+    always = metrics(train_small(tmp_path / "all", *options))
+    mixed = metrics(train_small(tmp_path / "mixed", *options, "rollout.max_resamples=9"))
+    assert (always["advantage/zero_std_groups"] > 0).all()
+    assert (mixed["advantage/zero_std_groups"] == 0).all() and (mixed["rollout/filled_groups"] == 0).all()
+    assert (mixed["rollout/prompts"] * mixed["rollout/mixed_groups"]).tolist() == pytest.approx([8, 8])
+    assert (mixed["rollout/sampled_accuracy"] < mixed["reward/accuracy"]).all()
+
+
+def seldom(prompts, completions):
+    return [float(sum(c.ids) % 8 == 0) for c in completions]
+
+
+def test_a_group_of_one_cannot_be_mixed(train_small, tmp_path):
+    with pytest.raises(ValueError, match="rollout.max_resamples=1 .*group of one always is: raise rollout.group_size"):
+        train_small(tmp_path, "rollout.max_resamples=1", "rollout.group_size=1", "advantage.scale=none")
+
+
+# Two parts of the same kind would be one in the metrics.
+MIXED = (
+    "task=mixed",
+    "+task@task.parts.other=arithmetic",
+    "task.parts.other._target_=tests.module.test_grpo.Other",
+    "task.sources={arithmetic:1,other:1}",
+)
+
+
+class Other(Arithmetic):
+    name = "other"
+
+
+def test_kinds_of_a_mixture_have_metrics_of_their_own(train_small, tmp_path):
+    options = ("rollout.batch_size=32", "callback.samples.shown=0", "evaluation.num_prompts=16")
+    accuracy = "reward.accuracy._target_=tests.module.test_grpo.even"
+    run = load_run(train_small(tmp_path, *MIXED, *options, accuracy, "data.validation_prompts=16"))
+    names = [f"{kind}" for kind in ("arithmetic", "other")]
+    for name in ("reward/mean", "reward/accuracy"):
+        # Of eight prompts the shares of both kinds add up to the whole.
+        own = run.metrics[[f"{name}/{kind}" for kind in names]]
+        assert (own.min(axis=1) <= run.metrics[name]).all() and (run.metrics[name] <= own.max(axis=1)).all()
+    assert {f"validation/pass_at_1/{kind}" for kind in names} <= set(run.metrics)
+    assert {f"pass_at_1/{kind}_low" for kind in names} <= set(run.summary["after"]["heldout"])

@@ -1,0 +1,47 @@
+"""Prompts from several tasks, in given shares."""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from r1lab.task.protocol import SPLITS, Task
+from r1lab.types import Prompt
+
+
+class Mixed:
+    """Prompt `index` is that of number `index` of one of its parts; which one follows from (split, index) alone.
+
+    Prompts keep their kind; the column `part` says which of the parts they are of. A split is there where all parts
+    have it.
+
+    Args:
+        parts: makes the task of each name. sources: the weight of each part; one without is not made.
+
+    Raises:
+        ValueError: for a weight without a part, a negative one, or nothing above 0.
+    """
+
+    name = "mixed"
+
+    def __init__(self, parts: Mapping[str, Callable[[], Task]], sources: Mapping[str, float]):
+        if unknown := sorted(set(sources) - set(parts)):
+            raise ValueError(
+                f"task.sources names {', '.join(unknown)}, which is no part; there are {', '.join(parts)}, and "
+                f"+task@task.parts.{unknown[0]}=<task> adds it"
+            )
+        if any(weight < 0 for weight in sources.values()) or not sum(sources.values()):
+            raise ValueError(f"task.sources must be weights of at least 0, not all 0, got {dict(sources)}")
+        self.parts = {name: parts[name]() for name, weight in sources.items() if weight}
+        self.weights = [sources[name] for name in self.parts]
+        self.template = next(iter(self.parts.values())).template  # of a question of one's own
+        self.splits = tuple(split for split in SPLITS if all(split in part.splits for part in self.parts.values()))
+
+    def sample(self, split: str, index: int) -> Prompt:
+        if split not in self.splits:
+            raise ValueError(f"unknown split {split!r}; there are {', '.join(self.splits)}")
+        (name,) = random.Random(f"{self.name}/{split}/{index}").choices(list(self.parts), self.weights)
+        prompt = self.parts[name].sample(split, index)
+        return replace(prompt, columns={**prompt.columns, "part": name})
+
+    def is_correct(self, prompt: Prompt, answer: str) -> float | bool:
+        return self.parts[prompt.columns["part"]].is_correct(prompt, answer)
