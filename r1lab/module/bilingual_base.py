@@ -10,7 +10,7 @@ from r1lab.model.bilingual import LANGUAGES, SYMBOLS
 from r1lab.module.evaluation import evaluate, sample
 from r1lab.module.forced import SHARES, forced_accuracy
 from r1lab.module.logprobs import completion_logprobs
-from r1lab.reward.format import parts_of
+from r1lab.reward.language_consistency import VocabularyConsistency
 from r1lab.rollout.collate import collate
 from r1lab.task.arithmetic import Chain
 from r1lab.types import Completion, Prompt
@@ -79,11 +79,9 @@ def consistency_by_language(
     prompts: Sequence[Prompt], completions: Sequence[Completion], vocabularies: dict[str, frozenset[str]]
 ) -> dict[str, float]:
     """For each language the mean share of its words in the reasoning to its prompts, where that has any words."""
-    known = frozenset().union(*vocabularies.values())
-    shares: dict[str, list[float]] = {language: [] for language in vocabularies}
-    for prompt, completion in zip(prompts, completions, strict=True):
-        words = [word for word in (parts_of(prompt, completion).reasoning or "").split() if word in known]
-        if words:
-            own = sum(word in vocabularies[prompt.language] for word in words)
-            shares[prompt.language].append(own / len(words))
-    return {language: sum(values) / len(values) if values else 0.0 for language, values in shares.items()}
+    shares = VocabularyConsistency(vocabularies=vocabularies)(prompts, completions)
+    own: dict[str, list[float]] = {language: [] for language in vocabularies}
+    for prompt, share in zip(prompts, shares, strict=True):
+        if share is not None:
+            own[prompt.language].append(share)
+    return {language: sum(values) / len(values) if values else 0.0 for language, values in own.items()}

@@ -12,13 +12,23 @@ class Accuracy:
     Reasoning is not asked for: that is the format reward's part. An answer inside the reasoning is none
     (`r1lab.reward.format.Parts`). The answer reaches `is_correct` without the white space around it, and only when
     something is left. A checker that has a `batch` (N prompts, N answers -> N scores) is given all at once.
+
+    kinds: of prompts that it is for (`Prompt.kind`); to others it does not apply. None: for all.
     """
 
-    def __init__(self, is_correct: Callable[[Prompt, str], float | bool]):
-        self.is_correct = is_correct
+    def __init__(self, is_correct: Callable[[Prompt, str], float | bool], kinds: Sequence[str] | None = None):
+        self.is_correct, self.kinds = is_correct, kinds
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
-        """B prompts and their B completions -> B rewards."""
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        """B prompts and their B completions -> B rewards, None for prompts of other kinds."""
+        if self.kinds is not None:
+            rows = [b for b, prompt in enumerate(prompts) if prompt.kind in self.kinds]
+            scores = self._scores([prompts[b] for b in rows], [completions[b] for b in rows])
+            applies = dict(zip(rows, scores, strict=True))
+            return [applies.get(b) for b in range(len(prompts))]
+        return self._scores(prompts, completions)
+
+    def _scores(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
         pairs = zip(prompts, completions, strict=True)
         answers = [None if c.truncated else parts_of(prompt, c).answer for prompt, c in pairs]
         answered = [b for b, answer in enumerate(answers) if answer]

@@ -136,7 +136,11 @@ class General:
             kind=self.name,
             language=language,
             difficulty=len(request.topics),
-            columns={"question": request.question, "request": request.kind},
+            columns={
+                "question": request.question,
+                "request": request.kind,
+                "thought": LANGUAGES[language].write("easy"),
+            },
         )
 
     def is_correct(self, prompt: Prompt, answer: str) -> float:
