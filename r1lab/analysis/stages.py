@@ -76,6 +76,7 @@ def _cell(row) -> str:
 def stage_figure(frame: pd.DataFrame, path: Path) -> None:
     """One panel a metric, the stages from left to right; a hollow marker where people's data entered."""
     metrics = list(dict.fromkeys(frame["metric"]))
+    stages = list(dict.fromkeys(frame["stage"]))
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.5 * rows), dpi=120, layout="constrained")
@@ -83,13 +84,13 @@ def stage_figure(frame: pd.DataFrame, path: Path) -> None:
     for number, metric in enumerate(metrics):
         axes = figure.add_subplot(rows, columns, number + 1)
         part = frame[frame["metric"] == metric].dropna(subset=["value"])
-        for i, row in enumerate(part.itertuples()):
+        for row in part.itertuples():
             spread = None if pd.isna(row.low) else [[max(row.value - row.low, 0)], [max(row.high - row.value, 0)]]
             face = "white" if row.people else BLUE
-            axes.errorbar([i], [row.value], spread, fmt="o", color=BLUE, mfc=face, capsize=3)
-        axes.set_xticks(range(len(part)), part["stage"])
-        if metric != "reasoning_length":
-            axes.set_ylim(-0.03, 1.05)
+            axes.errorbar([stages.index(row.stage)], [row.value], spread, fmt="o", color=BLUE, mfc=face, capsize=3)
+        axes.set_xticks(range(len(stages)), stages)
+        axes.set_xlim(-0.5, len(stages) - 0.5)
+        axes.set_ylim(*((0, None) if metric == "reasoning_length" else (-0.03, 1.05)))
         plain(axes, TITLES[metric], grid="y")
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     figure.savefig(temporary)

@@ -49,7 +49,8 @@ class Pipeline:
                 root=self.folder / f"seed_{seed}",
                 seed=seed,
                 model=tuple(model),
-                overrides=(*config["pipeline"]["common"], *config["overrides"]),
+                common=tuple(config["pipeline"]["common"]),
+                overrides=tuple(config["overrides"]),
                 isolate=config["isolate"],
             )
             for seed in config["seeds"]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,8 @@ _BULKY = ("completion_ids", "sampling_logprobs")
 class Context:
     """What all stages of a seed share.
 
-    root: the seed's folder. model: the overrides that choose the model. overrides: of every train stage, after its own.
+    root: the seed's folder. model: the overrides that choose the model. common, overrides: of every train stage, before
+    and after its own.
     isolate: each train stage in a process of its own, as several devices need.
     """
 
@@ -52,6 +54,7 @@ class Context:
     root: Path
     seed: int
     model: tuple[str, ...]
+    common: tuple[str, ...]
     overrides: tuple[str, ...]
     isolate: bool
 
@@ -74,8 +77,7 @@ class Work:
     @property
     def command(self) -> str:
         """The command that does the same, as one would type it."""
-        words = [f"'{word}'" if set(word) & set(" {}[]'") else word for word in self.words]
-        return " ".join([f"python -m r1lab.{self.verb}", *words])
+        return shlex.join(["python", "-m", f"r1lab.{self.verb}", *self.words])
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -112,7 +114,7 @@ class Train(Work):
                 name: {"path": str(context.folder(name) / DOCUMENTS), "weight": w} for name, w in stage.data.items()
             }
             own.append(f"data.documents.sources={quoted_mapping(sources)}")
-        words = [*context.model, *stage.overrides, *own, *context.overrides]
+        words = [*context.model, *context.common, *stage.overrides, *own, *context.overrides]
         if stage.epochs:
             config = composed("train", words, self.folder)
             documents = len(FilteredDocuments(config["data"]["documents"]["sources"], seed=context.seed))

@@ -59,6 +59,8 @@ def make_stages(config: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
         needed = {"train": ("init",), "generate": ("init",), "answers": ("num_prompts",)}[stage.run]
         if missing := [key for key in needed if not getattr(stage, key)]:
             raise ValueError(f"{where} needs {', '.join(missing)}")
+        if stage.run == "generate" and stage.init == BASE:
+            raise ValueError(f"{where} samples the policy of a stage, not the base")
         if bool(stage.data) != bool(stage.epochs):
             raise ValueError(f"{where}: data and epochs go together")
         for source, kind in [(stage.init, "policy"), *((source, "documents") for source in stage.data)]:
