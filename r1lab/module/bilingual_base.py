@@ -15,17 +15,19 @@ from r1lab.rollout.collate import collate
 from r1lab.task.arithmetic import Chain
 from r1lab.types import Completion, Prompt
 
+PROBLEMS = 512
+
 
 def measure_bilingual_base(module, data) -> dict:
-    """The measures on 512 problems of the validation split, and the corpus that made the base.
+    """The measures on `PROBLEMS` problems of the validation split, and the corpus that made the base.
 
     forced: by share of the working, over prompts of both languages, each begun in its own. results: by language, the
     probability of the right result after a right working in it. consistency: by language of the prompt, the share of
     that language's words in the base's own reasoning. sampled: its own samples' scores.
     """
     task, tokenizer, policy = data.task, module.tokenizer, module.policy
-    prompts = [task.sample("validation", i) for i in range(512)]
-    chains = [task.chain("validation", i) for i in range(512)]
+    prompts = [task.sample("validation", i) for i in range(PROBLEMS)]
+    chains = [task.chain("validation", i) for i in range(PROBLEMS)]
     languages = dict(zip(chains, (prompt.language for prompt in prompts), strict=True))
     options = {
         "text": lambda chain: task.text(chain, languages[chain]),

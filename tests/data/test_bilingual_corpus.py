@@ -17,9 +17,9 @@ def corpus():
     """corpus(**settings): that of the base, with other settings."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", ["model=tiny_bilingual_untrained", "task=bilingual", "data=bilingual_corpus"])
-        config = plain(config)["model"], plain(config)["task"], plain(config)["data"]["documents"]
-    model, task, documents = config
-    task = make(task, tokenizer=make(model["tokenizer"]))
+        parts = [plain(part) for part in (config.model.tokenizer, config.task, config.data.documents)]
+    tokenizer, task, documents = parts
+    task = make(task, tokenizer=make(tokenizer))
     documents = {key: value for key, value in documents.items() if key != "_target_"}
     return lambda **settings: BilingualCorpus(task, **documents | settings)
 

@@ -81,3 +81,14 @@ def test_partial_scores_and_each_prompt_with_its_own_completion():
 
     assert Accuracy(is_correct)(prompts, completions) == [0.25, 0.5]
     assert seen == [("0.25", "x"), ("0.5", "y")]
+
+
+def test_it_is_for_prompts_of_some_kinds():
+    prompts = [Prompt((1,), "", "7", kind=kind) for kind in ("sum", "talk", "sum")]
+    completions = [Completion((1,), f"<answer> {answer} </answer>", False) for answer in ("7", "7", "8")]
+
+    def right(prompt, answer):
+        return answer == prompt.answer
+
+    assert Accuracy(right, kinds=["sum"])(prompts, completions) == [1.0, None, 0.0]
+    assert Accuracy(right)(prompts, completions) == [1.0, 1.0, 0.0]

@@ -89,7 +89,7 @@ def test_splits_share_no_request_and_harder_ones_are_longer():
 def test_kinds_and_languages_by_weight():
     prompts = [general().sample("train", i) for i in range(2000)]
     # Standard deviations of 2000 in quarters 19.4, in halves 22.4; splitting takes as much from each kind.
-    kinds, languages = (Counter(values) for values in zip(*((p.columns["request"], p.language) for p in prompts)))
+    kinds, languages = Counter(p.columns["request"] for p in prompts), Counter(p.language for p in prompts)
     assert set(kinds) == set(KINDS) and all(abs(count - 500) < 5 * 19.4 for count in kinds.values())
     assert abs(languages["en"] - 1000) < 4 * 22.4
 
