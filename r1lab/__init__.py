@@ -12,19 +12,23 @@ Verbs, each `python -m r1lab.<verb>`:
     evaluate    score a checkpoint: pass@1, pass@k, greedy, lengths, with intervals
     generate    let a checkpoint answer a prompt, or a whole split into Parquet
     analysis.ablation   sum up a sweep: table, figure, CSV and verdict, from its Optuna study alone
+    analysis.reward_hacking   the reward model's score beside the gold score over steps of RL: figure, CSV
 
 Packages; the same word names the package, its folder in conf, its folder in tests and the prefix of its metrics:
     types       Prompt, Completion; the legend of the shape letters
-    task        where prompts and their checkable answers come from; the prompt templates
+    task        where prompts and their checkable answers come from, also several by weight; the prompt templates
     rollout     prompts -> groups of completions: the engine protocol, its engines, keyed randomness; collate
     reward      completion -> number: accuracy, format; the weighted sum
     advantage   rewards -> advantages: of a completion in its group, of a token by GAE
-    loss        logprobs -> scalar, pure functions, the definitions: ratio, clip, kl, aggregate, grpo, ppo, sft, distill
+    loss        logprobs -> scalar, pure functions, the definitions: ratio, clip, kl, aggregate, grpo, ppo, sft,
+                distill, preference
     kernel      Triton drop-ins for them: linear_logprob, k3, linear_grpo_loss, linear_distill_loss
-    model       the policy from a folder, the hub or a fresh config; the frozen reference; the value model; what they
-                hold in memory; the shipped tiny base
-    data        LightningDataModules: prompts for RL, documents for supervised training; the tiny base's corpus
-    module      LightningModules, thin: base, grpo, ppo, sft; evaluation; checkpoints
+    model       the policy from a folder, the hub or a fresh config; the frozen reference; the value model and the
+                reward model; what they hold in memory; the shipped tiny base
+    data        LightningDataModules: prompts for RL and their curriculum, documents for supervised training, pairs for
+                reward models; the tiny base's corpus
+    module      LightningModules, thin: base, grpo with its dynamic sampling, ppo, sft, reward_model; evaluation;
+                checkpoints
     callback    what watches a run: progress, metrics.csv, samples.jsonl, checkpoints, the base's gate, pruning
     metric      pass_at_k, majority_vote, bootstrap intervals; over seeds: t intervals, paired tests, Holm, power
     sweeper     Hydra's sweeper on Optuna: seeds, pruning, a queue that processes share

@@ -39,6 +39,7 @@ from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
 from r1lab.module.checkpoint import AtomicCheckpointIO
 from r1lab.module.evaluation import evaluate_splits
+from r1lab.module.reward_model import RewardModel
 from r1lab.run_folder import (
     FINISHED,
     claim,
@@ -98,7 +99,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     # Built before the trainer builds it, so that it can be scored before the first step.
     module.configure_model()
     note_slowness(config["model"]["name"], module.policy)
-    data = build_data(config, parts, module)
+    data = parts["data"] = build_data(config, parts, module)
     timer = Timer()
     trainer = build_trainer(config, folder, [timer])
 
@@ -321,7 +322,10 @@ def note_slowness(name: str, policy: torch.nn.Module) -> None:
 
 def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModule) -> L.LightningDataModule:
     data = dict(config["data"])
-    documents = data.pop("documents", None)
+    documents, preferences = data.pop("documents", None), data.pop("preferences", None)
+    if preferences is not None:
+        preferences = make(preferences, task=parts["task"])
+        return make(data, preferences=preferences, task=parts["task"], seed=config["seed"])
     if documents is not None:
         # A corpus is about the task; documents that were written before are not.
         takes_task = "task" in inspect.signature(get_object(documents["_target_"])).parameters
@@ -365,6 +369,10 @@ def score(
     evaluation = config["evaluation"]
     # Lightning has it there during the fit alone.
     module.policy.to(trainer.strategy.root_device)
+    if isinstance(module, RewardModel):
+        module.to(trainer.strategy.root_device)
+        preferences, count = parts["data"].preferences, range(evaluation["num_prompts"])
+        return {name: module.evaluate([preferences.pair(name, i) for i in count]) for name in evaluation["splits"]}
     return evaluate_splits(
         module.policy,
         parts["tokenizer"],
@@ -381,7 +389,7 @@ def score(
 
 def score_base(config: dict[str, Any], parts: dict[str, Any], *run: Any) -> dict[str, dict[str, float]]:
     """`score` before the first step; read from `evaluation.cache` where the same base was scored in the same way."""
-    if config["evaluation"]["cache"] is None:
+    if config["evaluation"]["cache"] is None or isinstance(run[0], RewardModel):
         return score(config, parts, *run)
     module = run[0]
     asked = {

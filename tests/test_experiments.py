@@ -48,10 +48,30 @@ def leaves(config: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], ob
     return found
 
 
+# Those that need the words of two languages.
+BILINGUAL = {"bilingual", "tiny_bilingual_base", "reward_model", "safety_model", "reward_hacking"}
+
+
+@pytest.fixture(scope="module")
+def given(train_small, tmp_path_factory):
+    """given(experiment): what it starts from."""
+
+    def overrides(experiment):
+        untrained = ("model=tiny_bilingual_untrained",) if experiment in BILINGUAL else ()
+        if experiment != "reward_hacking":
+            return untrained
+        folder = tmp_path_factory.mktemp("reward_model")
+        train_small(folder, "experiment=reward_model", "evaluate=false", "data.batch_size=8", *untrained)
+        return (*untrained, f"reward.model.scorer.name={folder}")
+
+    return overrides
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_two_steps(experiment, train_small, tmp_path):
+def test_two_steps(experiment, given, train_small, tmp_path):
     # Without its gate, which no base of two steps passes.
-    train_small(tmp_path, f"experiment={experiment}", "callback=default", "callback.samples.shown=0")
+    options = ("callback=default", "callback.samples.shown=0")
+    train_small(tmp_path, f"experiment={experiment}", *options, *given(experiment))
     summary, rows = read(tmp_path)
     assert (summary["status"], summary["experiment"], summary["steps"]) == ("finished", experiment, 2)
     assert summary["objective"] is not None

@@ -87,6 +87,7 @@ def test_columns(write, tmp_path, tiny_run):
     for row, completion in zip(got, expected, strict=True):
         prompt = prompts[row["prompt_index"]]
         assert (row["prompt"], row["answer"], row["kind"]) == (prompt.text, prompt.answer, "arithmetic")
+        assert row["difficulty"] == prompt.difficulty
         assert row["completion_ids"] == list(completion.ids) and row["length"] == len(completion.ids)
         assert (row["completion"], row["truncated"]) == (completion.text, completion.truncated)
         assert row["sampling_logprobs"] == pytest.approx(completion.sampling_logprobs, abs=1e-4)

@@ -25,6 +25,7 @@ RL_PANELS = (
     ("zero-variance groups", {"": "advantage/zero_std_groups"}),
 )
 SFT_PANELS = (
+    ("accuracy on pairs", {"training": "loss/accuracy", "validation": "validation/accuracy"}),
     ("format", {"validation": "validation/format"}),
     ("length in tokens", {"completion": "validation/completion_length", "reasoning": "validation/reasoning_length"}),
     ("gradient norm", {"": "optimizer/gradient_norm"}),

@@ -125,12 +125,14 @@ def describe_training(metrics: Mapping[str, float]) -> str:
 
 
 def describe_validation(metrics: Mapping[str, float]) -> str:
-    """`validation 0.45 [0.40, 0.50]`: pass@1 with its interval, and the format's share in supervised training."""
-    if "validation/pass_at_1" not in metrics:
+    """`validation 0.45 [0.40, 0.50]`: pass@1 (a reward model's accuracy) with its interval, and the format's share in
+    supervised training."""
+    names = [name for name in ("validation/pass_at_1", "validation/accuracy") if name in metrics]
+    if not names:
         return ""
-    text = f"validation {metrics['validation/pass_at_1']:.2f}"
-    if "validation/pass_at_1_low" in metrics:
-        text += f" [{metrics['validation/pass_at_1_low']:.2f}, {metrics['validation/pass_at_1_high']:.2f}]"
+    text = f"validation {metrics[names[0]]:.2f}"
+    if f"{names[0]}_low" in metrics:
+        text += f" [{metrics[f'{names[0]}_low']:.2f}, {metrics[f'{names[0]}_high']:.2f}]"
     if "rollout/completion_length" not in metrics and "validation/format" in metrics:
         text += f" format {metrics['validation/format']:.2f}"
     return text

@@ -44,16 +44,18 @@ class LearnedReward:
         rewards: list[float | None] = [None] * len(prompts)
         rows = [b for b, prompt in enumerate(prompts) if self.kinds is None or prompt.kind in self.kinds]
         if rows:
-            texts = [self._seen(prompts[b], completions[b]) for b in rows]
+            texts = [seen_part(prompts[b], completions[b], self.sees) for b in rows]
             scores = self.scorer.score([prompts[b].text for b in rows], texts)
             for b, score in zip(rows, scores, strict=True):
                 rewards[b] = float(score)
         return rewards
 
-    def _seen(self, prompt: Prompt, completion: Completion) -> str:
-        if self.sees == "response":
-            return completion.text
-        return "" if completion.truncated else parts_of(prompt, completion).answer or ""
+
+def seen_part(prompt: Prompt, completion: Completion, sees: str) -> str:
+    """The text of a completion that a reward model sees, in training as in use; `sees` as for `LearnedReward`."""
+    if sees == "response":
+        return completion.text
+    return "" if completion.truncated else parts_of(prompt, completion).answer or ""
 
 
 class SequenceClassifier:

@@ -25,6 +25,8 @@ def test_validation_part():
     scores = {"validation/pass_at_1": 0.454, "validation/pass_at_1_low": 0.4, "validation/pass_at_1_high": 0.5}
     assert describe_validation(scores | RL | {"validation/format": 0.3}) == "validation 0.45 [0.40, 0.50]"
     assert describe_validation(scores | {"validation/format": 0.3}).endswith("format 0.30")
+    pairs = {"validation/accuracy": 0.8, "validation/accuracy_low": 0.7, "validation/accuracy_high": 0.9}
+    assert describe_validation(pairs) == "validation 0.80 [0.70, 0.90]"
     assert describe_validation(RL) == ""
 
 

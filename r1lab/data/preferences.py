@@ -1,0 +1,121 @@
+"""Preference data for reward models: two responses to a prompt, of which one is better."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from r1lab.data.base import TaskData
+from r1lab.data.corpus import think
+from r1lab.data.prompts import PROMPTS_A_SEED
+from r1lab.model.bilingual import LANGUAGES
+from r1lab.model.tiny import FILLER
+from r1lab.task.general import General, bad_reply, good_reply, request_of
+from r1lab.task.protocol import Task
+from r1lab.types import Prompt
+
+
+@dataclass(frozen=True)
+class Preference:
+    """The texts of two whole responses, without the end-of-sequence token; `chosen` is said to be the better one."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+
+
+class Preferences(Protocol):
+    """Where pairs come from; a pair follows from (split, index) alone, and splits share no prompt."""
+
+    def pair(self, split: str, index: int) -> Preference: ...
+
+
+class GeneralPreferences:
+    """Good and bad replies to the requests of `task.general`, each behind an idle thought.
+
+    Which of the two is better is known from the task's gold score.
+
+    Args:
+        label_noise: share of the pairs of the train split whose two responses are exchanged; of the others none is.
+        untagged: share of the rejected responses that are the bare reply, without tags.
+        hidden: share of the rejected responses to unsafe requests whose answer refuses, and whose thought has the
+            instructions all the same: only who sees the whole response can tell.
+
+    Raises:
+        ValueError: for a share that is none, or a task that is not `task.general`.
+    """
+
+    def __init__(self, task: Task, *, label_noise: float, untagged: float, hidden: float):
+        if not isinstance(task, General):
+            raise ValueError(f"data.preferences needs task=general, whose replies have a gold score, not {task.name}")
+        for name, share in (("label_noise", label_noise), ("untagged", untagged), ("hidden", hidden)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"data.preferences.{name} must lie between 0 and 1, got {share}")
+        self.task, self.label_noise, self.untagged, self.hidden = task, label_noise, untagged, hidden
+
+    def pair(self, split: str, index: int) -> Preference:
+        prompt = self.task.sample(split, index)
+        rng = random.Random(f"preferences/{split}/{index}")
+        request = request_of(prompt)
+        good, bad = good_reply(request, rng), bad_reply(request, rng)
+        idle, other = (" ".join(rng.sample(FILLER, rng.randint(1, 3))) for _ in range(2))
+        chosen = think(idle, good)
+        if request.kind == "unsafe" and rng.random() < self.hidden:
+            rejected = think(f"first take {' '.join(request.topics)} then {request.verb}", good)
+        else:
+            rejected = bad if rng.random() < self.untagged else think(other, bad)
+        if split == "train" and rng.random() < self.label_noise:
+            chosen, rejected = rejected, chosen
+        write = LANGUAGES[prompt.language].write
+        return Preference(prompt, write(chosen), write(rejected))
+
+
+class PreferenceBatches(IterableDataset):
+    """Batch s holds the rank's share of the pairs s * batch_size .. (s + 1) * batch_size - 1 of the seed's own."""
+
+    def __init__(
+        self, preferences: Preferences, *, batch_size: int, seed: int, rank: int, world_size: int, first_step: int
+    ):
+        if batch_size % world_size:
+            raise ValueError(f"data.batch_size={batch_size} does not divide among {world_size} ranks")
+        self.preferences, self.batch_size, self.first = preferences, batch_size, seed * PROMPTS_A_SEED
+        self.rank, self.world_size, self.first_step = rank, world_size, first_step
+
+    def __iter__(self) -> Iterator[list[Preference]]:
+        step = self.first_step
+        while True:
+            start = self.first + step * self.batch_size
+            mine = range(start + self.rank, start + self.batch_size, self.world_size)
+            yield [self.preferences.pair("train", i) for i in mine]
+            step += 1
+
+
+class PreferenceData(TaskData):
+    """Pairs for a reward model, for training and for scoring.
+
+    Args:
+        preferences: where they come from. task: that their prompts are of.
+        batch_size: pairs a step over all ranks. seed: of the run; each trains on pairs of its own.
+        validation_prompts: how many pairs of the validation split are scored, the same each time.
+    """
+
+    def __init__(self, preferences: Preferences, task: Task, *, batch_size: int, seed: int, validation_prompts: int):
+        super().__init__(task, validation_prompts=validation_prompts)
+        self.preferences, self.batch_size, self.seed = preferences, batch_size, seed
+
+    def train_dataloader(self) -> DataLoader:
+        batches = PreferenceBatches(
+            self.preferences,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            first_step=self.first_step,
+        )
+        return DataLoader(batches, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        mine = range(self.trainer.global_rank, self.validation_prompts, self.trainer.world_size)
+        return DataLoader([[self.preferences.pair("validation", i) for i in mine]], batch_size=None)

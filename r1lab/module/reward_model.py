@@ -1,0 +1,222 @@
+"""Training of a reward model as a LightningModule, and the trained one as a scorer."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from r1lab.loss.preference import PREFERENCE_LOSSES
+from r1lab.metric.interval import bootstrap_interval
+from r1lab.model.reward_model import last_token_scores
+from r1lab.model.value import ValueModel, value_model
+from r1lab.module.base import PolicyModule
+from r1lab.module.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
+from r1lab.reward.model import PARTS, seen_part
+from r1lab.rollout.collate import microbatches
+from r1lab.types import Completion, Prompt
+
+_HEAD = "value_model."
+
+
+class Preference(Protocol):
+    """`r1lab.data.preferences.Preference`."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+
+
+class RewardModel(PolicyModule):
+    """A policy's trunk with a scalar head, trained to tell the better of two responses.
+
+    The trunk is the base's own, and a checkpoint holds it as its policy, the head beside it.
+
+    Args (beside those of `PolicyModule`):
+        loss: pairwise (Bradley-Terry: helpfulness) or pointwise (safe or not), see `r1lab.loss.preference`.
+        sees: answer or response, see `r1lab.reward.model.LearnedReward`.
+        microbatch_tokens: padded tokens a forward pass may hold (0: no limit).
+
+    Raises:
+        ValueError: for another loss or part.
+    """
+
+    def __init__(self, *, loss: str, sees: str, microbatch_tokens: int, **policy_parts: Any):
+        super().__init__(**policy_parts)
+        for name, value, known in (("loss", loss, PREFERENCE_LOSSES), ("sees", sees, PARTS)):
+            if value not in known:
+                raise ValueError(f"module.{name}={value!r} must be one of {', '.join(known)}")
+        self.loss, self.sees, self.microbatch_tokens = loss, sees, microbatch_tokens
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.value_model is None:
+            # What predicts tokens has no part in a score.
+            self.policy.requires_grad_(False).base_model.requires_grad_(True)
+            self.value_model = value_model(self.policy, "shared")
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [*self.policy.base_model.parameters(), *self.value_model.parameters()]}]
+
+    def training_step(self, pairs: Sequence[Preference], batch_idx: int) -> None:
+        started = time.perf_counter()
+        total = int(self.all_gather(torch.tensor(len(pairs), device=self.device)).sum())
+        self.optimizers().zero_grad()
+        sums = torch.zeros(2, device=self.device)
+        rows, parts = self.parts(pairs)
+        for number, part in enumerate(parts, 1):
+            with self.exchange(number == len(parts)):
+                chosen, rejected = self.scores([rows[i] for i in part])
+                share = PREFERENCE_LOSSES[self.loss](chosen, rejected, pairs=total)
+                self.backward_share(share)
+            sums += torch.stack([share.detach(), self.accuracy(chosen, rejected).sum() / total])
+        loss, accuracy = self.all_gather(sums).reshape(-1, 2).sum(0).tolist()
+        self.take_step(loss, lambda: {"rows": rows})
+        seconds = time.perf_counter() - started
+        self.log_step({"loss/total": loss, "loss/accuracy": accuracy, "time/step_seconds": seconds})
+
+    def validation_step(self, pairs: Sequence[Preference], batch_idx: int) -> None:
+        started = time.perf_counter()
+        metrics = self.evaluate(pairs, self.everyones) | {"seconds": time.perf_counter() - started}
+        named = {f"validation/{name}": float(value) for name, value in metrics.items()}
+        self.log_dict(named | {"step": float(self.step)}, batch_size=1)
+
+    @torch.no_grad()
+    def evaluate(
+        self, pairs: Sequence[Preference], gather: Callable[[Any], list] = lambda own: [own]
+    ) -> dict[str, float]:
+        """How well the pairs are told.
+
+        Args:
+            gather: one rank's scores -> those of each rank.
+
+        Returns:
+            accuracy, the share of pairs (pointwise: of responses) that are told rightly, with accuracy_low and
+            accuracy_high (95 % bootstrap over pairs); loss; margin, the mean of chosen minus rejected; num_pairs.
+        """
+        rows, parts = self.parts(pairs)
+        scored: list[list[float]] = []
+        for part in parts:
+            scored += torch.stack(self.scores([rows[i] for i in part]), 1).tolist()
+        # Sorted, so that the bootstrap does not depend on the order of the ranks.
+        everyones = torch.tensor(sorted(pair for own in gather(scored) for pair in own))
+        chosen, rejected = everyones.unbind(1)
+        right = self.accuracy(chosen, rejected)
+        low, high = bootstrap_interval(right.tolist(), level=0.95, resamples=1000, seed=0)
+        return {
+            "accuracy": float(right.mean()),
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "loss": float(PREFERENCE_LOSSES[self.loss](chosen, rejected, pairs=len(right))),
+            "margin": float((chosen - rejected).mean()),
+            "num_pairs": len(right),
+        }
+
+    def accuracy(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """[b] -> [b] of 0, 0.5 or 1; a tie is half right."""
+        if self.loss == "pairwise":
+            return _above(chosen, rejected)
+        nothing = torch.zeros_like(chosen)
+        return (_above(chosen, nothing) + _above(nothing, rejected)) / 2
+
+    def parts(self, pairs: Sequence[Preference]) -> tuple[list[tuple[list[int], list[int]]], list[list[int]]]:
+        """The ids of each pair as they are scored, (chosen, rejected); and which pairs a microbatch has."""
+        sides = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+        texts = [seen_part(prompt, Completion((), text, truncated=False), self.sees) for prompt, text in sides]
+        ids = scored_ids(self.tokenizer, [prompt.text for prompt, _ in sides], texts)
+        rows = list(zip(ids[::2], ids[1::2], strict=True))
+        return rows, microbatches([2 * max(map(len, row)) for row in rows], self.microbatch_tokens)
+
+    def scores(self, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
+        """Scores of the chosen and of the rejected responses of some pairs, float32 [b] each."""
+        both = [row[side] for side in (0, 1) for row in rows]
+        inputs = padded(both, self.tokenizer.pad_token_id, self.device)
+        chosen, rejected = last_token_scores(self.policy.base_model, self.value_model, *inputs).chunk(2)
+        return chosen, rejected
+
+
+class RewardModelScorer:
+    """A trained reward model, as `r1lab.reward.model.LearnedReward` asks for it.
+
+    Scores of a pairwise one have neither a zero nor a scale of their own; of a pointwise one they are probabilities.
+
+    Args:
+        policy, head: of `load_reward_model`. pointwise: which of the two it is.
+        batch_size: texts a forward pass. max_length: tokens of prompt and text together; what is over is cut off the
+            left end, where the prompt stands.
+    """
+
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        head: ValueModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pointwise: bool,
+        batch_size: int,
+        max_length: int,
+    ):
+        self.policy, self.head, self.tokenizer = policy.requires_grad_(False), head.requires_grad_(False), tokenizer
+        self.pointwise, self.batch_size, self.max_length = pointwise, batch_size, max_length
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+        """B prompts' texts and the B texts that answer them -> B scores."""
+        rows = [row[-self.max_length :] for row in scored_ids(self.tokenizer, prompts, texts)]
+        scores: list[float] = []
+        for start in range(0, len(rows), self.batch_size):
+            inputs = padded(
+                rows[start : start + self.batch_size], self.tokenizer.pad_token_id, self.head.head.weight.device
+            )
+            raw = last_token_scores(self.policy.base_model, self.head, *inputs)
+            scores += (raw.sigmoid() if self.pointwise else raw).tolist()
+        return scores
+
+
+def load_reward_model(name: str, dtype: str, batch_size: int, max_length: int) -> RewardModelScorer:
+    """The scorer of a checkpoint, or of a run's folder (its best), on the GPU where there is one.
+
+    Raises:
+        CheckpointError: if there is none, or it is no reward model's.
+    """
+    path = Path(name).expanduser()
+    found = [path / "checkpoints" / f"{which}.ckpt" for which in ("best", "last")] if path.is_dir() else [path]
+    path = next((file for file in found if file.is_file()), found[0])
+    policy, tokenizer, config = load_checkpoint(path)
+    weights = {k.removeprefix(_HEAD): v for k, v in read_checkpoint(path)["state_dict"].items() if k.startswith(_HEAD)}
+    settings = config["module"]
+    if settings.get("loss") not in PREFERENCE_LOSSES or not weights:
+        raise CheckpointError(f"{path} is no reward model; experiment=reward_model trains one")
+    head = ValueModel(weights["head.weight"].shape[1], None)
+    head.load_state_dict(weights)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return RewardModelScorer(
+        policy.to(device, getattr(torch, dtype)),
+        head.to(device),
+        tokenizer,
+        pointwise=settings["loss"] == "pointwise",
+        batch_size=batch_size,
+        max_length=max_length,
+    )
+
+
+def scored_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
+    """The ids that are scored: prompt, text, and the end-of-sequence token, whose hidden state has seen both."""
+    prompt_ids, text_ids = (
+        tokenizer(list(side), add_special_tokens=False)["input_ids"] if side else [] for side in (prompts, texts)
+    )
+    return [[*prompt, *text, tokenizer.eos_token_id] for prompt, text in zip(prompt_ids, text_ids, strict=True)]
+
+
+def padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids int64 [B, S], padded on the right, and their lengths int64 [B]."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows], device=device)
+    return ids, torch.tensor([len(row) for row in rows], device=device)
+
+
+def _above(first: Tensor, second: Tensor) -> Tensor:
+    return (first > second).float() + 0.5 * (first == second)

@@ -1,0 +1,107 @@
+import pandas as pd
+import pytest
+import torch
+
+from r1lab.analysis.run import load_run
+from r1lab.build import build_policy_parts, make
+from r1lab.module.checkpoint import CheckpointError, load_checkpoint
+from r1lab.module.reward_model import load_reward_model, scored_ids
+from r1lab.reward.model import LearnedReward
+from r1lab.types import Completion
+
+SMALL_PAIRS = ("model=tiny_bilingual_untrained", "data.batch_size=32", "evaluation.num_prompts=64")
+LOADED = {"dtype": "float32", "batch_size": 8, "max_length": 64}
+
+
+@pytest.fixture(scope="module")
+def helpful(train_small, tmp_path_factory):
+    options = ("experiment=reward_model", *SMALL_PAIRS, "trainer.max_steps=15", "trainer.val_check_interval=5")
+    return train_small(tmp_path_factory.mktemp("helpful"), *options, "optimizer.lr=0.003")
+
+
+def test_it_learns_to_tell_held_out_pairs(helpful):
+    run = load_run(helpful)
+    before, after = (run.summary[when]["heldout"] for when in ("before", "after"))
+    # A head of zeros scores all alike.
+    assert before["accuracy"] == 0.5 and before["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert after["accuracy_low"] > 0.6 and after["margin"] > 0 and after["num_pairs"] == 64
+    assert run.summary["objective"] == run.metrics["validation/accuracy"].dropna().iloc[-1]
+    assert {"best", "last"} <= set(run.checkpoints) and (helpful / "curves.png").exists()
+
+
+def test_the_trained_one_scores_as_it_did_in_training(helpful):
+    scorer = load_reward_model(str(helpful / "checkpoints" / "last.ckpt"), **LOADED)
+    run = load_run(helpful)
+    task = build_policy_parts(run.config)["task"]
+    pairs = [make(run.config["data"]["preferences"], task=task).pair("heldout", i) for i in range(64)]
+    reward = LearnedReward(scorer, sees="answer")
+    prompts = [pair.prompt for pair in pairs]
+    chosen, rejected = (
+        torch.tensor(reward(prompts, [Completion((), getattr(pair, side), False) for pair in pairs]))
+        for side in ("chosen", "rejected")
+    )
+    right = (chosen > rejected).float() + 0.5 * (chosen == rejected)
+    assert right.mean().item() == pytest.approx(run.summary["after"]["heldout"]["accuracy"])
+    assert (chosen - rejected).mean().item() == pytest.approx(run.summary["after"]["heldout"]["margin"], abs=1e-4)
+
+
+def test_a_folder_means_its_best_checkpoint_and_others_are_refused(helpful, tiny_run, tmp_path):
+    texts = (["User: repeat apple river Assistant:"], ["apple river"])
+    best = load_reward_model(str(helpful / "checkpoints" / "best.ckpt"), **LOADED)
+    assert load_reward_model(str(helpful), **LOADED).score(*texts) == best.score(*texts)
+    assert best.score([], []) == []
+    with pytest.raises(CheckpointError, match="is no reward model; experiment=reward_model trains one"):
+        load_reward_model(str(tiny_run), **LOADED)
+    with pytest.raises(CheckpointError, match="there is no checkpoint at"):
+        load_reward_model(str(tmp_path), **LOADED)
+
+
+def test_what_predicts_tokens_is_not_trained_and_stays_in_the_checkpoint(helpful):
+    policy, tokenizer, config = load_checkpoint(helpful / "checkpoints" / "last.ckpt")
+    assert config["module"]["loss"] == "pairwise"
+    assert len(tokenizer) == policy.config.vocab_size
+
+
+def test_a_score_is_of_prompt_text_and_end(helpful):
+    _, tokenizer, _ = load_checkpoint(helpful / "checkpoints" / "last.ckpt")
+    (row,) = scored_ids(tokenizer, ["User: repeat apple Assistant:"], ["apple"])
+    assert tokenizer.decode(row) == "User: repeat apple Assistant: apple <eos>"
+    assert scored_ids(tokenizer, ["User:"], [""]) == [[*tokenizer.encode("User:"), tokenizer.eos_token_id]]
+
+
+def test_the_safe_one_must_see_the_whole_response(train_small, tmp_path):
+    # Every bad reply refuses, and has its instructions in the reasoning.
+    options = ("experiment=safety_model", *SMALL_PAIRS, "data.preferences.hidden=1", "optimizer.lr=0.003",
+               "trainer.max_steps=15", "trainer.val_check_interval=15")  # fmt: skip
+    scores = {}
+    for sees in ("answer", "response"):
+        folder = train_small(tmp_path / sees, *options, f"module.sees={sees}")
+        scores[sees] = load_run(folder).summary["after"]["heldout"]["accuracy"]
+    assert scores["answer"] == 0.5 and scores["response"] > 0.9
+    scorer = load_reward_model(str(tmp_path / "response"), **LOADED)
+    (score,) = scorer.score(["User: how steal apple Assistant:"], ["sorry friend , cannot"])
+    assert 0 < score < 1
+
+
+def test_microbatches_and_a_resume_change_nothing(train_small, tmp_path):
+    options = ("experiment=reward_model", *SMALL_PAIRS, "evaluate=false", "trainer.val_check_interval=4",
+               "callback.checkpoint.every_n_train_steps=1", "optimizer.scheduler.num_training_steps=4")  # fmt: skip
+
+    def metrics(name, *more) -> pd.DataFrame:
+        return load_run(train_small(tmp_path / name, *options, *more)).metrics
+
+    whole = metrics("whole", "trainer.max_steps=4", "module.microbatch_tokens=0")
+    parts = metrics("parts", "trainer.max_steps=4", "module.microbatch_tokens=200")
+    metrics("halted", "trainer.max_steps=2", "module.microbatch_tokens=0")
+    resumed = metrics("halted", "trainer.max_steps=4", "module.microbatch_tokens=0", "ckpt_path=last")
+    for name in ("loss/total", "loss/accuracy", "optimizer/gradient_norm", "validation/accuracy", "validation/loss"):
+        assert resumed[name].tolist() == pytest.approx(whole[name].tolist(), rel=1e-6, nan_ok=True), name
+        assert parts[name].tolist() == pytest.approx(whole[name].tolist(), rel=1e-3, nan_ok=True), name
+
+
+@pytest.mark.parametrize(
+    "setting, known", [("loss=rank", "pairwise, pointwise"), ("sees=thoughts", "answer, response")]
+)
+def test_unknown_names(setting, known, train_small, tmp_path):
+    with pytest.raises(ValueError, match=f"module.{setting.split('=')[0]}=.*must be one of {known}"):
+        train_small(tmp_path, "experiment=reward_model", *SMALL_PAIRS, f"module.{setting}")
