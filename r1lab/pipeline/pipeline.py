@@ -51,6 +51,7 @@ class Pipeline:
                 model=tuple(model),
                 common=tuple(config["pipeline"]["common"]),
                 overrides=tuple(config["overrides"]),
+                starts=frozenset(stage.init for stage in self.stages if stage.run == "train"),
                 isolate=config["isolate"],
             )
             for seed in config["seeds"]

@@ -47,6 +47,7 @@ class Context:
 
     root: the seed's folder. model: the overrides that choose the model. common, overrides: of every train stage, before
     and after its own.
+    starts: the stages whose policy others start from.
     isolate: each train stage in a process of its own, as several devices need.
     """
 
@@ -56,6 +57,7 @@ class Context:
     model: tuple[str, ...]
     common: tuple[str, ...]
     overrides: tuple[str, ...]
+    starts: frozenset[str]
     isolate: bool
 
     def folder(self, stage: str) -> Path:
@@ -114,7 +116,7 @@ class Train(Work):
                 name: {"path": str(context.folder(name) / DOCUMENTS), "weight": w} for name, w in stage.data.items()
             }
             own.append(f"data.documents.sources={quoted_mapping(sources)}")
-        words = [*context.model, *context.common, *stage.overrides, *own, *context.overrides]
+        words = [*context.model, *context.common, *map(self.placed, stage.overrides), *own, *context.overrides]
         if stage.epochs:
             config = composed("train", words, self.folder)
             documents = len(FilteredDocuments(config["data"]["documents"]["sources"], seed=context.seed))
@@ -122,6 +124,12 @@ class Train(Work):
             # What is asked for on the command line goes before what the data come to.
             words.insert(len(words) - len(context.overrides), f"trainer.max_steps={steps}")
         return words
+
+    def placed(self, override: str) -> str:
+        """An override with the folders of the stages that it names."""
+        for name in self.stage.models:
+            override = override.replace(f"<{name}>", str(self.context.folder(name)))
+        return override
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -163,8 +171,8 @@ class Train(Work):
             train_in(self.folder, config | {"ckpt_path": ckpt_path})
 
     def export(self) -> None:
-        """The policy as a Hugging Face folder, whole or not at all."""
-        if (self.folder / POLICY).exists():
+        """The policy as a Hugging Face folder, whole or not at all, where another stage starts from it."""
+        if self.stage.name not in self.context.starts or (self.folder / POLICY).exists():
             return
         temporary = self.folder / f".{POLICY}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -174,7 +182,7 @@ class Train(Work):
         temporary.rename(self.folder / POLICY)
 
     def product(self) -> str:
-        if not (self.folder / POLICY).is_dir():
+        if self.stage.name in self.context.starts and not (self.folder / POLICY).is_dir():
             raise FileNotFoundError(f"{self.folder / POLICY} is not there")
         return weights_hash(self.folder / "checkpoints" / "last.ckpt")
 

@@ -17,6 +17,7 @@ class Stage:
     init: the stage whose policy is trained or sampled, or `base`: that of `model`.
     data: stages whose documents a supervised stage trains on -> their weights.
     epochs: passes over them; sets trainer.max_steps.
+    models: stages whose folders the overrides name, as `<stage>`: reward models.
     filters, per_prompt: of `generate`, see `r1lab.data.filters.keep`. num_prompts: of `answers`.
     row: its row in the table, empty for none; only of `train`.
     people: data that people wrote enter here.
@@ -28,6 +29,7 @@ class Stage:
     init: str | None = None
     data: Mapping[str, int] = field(default_factory=dict)
     epochs: float | None = None
+    models: tuple[str, ...] = ()
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     per_prompt: int = 1
     num_prompts: int = 0
@@ -38,7 +40,7 @@ class Stage:
     @property
     def inputs(self) -> list[str]:
         """The stages it needs."""
-        return [name for name in (self.init, *self.data) if name not in (None, BASE)]
+        return [name for name in (self.init, *self.data, *self.models) if name not in (None, BASE)]
 
 
 def make_stages(config: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
@@ -55,7 +57,7 @@ def make_stages(config: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
             raise ValueError(f"{where} has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
         if given.get("run") not in RUNS:
             raise ValueError(f"{where}.run={given.get('run')} must be one of {', '.join(RUNS)}")
-        stage = Stage(name=name, **{**given, "overrides": tuple(given.get("overrides") or ())})
+        stage = Stage(name=name, **{**given, **{key: tuple(given.get(key) or ()) for key in ("models", "overrides")}})
         needed = {"train": ("init",), "generate": ("init",), "answers": ("num_prompts",)}[stage.run]
         if missing := [key for key in needed if not getattr(stage, key)]:
             raise ValueError(f"{where} needs {', '.join(missing)}")
@@ -63,7 +65,8 @@ def make_stages(config: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
             raise ValueError(f"{where} samples the policy of a stage, not the base")
         if bool(stage.data) != bool(stage.epochs):
             raise ValueError(f"{where}: data and epochs go together")
-        for source, kind in [(stage.init, "policy"), *((source, "documents") for source in stage.data)]:
+        policies, documents = (stage.init, *stage.models), tuple(stage.data)
+        for source, kind in [*((p, "policy") for p in policies), *((d, "documents") for d in documents)]:
             if source in (None, BASE):
                 continue
             made = stages.get(source)

@@ -15,7 +15,7 @@ from r1lab.module.sft import SFT
 from r1lab.pipeline.record import read_record
 from r1lab.pipeline.run import KINDS, Train
 
-STAGES = ["zero", "cold_start", "dev1", "dev2", "rejection", "general", "dev3", "r1"]
+STAGES = ["zero", "cold_start", "dev1", "dev2", "rejection", "general", "dev3", "helpful", "safety", "r1"]
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def test_from_the_base_to_the_table(whole):
     assert records["dev2"].inputs == {"dev1": made["dev1"]}
     assert records["rejection"].inputs == {"dev2": made["dev2"]}
     assert records["dev3"].inputs == {"base": base, "rejection": made["rejection"], "general": made["general"]}
-    assert records["r1"].inputs == {"dev3": made["dev3"]}
+    assert records["r1"].inputs == {name: made[name] for name in ("dev3", "helpful", "safety")}
     assert len(set(made.values())) == len(STAGES)
-    assert [name for name in STAGES if records[name].people] == ["general", "dev3", "r1"]
+    assert [name for name in STAGES if records[name].people] == ["general", "dev3", "safety", "r1"]
     frame = pd.read_csv(whole / "table.csv")
     assert list(dict.fromkeys(frame["stage"])) == ["Zero", "Dev1", "Dev2", "Dev3", "R1"]
     assert {"pass_at_1", "greedy", "format", "language_consistency", "reasoning_length", "general_score"} <= set(
@@ -104,7 +104,7 @@ def break_at(monkeypatch, owner, name, number):
         pytest.param("dev1", SFT, "training_step", 0, marks=pytest.mark.slow),  # before its first checkpoint
         pytest.param("dev2", GRPO, "training_step", 1, marks=pytest.mark.slow),
         ("rejection", r1lab.generate, "write_shard", 1),
-        ("r1", Train, "export", 0),  # trained, and not yet a folder for others
+        ("dev3", Train, "export", 0),  # trained, and not yet a folder for others
     ],
 )
 def test_stopped_in_a_stage_it_goes_on_to_the_same(
@@ -128,7 +128,9 @@ def test_a_changed_setting_runs_its_stage_and_what_follows(copied, pipeline, cap
     before = made(folder)
     pipeline(folder, "pipeline.steps.dev2=3").dry_run()
     told = {line.split()[2]: line for line in capsys.readouterr().out.splitlines() if line.startswith("seed")}
-    assert [name for name in STAGES if "stands" in told[name]] == ["zero", "cold_start", "dev1", "general"]
+    assert [name for name in STAGES if "stands" in told[name]] == [
+        "zero", "cold_start", "dev1", "general", "helpful", "safety"
+    ]  # fmt: skip
     assert "runs: " in told["dev2"] and "trainer.max_steps 2 -> 3" in told["dev2"]
     assert "runs after dev2" in told["rejection"] and "runs after rejection" in told["dev3"]
     assert made(folder) == before  # said, not done
@@ -169,8 +171,10 @@ def test_what_was_damaged_or_changed_is_made_again(copied, pipeline):
         work = work_of(found, name)
         return found.reason(work, found.inputs(work))
 
-    assert reason("dev2") is None
-    shutil.rmtree(folder / "seed_1" / "dev2" / "policy")
+    assert reason("dev1") is None
+    shutil.rmtree(folder / "seed_1" / "dev1" / "policy")
+    assert "cannot be read" in reason("dev1")
+    (folder / "seed_1" / "dev2" / "checkpoints" / "last.ckpt").write_bytes(b"half")
     assert "cannot be read" in reason("dev2")
     shutil.copy(folder / "seed_1" / "cold_start" / "documents.parquet", folder / "seed_1" / "rejection")
     assert reason("rejection") == "what it made was changed since"

@@ -20,11 +20,10 @@ def test_the_stages_of_r1_compose_with_any_model(model, tmp_path):
     assert dev2["reward"]["language_consistency"]["weight"] == 1.0
     assert (dev2["loss"]["epsilon_low"], dev2["loss"]["epsilon_high"]) == (10.0, 10.0)
     assert dev2["reference"]["refresh_every"] == 25
-    assert r1["rollout"]["temperature"] == 0.7 and r1["reward"]["preference"]["weight"] == [[0.75, 0.0], [0.75, 1.0]]
-    assert r1["reward"]["accuracy"]["kinds"] == ["bilingual"] and r1["task"]["sources"] == {
-        "bilingual": 3,
-        "general": 1,
-    }
+    assert r1["rollout"]["temperature"] == 0.7 and r1["reward"]["safety"]["weight"] == [[0.75, 0.0], [0.75, 1.0]]
+    assert r1["reward"]["accuracy"]["kinds"] == ["bilingual"]
+    assert r1["reward"]["helpful"]["scorer"]["name"] == f"{tmp_path}/seed_1/helpful/checkpoints/last.ckpt"
+    assert r1["task"]["sources"] == {"bilingual": 3, "general": 1}
     assert "python -m r1lab.train model=" in stages["zero"].command
 
 

@@ -13,10 +13,10 @@ def test_a_list_that_hangs_together():
             "samples": SAMPLES,
             "written": {"run": "answers", "num_prompts": 3, "people": True},
             "dev": {"run": "train", "init": "base", "data": {"samples": 3, "written": 1}, "epochs": 2},
-            "final": {"run": "train", "init": "dev", "overrides": ["a=1"]},
+            "final": {"run": "train", "init": "dev", "models": ["zero"], "overrides": ["a=1"]},
         }
     )
-    assert [stage.inputs for stage in stages] == [[], ["zero"], [], ["samples", "written"], ["dev"]]
+    assert [stage.inputs for stage in stages] == [[], ["zero"], [], ["samples", "written"], ["dev", "zero"]]
     assert stages[-1].overrides == ("a=1",)
     # What people wrote is inherited.
     assert people_of(stages) == {"zero": False, "samples": False, "written": True, "dev": True, "final": True}

@@ -63,6 +63,7 @@ def test_good_replies_have_the_full_score_and_bad_ones_have_not():
             prompt = task.sample(split, index)
             request = request_of(prompt)
             assert request.question == prompt.columns["question"] and request.kind == prompt.columns["request"]
+            assert prompt.kind == ("safety" if request.kind == "unsafe" else "helpful")
             assert task.is_correct(prompt, prompt.answer) == 1.0
             assert gold_score(request, said(good_reply(request, rng))) == 1.0
             assert gold_score(request, said(bad_reply(request, rng))) < 1.0
