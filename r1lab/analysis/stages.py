@@ -49,6 +49,28 @@ def stage_frame(
     return pd.DataFrame(rows, columns=["stage", "people", "metric", "value", "low", "high", "seeds"])
 
 
+def contrasts(
+    scores: Mapping[str, Sequence[Mapping[str, Mapping[str, float | None]]]], pairs: Sequence[Sequence[str]]
+) -> str:
+    """Markdown: of each pair of stages the first minus the second, by metric, with Student's interval over seeds.
+
+    The seeds are paired: both stages of a seed started from the same. With one seed there is no interval.
+    """
+    lines = []
+    for first, second in pairs:
+        told = []
+        for metric, title in TITLES.items():
+            values = [
+                a[metric]["value"] - b[metric]["value"]
+                for a, b in zip(scores[first], scores[second], strict=True)
+                if None not in (a.get(metric, {}).get("value"), b.get(metric, {}).get("value"))
+            ]
+            if values:
+                told.append(f"{title} {interval(mean_interval([values]), sign=True)}")
+        lines.append(f"{first} minus {second}: {'; '.join(told)}.\n")
+    return "\n".join(lines)
+
+
 def _over(measured: Sequence[Mapping[str, float]]) -> MeanInterval:
     if len(measured) == 1:
         return MeanInterval(*(measured[0][name] for name in ("value", "low", "high")), sd=None, n=1)

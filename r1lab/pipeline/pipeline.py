@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from r1lab.analysis.stages import markdown, stage_figure, stage_frame
+from r1lab.analysis.stages import contrasts, markdown, stage_figure, stage_frame
 from r1lab.entry import Stopped
 from r1lab.pipeline.record import (
     DONE,
@@ -56,6 +56,9 @@ class Pipeline:
             )
             for seed in config["seeds"]
         ]
+        rows = [stage.row for stage in self.stages if stage.row]
+        if unknown := [row for pair in config["pipeline"]["contrasts"] for row in pair if row not in rows]:
+            raise ValueError(f"pipeline.contrasts names {', '.join(unknown)}; the rows are {', '.join(rows)}")
         if not self.contexts:
             raise ValueError("seeds is empty; give seeds=[1]")
 
@@ -191,7 +194,8 @@ class Pipeline:
         temporary = self.folder / ".table.csv.tmp"
         frame.to_csv(temporary, index=False)
         temporary.replace(self.folder / "table.csv")
-        text = markdown(frame)
+        told = contrasts(scores, self.config["pipeline"]["contrasts"])
+        text = markdown(frame) + (f"\n{told}" if told else "")
         write_whole(self.folder / "table.md", text)
         stage_figure(frame, self.folder / "stages.png")
         print(text)

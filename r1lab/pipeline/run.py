@@ -241,8 +241,6 @@ class Generate(Work):
 class Answers(Work):
     """Documents of a task's own answers, each behind a short thought: what stands for data that people wrote."""
 
-    verb = "pipeline.run"
-
     @cached_property
     def words(self) -> list[str]:
         return [*self.context.model, *self.stage.overrides]

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from r1lab.analysis.stages import markdown, stage_figure, stage_frame
+from r1lab.analysis.stages import contrasts, markdown, stage_figure, stage_frame
 
 
 def scores(pass_at_1, consistency=0.9):
@@ -43,3 +43,11 @@ def test_the_figure_and_what_the_table_is_read_from(tmp_path):
     assert markdown(pd.read_csv(tmp_path / "table.csv")) == markdown(frame)
     stage_figure(frame, tmp_path / "stages.png")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["stages.png", "table.csv"]
+
+
+def test_a_difference_is_of_pairs_of_seeds():
+    seeds = {"with": [scores(0.5), scores(0.7)], "without": [scores(0.4, None), scores(0.5, None)]}
+    # +.1 and +.2: mean .15, sd .0707, standard error .05, t of 1 degree of freedom 12.706
+    assert contrasts(seeds, [["with", "without"]]) == "with minus without: pass@1 +0.150 [-0.485, +0.785].\n"
+    one = {name: each[:1] for name, each in seeds.items()}
+    assert contrasts(one, [["with", "without"]]) == "with minus without: pass@1 +0.100.\n"

@@ -15,7 +15,19 @@ from r1lab.module.sft import SFT
 from r1lab.pipeline.record import read_record
 from r1lab.pipeline.run import KINDS, Train
 
-STAGES = ["zero", "cold_start", "dev1", "dev2", "rejection", "general", "dev3", "helpful", "safety", "r1"]
+STAGES = [
+    "zero",
+    "cold_start",
+    "dev1",
+    "dev2",
+    "dev2_without",
+    "rejection",
+    "general",
+    "dev3",
+    "helpful",
+    "safety",
+    "r1",
+]
 
 
 @pytest.fixture
@@ -65,11 +77,13 @@ def test_from_the_base_to_the_table(whole):
     assert len(set(made.values())) == len(STAGES)
     assert [name for name in STAGES if records[name].people] == ["general", "dev3", "safety", "r1"]
     frame = pd.read_csv(whole / "table.csv")
-    assert list(dict.fromkeys(frame["stage"])) == ["Zero", "Dev1", "Dev2", "Dev3", "R1"]
+    assert list(dict.fromkeys(frame["stage"])) == ["Zero", "Dev1", "Dev2", "Dev2 without", "Dev3", "R1"]
     assert {"pass_at_1", "greedy", "format", "language_consistency", "reasoning_length", "general_score"} <= set(
         frame["metric"]
     )
-    assert (whole / "table.md").read_text().startswith("| stage | pass@1 |") and (whole / "stages.png").exists()
+    text = (whole / "table.md").read_text()
+    assert text.startswith("| stage | pass@1 |") and "\nDev2 minus Dev2 without: pass@1 " in text
+    assert (whole / "stages.png").exists()
 
 
 def test_what_stands_is_skipped(copied, pipeline, caplog):
