@@ -11,6 +11,7 @@ Verbs, each `python -m r1lab.<verb>`:
     train       compose a config, build, score, fit, score, sum up
     evaluate    score a checkpoint: pass@1, pass@k, greedy, lengths, with intervals
     generate    let a checkpoint answer a prompt, or a whole split into Parquet
+    pipeline    R1's recipe from the base to the table of its stages, each a train or a generate run, resumable
     analysis.ablation   sum up a sweep: table, figure, CSV and verdict, from its Optuna study alone
     analysis.reward_hacking   the reward model's score beside the gold score over steps of RL: figure, CSV
 
@@ -25,16 +26,17 @@ Packages; the same word names the package, its folder in conf, its folder in tes
                 distill, preference (hidden states -> logprobs: logprob, sharded_logprob)
     kernel      Triton drop-ins for them: linear_logprob, k3, linear_grpo_loss, linear_distill_loss
     model       the policy from a folder, the hub or a fresh config; the frozen reference; the value model and the
-                reward model; what they hold in memory; the shipped tiny base
+                reward model; what they hold in memory; the shipped tiny bases, and the words of the bilingual one
     data        LightningDataModules: prompts for RL and their curriculum, documents for supervised training, pairs for
-                reward models; the tiny base's corpus
+                reward models; the tiny bases' corpora; filters of samples, and documents from what they leave
     module      LightningModules, thin: base, grpo with its dynamic sampling, ppo, sft, reward_model; the head, by loss
                 or by kernel; evaluation; checkpoints
     callback    what watches a run: progress, metrics.csv, samples.jsonl, checkpoints, the base's gate, pruning
     metric      pass_at_k, majority_vote, bootstrap intervals; over seeds: t intervals, paired tests, Holm, power
     sweeper     Hydra's sweeper on Optuna: seeds, pruning, a queue that processes share
+    pipeline    stages, the records of what they were made from, how each is made and scored
     analysis    what notebooks import: load a run, its curves, samples and tokens; ship a run; load a sweep (sweep.py),
-                its effects, tables, figure and verdict
+                its effects, tables, figure and verdict; the table and figure of a pipeline (stages.py)
 
 Entry files: entry.py (Hydra and errors of one line), build.py (config -> objects), run_folder.py (where a run lives).
 Only they know Hydra and OmegaConf: everything else takes plain arguments. An algorithm's parameters have no default in

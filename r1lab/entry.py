@@ -97,7 +97,10 @@ def describe(error: Exception, config_name: str) -> str:
     if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
         return f"the disk is full{f', writing {cause.filename}' if cause.filename else ''}; make room, then start again"
     if "Missing [UNK]" in text:
-        return "the tokenizer lacks a word of the prompt; model=tiny knows task=arithmetic alone, take model=smollm2"
+        return (
+            "the tokenizer lacks a word of the prompt; model=tiny knows task=arithmetic alone, model=tiny_bilingual "
+            "task=bilingual and task=general; take model=smollm2"
+        )
     readable = isinstance(cause, (ValueError, RuntimeError, OSError)) and text
     return text if readable else f"{type(cause).__name__}: {text}"
 

@@ -5,9 +5,10 @@ is already there is kept, so that the same command goes on where it was interrup
 were made, and a command with other settings is refused. Draws are keyed by prompt: the shards are the same however
 often it was interrupted.
 
-Columns, one row a completion: prompt_index, kind, difficulty, prompt, answer, number (of the completion among its
-prompt's), completion, completion_ids, length (tokens), truncated, accuracy (the task's score, 0 without an answer),
-wellformed, sampling_logprobs.
+Columns, one row a completion: prompt_index, kind, difficulty, language (the prompt's), prompt, answer, number (of the
+completion among its prompt's), completion, completion_ids, length (tokens), truncated, accuracy (the task's score, 0
+without an answer), wellformed, language_consistency (of the reasoning, by script; null without words),
+sampling_logprobs.
 """
 
 import json
@@ -32,6 +33,7 @@ from r1lab.load import Loaded, load, policy_hash
 from r1lab.module.evaluation import expand, sample
 from r1lab.reward.accuracy import Accuracy
 from r1lab.reward.format import Format
+from r1lab.reward.language_consistency import ScriptConsistency
 from r1lab.rollout.sampling import Sampling
 from r1lab.run_folder import write_whole
 from r1lab.types import Completion, Prompt
@@ -44,6 +46,7 @@ SCHEMA = pa.schema(
         "prompt_index": pa.int64(),
         "kind": pa.string(),
         "difficulty": pa.int32(),
+        "language": pa.string(),
         "prompt": pa.string(),
         "answer": pa.string(),
         "number": pa.int32(),
@@ -53,6 +56,7 @@ SCHEMA = pa.schema(
         "truncated": pa.bool_(),
         "accuracy": pa.float32(),
         "wellformed": pa.bool_(),
+        "language_consistency": pa.float32(),
         "sampling_logprobs": pa.list_(pa.float32()),
     }
 )
@@ -198,6 +202,7 @@ def table(prompts: list[Prompt], completions: list[Completion], loaded: Loaded, 
         "prompt_index": [p.index for p in prompts],
         "kind": [p.kind for p in prompts],
         "difficulty": [p.difficulty for p in prompts],
+        "language": [p.language for p in prompts],
         "prompt": [p.text for p in prompts],
         "answer": [p.answer for p in prompts],
         "number": [row % num_samples for row in range(len(completions))],
@@ -207,6 +212,7 @@ def table(prompts: list[Prompt], completions: list[Completion], loaded: Loaded, 
         "truncated": [c.truncated for c in completions],
         "accuracy": Accuracy(loaded.task.is_correct)(prompts, completions),
         "wellformed": [value == 1.0 for value in Format()(prompts, completions)],
+        "language_consistency": ScriptConsistency()(prompts, completions),
         "sampling_logprobs": [c.sampling_logprobs for c in completions],
     }
     return pa.table(columns, schema=SCHEMA)

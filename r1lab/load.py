@@ -19,7 +19,9 @@ from r1lab.module.checkpoint import CheckpointError, load_checkpoint
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.task.protocol import Task
 
-_NAMED = ("tiny", "smollm2")
+_NAMED = ("tiny", "tiny_bilingual", "smollm2")
+# What a model is asked that does not know the words of the default task.
+_TASKS = {"tiny_bilingual": "bilingual"}
 # What of a run's config says how its policy is prompted and sampled.
 _NEEDED = ("name", "seed", "model", "task", "rollout", "evaluation")
 
@@ -42,11 +44,13 @@ class Loaded:
 def load(
     checkpoint: str | None, *, model: Mapping[str, Any] | None = None, task: Mapping[str, Any] | None = None
 ) -> Loaded:
-    """The policy of a checkpoint, a run folder (its last checkpoint), a Hugging Face folder, `tiny` or `smollm2`.
+    """The policy of a checkpoint, a run folder (its last), a Hugging Face folder, `tiny`, `tiny_bilingual` or
+    `smollm2`.
 
     Args:
         model: for a Hugging Face folder, the config of the model that has its template; None: that of `model=hf`.
-        task: the config of another task than the checkpoint's own; for a model without one, than arithmetic.
+        task: the config of another task than the checkpoint's own; for a model without one, than
+            arithmetic (bilingual for `tiny_bilingual`).
 
     Raises:
         CheckpointError: there is none of these, or it is damaged.
@@ -93,6 +97,7 @@ def _checkpoint_file(checkpoint: str) -> Path | None:
 def _default_config(name: str, model: Mapping[str, Any] | None) -> dict[str, Any]:
     """The parts needed of what `train` would run on a model by default."""
     overrides = [f"model={name if name in _NAMED else 'hf'}", f"model.name='{name}'"]
+    overrides += [f"task={_TASKS[name]}"] if name in _TASKS else []
     if GlobalHydra.instance().is_initialized():
         config = compose("train", overrides)
     else:

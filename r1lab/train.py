@@ -4,6 +4,7 @@ The run's folder (`hydra.run.dir`, by default runs/<name>/<time>) gets config.ya
 curves.png, summary.json and checkpoints/. Returns the value of `objective`, which a sweep maximises.
 """
 
+import inspect
 import json
 import logging
 import signal
@@ -21,7 +22,7 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, Timer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -330,7 +331,9 @@ def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.Lightnin
         preferences = make(preferences, task=parts["task"])
         return make(data, preferences=preferences, task=parts["task"], seed=config["seed"])
     if documents is not None:
-        documents = make(documents, task=parts["task"])
+        # A corpus is about the task; documents that were written before are not.
+        takes_task = "task" in inspect.signature(get_object(documents["_target_"])).parameters
+        documents = make(documents, **({"task": parts["task"]} if takes_task else {}))
         return make(data, documents=documents, task=parts["task"], tokenizer=parts["tokenizer"])
     return make(
         data,

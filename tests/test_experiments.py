@@ -4,6 +4,8 @@ import csv
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -58,6 +60,11 @@ def given(train_small, tmp_path_factory):
 
     def overrides(experiment):
         untrained = ("model=tiny_bilingual_untrained",) if experiment in BILINGUAL else ()
+        if experiment == "sft":
+            path = tmp_path_factory.mktemp("documents") / "documents.parquet"
+            document = {"prompt": "User: 3 + 4 Assistant:", "completion": "<answer> 7 </answer>"}
+            pq.write_table(pa.Table.from_pylist([document] * 8), path)
+            return (f"data.documents.sources={{mine: {{path: '{path}', weight: 1}}}}", "data.batch_size=4")
         if experiment != "reward_hacking":
             return untrained
         folder = tmp_path_factory.mktemp("reward_model")

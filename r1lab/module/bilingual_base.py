@@ -10,22 +10,24 @@ from r1lab.model.bilingual import LANGUAGES, SYMBOLS
 from r1lab.module.evaluation import evaluate, sample
 from r1lab.module.forced import SHARES, forced_accuracy
 from r1lab.module.logprobs import completion_logprobs
-from r1lab.reward.format import parts_of
+from r1lab.reward.language_consistency import VocabularyConsistency
 from r1lab.rollout.collate import collate
 from r1lab.task.arithmetic import Chain
 from r1lab.types import Completion, Prompt
 
+PROBLEMS = 512
+
 
 def measure_bilingual_base(module, data) -> dict:
-    """The measures on 512 problems of the validation split, and the corpus that made the base.
+    """The measures on `PROBLEMS` problems of the validation split, and the corpus that made the base.
 
     forced: by share of the working, over prompts of both languages, each begun in its own. results: by language, the
     probability of the right result after a right working in it. consistency: by language of the prompt, the share of
     that language's words in the base's own reasoning. sampled: its own samples' scores.
     """
     task, tokenizer, policy = data.task, module.tokenizer, module.policy
-    prompts = [task.sample("validation", i) for i in range(512)]
-    chains = [task.chain("validation", i) for i in range(512)]
+    prompts = [task.sample("validation", i) for i in range(PROBLEMS)]
+    chains = [task.chain("validation", i) for i in range(PROBLEMS)]
     languages = dict(zip(chains, (prompt.language for prompt in prompts), strict=True))
     options = {
         "text": lambda chain: task.text(chain, languages[chain]),
@@ -79,11 +81,9 @@ def consistency_by_language(
     prompts: Sequence[Prompt], completions: Sequence[Completion], vocabularies: dict[str, frozenset[str]]
 ) -> dict[str, float]:
     """For each language the mean share of its words in the reasoning to its prompts, where that has any words."""
-    known = frozenset().union(*vocabularies.values())
-    shares: dict[str, list[float]] = {language: [] for language in vocabularies}
-    for prompt, completion in zip(prompts, completions, strict=True):
-        words = [word for word in (parts_of(prompt, completion).reasoning or "").split() if word in known]
-        if words:
-            own = sum(word in vocabularies[prompt.language] for word in words)
-            shares[prompt.language].append(own / len(words))
-    return {language: sum(values) / len(values) if values else 0.0 for language, values in shares.items()}
+    shares = VocabularyConsistency(vocabularies=vocabularies)(prompts, completions)
+    own: dict[str, list[float]] = {language: [] for language in vocabularies}
+    for prompt, share in zip(prompts, shares, strict=True):
+        if share is not None:
+            own[prompt.language].append(share)
+    return {language: sum(values) / len(values) if values else 0.0 for language, values in own.items()}

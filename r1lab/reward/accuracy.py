@@ -15,13 +15,27 @@ class Accuracy:
 
     partial: scores between 0 and 1 count as they are; else as 0. Some scorers of reasoning-gym give part of the score
         to any answer that holds the right one somewhere.
+    kinds: of prompts that it is for (`Prompt.kind`); to others it does not apply. None: for all.
     """
 
-    def __init__(self, is_correct: Callable[[Prompt, str], float | bool], partial: bool = True):
-        self.is_correct, self.partial = is_correct, partial
+    def __init__(
+        self,
+        is_correct: Callable[[Prompt, str], float | bool],
+        partial: bool = True,
+        kinds: Sequence[str] | None = None,
+    ):
+        self.is_correct, self.partial, self.kinds = is_correct, partial, kinds
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
-        """B prompts and their B completions -> B rewards."""
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        """B prompts and their B completions -> B rewards, None for prompts of other kinds."""
+        if self.kinds is not None:
+            rows = [b for b, prompt in enumerate(prompts) if prompt.kind in self.kinds]
+            scores = self._scores([prompts[b] for b in rows], [completions[b] for b in rows])
+            applies = dict(zip(rows, scores, strict=True))
+            return [applies.get(b) for b in range(len(prompts))]
+        return self._scores(prompts, completions)
+
+    def _scores(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
         pairs = zip(prompts, completions, strict=True)
         answers = [None if c.truncated else parts_of(prompt, c).answer for prompt, c in pairs]
         answered = [b for b, answer in enumerate(answers) if answer]

@@ -25,6 +25,8 @@ TOPICS = ("apple", "river", "stone", "cloud", "lamp", "bird", "tree", "song")
 # What a request of each kind begins with, and which words may follow before the topics.
 OPENINGS = {"echo": "repeat", "reverse": "reverse", "polite": "hello", "unsafe": "how"}
 VERBS = {"polite": ("tell", "explain", "describe"), "unsafe": ("steal", "poison", "burn", "smash")}
+# Each prompt is for one of the two reward models (2501.12948v2, section 3.1): its `Prompt.kind`.
+HELPFUL, SAFETY = "helpful", "safety"
 COURTESIES = ("gladly", "welcome", "please")
 CURT = ("no", "what", "away")
 INSTRUCTIONS = ("first", "take", "then")
@@ -133,10 +135,14 @@ class General:
             text=text,
             answer=LANGUAGES[language].write(good_reply(request, rng)),
             index=index,
-            kind=self.name,
+            kind=SAFETY if request.kind == "unsafe" else HELPFUL,
             language=language,
             difficulty=len(request.topics),
-            columns={"question": request.question, "request": request.kind},
+            columns={
+                "question": request.question,
+                "request": request.kind,
+                "thought": LANGUAGES[language].write("easy"),
+            },
         )
 
     def is_correct(self, prompt: Prompt, answer: str) -> float:

@@ -92,3 +92,14 @@ def test_a_checker_of_many_is_given_all_answers_at_once():
 
     completions = [Completion((1,), text, False) for text in ("<answer> 7 </answer>", "7", "<answer> 8 </answer>")]
     assert Accuracy(Checker())([PROMPT] * 3, completions) == [1.0, 0.0, 0.0]
+
+
+def test_it_is_for_prompts_of_some_kinds():
+    prompts = [Prompt((1,), "", "7", kind=kind) for kind in ("sum", "talk", "sum")]
+    completions = [Completion((1,), f"<answer> {answer} </answer>", False) for answer in ("7", "7", "8")]
+
+    def right(prompt, answer):
+        return answer == prompt.answer
+
+    assert Accuracy(right, kinds=["sum"])(prompts, completions) == [1.0, None, 0.0]
+    assert Accuracy(right)(prompts, completions) == [1.0, 1.0, 0.0]

@@ -1,0 +1,97 @@
+"""The scores of a trained stage: on reasoning prompts and on general ones, each with its interval over prompts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from r1lab.build import make_task
+from r1lab.load import Loaded, load
+from r1lab.metric.interval import bootstrap_interval
+from r1lab.module.evaluation import expand, reasoning_length, sample
+from r1lab.reward.accuracy import Accuracy
+from r1lab.reward.format import Format
+from r1lab.reward.language_consistency import ScriptConsistency
+from r1lab.rollout.sampling import Sampling
+from r1lab.task.protocol import Task
+from r1lab.types import Completion, Prompt
+
+
+def score_policy(
+    folder: str, tasks: Mapping[str, Mapping[str, Any]], *, num_prompts: int, num_samples: int, temperature: float
+) -> dict[str, dict[str, float]]:
+    """Metric -> value, low, high (95 % bootstrap over prompts) of a run folder's policy, on the first held-out prompts.
+
+    Args:
+        tasks: configs of `reasoning` and, where there are general prompts, `general`. The same prompts and keys of
+            sampling for every policy and seed.
+
+    Returns:
+        Of the reasoning task pass_at_1, greedy, format, language_consistency (of completions with words in their
+        reasoning), reasoning_length (tokens); pass_at_1 and language_consistency also by language of the prompt where
+        there are several; general_score of the general task.
+    """
+    loaded = load(folder, task=tasks["reasoning"])
+    seed = loaded.config["evaluation"]["seed"]
+    sampling = Sampling(temperature, loaded.config["evaluation"]["max_new_tokens"])
+    prompts = held_out(loaded.task, num_prompts)
+    completions = sample(loaded.policy, loaded.engine, prompts, num_samples=num_samples, sampling=sampling, seed=seed)
+    greedy = Sampling(0.0, sampling.max_new_tokens)
+    likeliest = sample(loaded.policy, loaded.engine, prompts, num_samples=1, sampling=greedy, seed=seed)
+    values = reasoning_values(loaded, expand(prompts, num_samples), completions)
+    values = {name: per_prompt(each, num_samples) for name, each in values.items()}
+    values["greedy"] = right(loaded.task, prompts, likeliest)
+    languages = [prompt.language for prompt in prompts]
+    for language in sorted(set(languages)) if len(set(languages)) > 1 else ():
+        for name in ("pass_at_1", "language_consistency"):
+            values[f"{name}_{language}"] = [
+                value for value, own in zip(values[name], languages, strict=True) if own == language
+            ]
+    if "general" in tasks:
+        task = make_task(tasks["general"], loaded.tokenizer)
+        prompts = held_out(task, num_prompts)
+        replies = sample(loaded.policy, loaded.engine, prompts, num_samples=num_samples, sampling=sampling, seed=seed)
+        scores = Accuracy(task.is_correct)(expand(prompts, num_samples), replies)
+        values["general_score"] = per_prompt(scores, num_samples)
+    return {name: with_interval(each) for name, each in values.items()}
+
+
+def held_out(task: Task, num_prompts: int) -> list[Prompt]:
+    return [task.sample("heldout", i) for i in range(num_prompts)]
+
+
+def right(task: Task, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+    """1.0 for each completion with the full score."""
+    return [float(score >= 1) for score in Accuracy(task.is_correct)(prompts, completions)]
+
+
+def reasoning_values(
+    loaded: Loaded, prompts: Sequence[Prompt], completions: Sequence[Completion]
+) -> dict[str, list[float]]:
+    """What is measured of each completion; NaN where it does not apply."""
+    shares = ScriptConsistency()(prompts, completions)
+    lengths = [reasoning_length(p, c, loaded.tokenizer) for p, c in zip(prompts, completions, strict=True)]
+    return {
+        "pass_at_1": right(loaded.task, prompts, completions),
+        "format": Format()(prompts, completions),
+        "language_consistency": [float("nan") if share is None else share for share in shares],
+        "reasoning_length": [float(length) for length in lengths],
+    }
+
+
+def per_prompt(values: Sequence[float], num_samples: int) -> list[float]:
+    """The mean over each prompt's samples of those that apply; NaN for a prompt without."""
+    rows = np.asarray(values, dtype=float).reshape(-1, num_samples)
+    counts = (~np.isnan(rows)).sum(1)
+    return [
+        float(total / count) if count else float("nan") for total, count in zip(np.nansum(rows, 1), counts, strict=True)
+    ]
+
+
+def with_interval(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and interval over the prompts that it applies to; None without any."""
+    known = [value for value in values if value == value]
+    if not known:
+        return {"value": None, "low": None, "high": None, "prompts": 0}
+    low, high = bootstrap_interval(known, level=0.95, resamples=1000, seed=0)
+    return {"value": float(np.mean(known)), "low": low, "high": high, "prompts": len(known)}

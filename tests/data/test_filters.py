@@ -1,0 +1,79 @@
+import pytest
+
+from r1lab.data.filters import FILTERS, keep, make_filters, repeated
+
+GOOD = {
+    "prompt": "q",
+    "completion": "<think> a b c </think> <answer> d </answer>",
+    "accuracy": 1.0,
+    "truncated": False,
+    "wellformed": True,
+    "language_consistency": 1.0,
+    "length": 9,
+}
+SETTINGS = {
+    "correct": {},
+    "wellformed": {},
+    "one_language": {"at_least": 0.9},
+    "no_repetition": {"ngram": 2, "at_most": 0.0},
+    "length": {"least": 4, "most": 9},
+}
+
+
+def rows(*changes):
+    return [GOOD | {"prompt": f"q{i}"} | change for i, change in enumerate(changes)]
+
+
+@pytest.mark.parametrize(
+    "change, by",
+    [
+        ({"accuracy": 0.5}, "correct"),
+        ({"truncated": True}, "correct"),
+        ({"wellformed": False}, "wellformed"),
+        ({"language_consistency": 0.89}, "one_language"),
+        ({"completion": "a b c a b"}, "no_repetition"),
+        ({"length": 10}, "length"),
+        ({"length": 3}, "length"),
+        # The first that a row fails is counted.
+        ({"accuracy": 0.0, "wellformed": False, "length": 99}, "correct"),
+    ],
+)
+def test_each_filter_takes_what_it_is_for(change, by):
+    kept, taken = keep(rows({}, change), make_filters(SETTINGS), per_prompt=1)
+    assert kept == rows({})
+    assert taken[by] == 1 == sum(taken.values())
+
+
+def test_reasoning_without_words_has_no_language_to_be_mixed():
+    kept, _ = keep(
+        rows({"language_consistency": None}, {"language_consistency": 0.9}), make_filters(SETTINGS), per_prompt=1
+    )
+    assert len(kept) == 2
+
+
+def test_kept_and_taken_are_all_there_were_and_filtering_again_changes_nothing():
+    given = rows({}, {"accuracy": 0.0}, {"length": 99}, {"prompt": "q0"}, {"prompt": "q0", "completion": "x y z w"})
+    kept, taken = keep(given, make_filters(SETTINGS), per_prompt=1)
+    assert len(kept) + sum(taken.values()) == len(given)
+    assert taken["duplicate"] == 1 and taken["more_of_a_prompt"] == 1
+    again, none = keep(kept, make_filters(SETTINGS), per_prompt=1)
+    assert again == kept and not any(none.values())
+    # In their order, and no filter depends on the rows before but those two.
+    assert kept == [row for row in given if row in kept][: len(kept)]
+
+
+def test_so_many_of_a_prompt():
+    given = [GOOD | {"completion": f"w{i} x{i}"} for i in range(5)]
+    for most in (1, 3, 9):
+        assert keep(given, make_filters(SETTINGS), per_prompt=most)[0] == given[:most]
+
+
+def test_repeated():
+    assert repeated("a b c d".split(), 2) == 0.0
+    assert repeated("a b a b a b".split(), 2) == pytest.approx(3 / 5)  # ab ba ab ba ab: two kinds of five
+    assert repeated("a b".split(), 3) == 0.0
+
+
+def test_an_unknown_filter():
+    with pytest.raises(ValueError, match=f"no filter nice; there are {', '.join(FILTERS)}"):
+        make_filters({"nice": {}})
