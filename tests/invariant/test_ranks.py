@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 
 # A reward that differs within a group, by what is written alone; some completions are right and some wrong.
 REWARD = """
-def even(prompts, completions):
+def even(prompts, completions, **settings):
     return [float(sum(c.ids) % 2) for c in completions]
 
-def seldom(prompts, completions):
+def seldom(prompts, completions, **settings):
     return [float(sum(c.ids) % 8 == 0) for c in completions]
 """
 OVERRIDES = (

@@ -56,7 +56,7 @@ REWARD = """
 def variety(prompts, completions):
     return [len(set(c.ids)) / len(c.ids) + c.ids[0] % 5 for c in completions]
 
-def seldom(prompts, completions):
+def seldom(prompts, completions, **settings):
     return [float(sum(c.ids) % 4 == 0) for c in completions]
 """
 

@@ -18,7 +18,7 @@ SPREAD = (
 )
 
 
-def even(prompts, completions):
+def even(prompts, completions, **settings):
     return [float(sum(c.ids) % 2) for c in completions]
 
 
@@ -184,7 +184,7 @@ def test_dynamic_sampling_trains_on_mixed_groups(train_small, tmp_path):
     assert (mixed["rollout/sampled_accuracy"] < mixed["reward/accuracy"]).all()
 
 
-def seldom(prompts, completions):
+def seldom(prompts, completions, **settings):
     return [float(sum(c.ids) % 8 == 0) for c in completions]
 
 
