@@ -80,7 +80,8 @@ def _held_out(sweep: Sweep, found: Sequence[Effect]) -> str:
     """The best point on prompts that did not choose it."""
     best = next((effect for effect in ranked(sweep, found) if effect.comparison), None)
     column = "after/heldout/pass_at_1"
-    if best is None or column in sweep.objectives or differences(sweep, best.point, column).empty:
+    named = {column, column.removeprefix("after/")} & set(sweep.objectives)
+    if best is None or named or differences(sweep, best.point, column).empty:
         return ""
     change = mean_interval([differences(sweep, best.point, column)])
     shown = interval(change, sign=True)
