@@ -9,7 +9,7 @@ from r1lab.analysis.setting import key
 from r1lab.analysis.sweep import Sweep
 from r1lab.metric.mean_interval import MeanInterval, mean_interval
 
-HIGHER, LOWER, EQUAL = "higher", "lower", "equal"
+LOWER, EQUAL = "lower", "equal"  # the third is higher
 
 
 def papers(sweep: Sweep) -> str:

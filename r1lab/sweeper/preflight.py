@@ -13,7 +13,6 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from hydra.utils import get_method
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +34,7 @@ def preflight(sweep: Any, runs_left: Sequence[int]) -> None:
     """
     tried = some_points(sweep)
     log.info(f"{sweep.settings.name}: trying out {len(tried)} points, and {_DRY_STEPS} steps of one")
-    if sweep.settings.check is not None:
+    if sweep.check is not None:
         refuse_points_that_cannot_run(sweep, tried)
     baseline = (sweep.settings.baseline or {}).items()
     measured = dry_run(sweep, next((point for point in tried if baseline <= point.items()), tried[0]))
@@ -70,12 +69,11 @@ def some_points(sweep: Any) -> list[dict[str, Value]]:
 def refuse_points_that_cannot_run(sweep: Any, points: Sequence[dict[str, Value]]) -> None:
     """Build each point's parts, all but its weights; what they warn of is told once. In a grid every point must run; of
     other spaces, some."""
-    check = get_method(sweep.settings.check)
     errors: list[tuple[dict[str, Value], Exception]] = []
     with collected_warnings("r1lab") as warned:
         for point in list(points):
             try:
-                check(sweep.plain_config(sweep.space.overrides(point)))
+                sweep.check(sweep.plain_config(sweep.space.overrides(point)))
             except Exception as error:
                 errors.append((point, error))
                 points.remove(point)

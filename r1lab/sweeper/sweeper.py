@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra.utils import get_method, get_object, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, open_dict
 
 from r1lab.entry import flat, plain
@@ -82,7 +82,9 @@ class Sweep:
         self.steps = self.base["trainer"]["max_steps"]
         if settings.pruner and "trainer.max_steps" in self.space.parameters:
             raise SpaceError("trainer.max_steps is varied, but pruning compares points at equal steps: leave out one")
-        self.suggest_more, _, _ = (named(settings, key) for key in ("custom_search_space", "check", "finish"))
+        self.suggest_more, self.check, self.finish = (
+            named(settings, key) for key in ("custom_search_space", "check", "finish")
+        )
 
     def plain_config(self, overrides: list[str]) -> dict[str, Any]:
         """What a run with the overrides would do, without how it is watched."""
@@ -248,6 +250,6 @@ def sweep(
     made = Sweep(Settings(**settings), config, arguments, compose=compose, launch=launch)
     with stopped_in_a_line(made.settings.storage):
         study = made.run()
-    if made.settings.finish is not None:
-        get_method(made.settings.finish)(made.settings.storage, made.settings.name)
+    if made.finish is not None:
+        made.finish(made.settings.storage, made.settings.name)
     return study
