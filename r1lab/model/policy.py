@@ -27,13 +27,7 @@ def model_folder(name: str) -> str:
         FileNotFoundError: for what looks like a folder and is none.
     """
     if name in ("tiny", "tiny_bilingual"):
-        folder = SHIPPED / f"{name}_base"
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"model={name}: not shipped yet; python -m r1lab.train experiment={name}_base makes it, in "
-                "the folder `base` of its run, which model.name=... takes"
-            )
-        return str(folder)
+        return str(SHIPPED / f"{name}_base")
     if name == "smollm2":
         return str(smollm2_folder())
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():

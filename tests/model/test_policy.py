@@ -106,9 +106,3 @@ def test_tokenizer_as_text():
     assert again.encode(text) == ids
     assert again.decode(ids) == tokenizer.decode(ids) == text
     assert (again.pad_token_id, again.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1)
-
-
-def test_a_base_that_is_not_shipped_says_how_it_is_made(monkeypatch, tmp_path):
-    monkeypatch.setattr("r1lab.model.policy.SHIPPED", tmp_path)
-    with pytest.raises(FileNotFoundError, match="shipped yet; python -m r1lab.train experiment=tiny_bilingual_base"):
-        model_folder("tiny_bilingual")
