@@ -20,7 +20,7 @@ def linear_logprob(
     entropy: Literal["none", "value", "gradient"] = "none",
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[Tensor, Tensor | None]:
-    """hidden [N, H], head [V, H], bias [V], ids int64 [N] -> (logprob [N], entropy [N] or None), in nats.
+    """hidden [N, H], head [V, H], bias [V], ids int64 [N] or [N, K] -> (logprob like ids, entropy [N] or None), nats.
 
     logprob = z[ids] - logsumexp(z) with z = cap(hidden head^T + bias) / temperature, where cap(x) = softcap
     tanh(x / softcap) (Gemma 2, arXiv 2408.00118, section 2.4), and entropy = logsumexp(z) - sum_v p_v z_v, both of the
@@ -59,6 +59,16 @@ def check_head(temperature: float, softcap: float | None, entropy: str, chunk_by
         raise ValueError(f"entropy must be none, value or gradient, got {entropy!r}")
 
 
+def head_logits(hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: float, softcap: float | None) -> Tensor:
+    """What `linear_logprob` calls z: [N, V] in the dtype of the head."""
+    logits = hidden.to(head.dtype) @ head.T
+    if bias is not None:
+        logits = logits + bias
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return logits if temperature == 1 else logits / temperature
+
+
 def _logprob(
     hidden: Tensor,
     head: Tensor,
@@ -68,15 +78,9 @@ def _logprob(
     softcap: float | None,
     entropy: str,
 ) -> tuple[Tensor, Tensor | None]:
-    logits = hidden.to(head.dtype) @ head.T
-    if bias is not None:
-        logits = logits + bias
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
-    if temperature != 1:
-        logits = logits / temperature
+    logits = head_logits(hidden, head, bias, temperature, softcap)
     log_normaliser = logits.logsumexp(dim=-1)
-    logprob = logits.gather(-1, ids[:, None]).squeeze(-1) - log_normaliser
+    logprob = (logits.gather(-1, ids.view(len(ids), -1)) - log_normaliser[:, None]).view(ids.shape)
     if entropy == "none":
         return logprob, None
     with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
