@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "rollout": {"types"},
     "callback": {"types"},
     # The tiny bases' corpora write those bases' words, about those bases' tasks.
-    "data": {"types", "task", "rollout.collate", "model.tiny", "model.bilingual"},
+    # What a teacher stored is of its own tokens.
+    "data": {"types", "task", "rollout.collate", "model.tiny", "model.bilingual", "model.tokenizer"},
     "module": {"types", *STAGES},
     "analysis": {"types", "run_folder", "module", "callback.line_file", *STAGES},
     "sweeper": {"run_folder", "entry"},
