@@ -17,9 +17,12 @@ MODELS = {
 }
 
 
-def made(name, folder, *overrides):
+def made(name, folder, *overrides, **of_stages):
+    """The pipeline; of_stages: stage -> an override more."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = plain(compose("pipeline", [f"pipeline={name}", f"folder={folder}", *overrides]))
+    for stage, override in of_stages.items():
+        config["pipeline"]["stages"][stage]["overrides"].append(override)
     return Pipeline(config, [f"model={MODELS[name]}"])
 
 
@@ -52,7 +55,7 @@ def test_students_are_taught_and_compared(tiny_run, tmp_path):
         "pipeline.prompts=8",
         "pipeline.batch_size=4",
         "pipeline.steps=1",
-        "pipeline.budget.flops=1.0e8",
+        "pipeline.budget='budget.flops=1.0e8'",
         "pipeline.evaluation.num_prompts=4",
         "pipeline.evaluation.num_samples=4",
         "pipeline.evaluation.ks=[4]",
@@ -60,7 +63,7 @@ def test_students_are_taught_and_compared(tiny_run, tmp_path):
         "overrides=['rollout.max_new_tokens=6','rollout.batch_size=8','rollout.group_size=4',"
         "'data.validation_prompts=2']",
     )
-    made("distill_vs_rl", tmp_path, *small).run()
+    made("distill_vs_rl", tmp_path, *small, top_k="~data.filters.correct").run()
     table = (tmp_path / "table.md").read_text()
     for row in ("Base", "RL", "Top-k", "On-policy reverse KL"):
         assert f"| {row} |" in table
