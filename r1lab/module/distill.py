@@ -25,10 +25,8 @@ from torch import Tensor
 from r1lab.loss.distill import DIVERGENCES, check_distill
 from r1lab.loss.sft import sft_loss
 from r1lab.loss.sparse_distill import sampled_divergence, top_k_divergence
-from r1lab.model.memory import weights_mib
-from r1lab.module.base import PolicyModule
 from r1lab.module.logprobs import counted_hidden, scatter
-from r1lab.module.teacher import Teacher
+from r1lab.module.teacher import Taught, Teacher
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.rollout.randomness import row_keys, uniform
 from r1lab.rollout.sampling import Sampling
@@ -38,11 +36,11 @@ MODES = ("sft", *DIVERGENCES, "top_k", "sampled")
 DATA, STUDENT = "data", "student"  # who wrote what is learnt from: the teacher, in stored samples, or the student
 
 
-class Distill(PolicyModule):
+class Distill(Taught):
     """A student and its teacher.
 
     Args (beside those of `PolicyModule`):
-        teacher: makes the teacher; None: there is none in process, and mode is sft, or top_k of stored logprobs.
+        teacher: makes the teacher; None: mode is sft, or top_k of stored logprobs.
         mode: see above.
         jsd_beta: of mode=jsd, 0 forward and 1 reverse KL.
         k, tail: of mode=top_k: how many tokens, and whether the others are a bucket of their own.
@@ -76,26 +74,19 @@ class Distill(PolicyModule):
         microbatch_tokens: int,
         **policy_parts: Any,
     ):
-        super().__init__(**policy_parts)
+        # Of one whose samples are learnt nothing is asked, so that it may have a tokenizer of its own.
+        super().__init__(teacher=None if mode == "sft" else teacher, **policy_parts)
         _check_mode(mode, teacher is not None, student_fraction, sft_weight)
         if mode != "sft":
             check_distill(mode if mode in DIVERGENCES else "forward_kl", jsd_beta, temperature, teacher_temperature)
         for name, number in (("k", k), ("num_draws", num_draws)):
             if number < 1:
                 raise ValueError(f"module.{name} must be at least 1, got {number}")
-        self.make_teacher, self.teacher = teacher, None
         self.mode, self.jsd_beta, self.k, self.tail = mode, jsd_beta, k, tail
         self.num_draws, self.proposal_temperature = num_draws, proposal_temperature
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.student_fraction, self.sft_weight = student_fraction, sft_weight
         self.sampling, self.seed, self.microbatch_tokens = sampling, seed, microbatch_tokens
-        self.teacher_tokens = 0  # that the teacher wrote or judged, over all ranks and steps
-
-    def configure_model(self) -> None:
-        super().configure_model()
-        if self.teacher is None and self.make_teacher is not None and self.mode != "sft":
-            self.teacher = self.make_teacher()
-            self.teacher.refuse_other_tokens(self.tokenizer)
 
     @property
     def stored_top_k(self) -> int:
@@ -223,18 +214,6 @@ class Distill(PolicyModule):
         microbatch = torch.full_like(place, self.global_rank * 2**20 + number)
         keys = row_keys(self.seed, self.step, microbatch, place)
         return torch.stack([uniform(keys, draw) for draw in range(self.num_draws)], 1)
-
-    # ---- what is watched and kept ---------------------------------------------------------------------------------
-
-    def memory(self) -> dict[str, float]:
-        return super().memory() | {"memory/teacher_mib": weights_mib(self.teacher and self.teacher.model)}
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"teacher_tokens": self.teacher_tokens}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
-        self.teacher_tokens = state["teacher_tokens"]
 
 
 _STORED = ("top_ids", "top_logprobs")

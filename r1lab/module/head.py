@@ -126,10 +126,15 @@ class LinearHead:
         """
         self.tell(model, hidden)
         self.tell(teacher, teacher_hidden)
+        (weight, own), (theirs, of_teacher) = (_parts(each, gathered) for each in (model, teacher))
         function = distill.linear_distill_loss
         if self.takes_triton(hidden):
             from r1lab.kernel.linear_distill_loss import linear_distill_loss as function
-        (weight, own), (theirs, of_teacher) = (_parts(each, gathered) for each in (model, teacher))
+
+            # Chunks of both go side by side, and are as long as their dtype lets them.
+            teacher_hidden, theirs = teacher_hidden.to(hidden.dtype), theirs.to(hidden.dtype)
+        if not torch.is_grad_enabled():
+            weight = weight.detach()  # the kernel makes gradients with the loss
         if any(value is not None for value in (*own.values(), *of_teacher.values())):
             raise ValueError(
                 "a whole distribution is distilled under plain heads, and one of these has a bias or a soft cap: take "

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r1lab.model.memory import weights_mib
 from r1lab.module.grpo import GRPO, Rollout
 from r1lab.module.logprobs import scatter
-from r1lab.module.teacher import Teacher
+from r1lab.module.teacher import Taught, Teacher
 from r1lab.rollout.collate import Batch
 
 
@@ -25,7 +24,7 @@ class TaughtRollout(Rollout):
     token_advantages: list[Tensor]
 
 
-class OPD(GRPO):
+class OPD(Taught, GRPO):
     """On-policy distillation (Thinking Machines, 2025; Qwen3, 2505.09388, section 4.5; MiniLLM's single-step
     decomposition, 2306.08543, eq. 4).
 
@@ -49,21 +48,13 @@ class OPD(GRPO):
     def __init__(
         self, *, teacher: Callable[[], Teacher] | None, kl_weight: float, reward_weight: float, **grpo_parts: Any
     ):
-        super().__init__(**grpo_parts)
+        super().__init__(teacher=teacher, **grpo_parts)
         if teacher is None:
             raise ValueError("module=opd learns from a teacher's logprobs: set module.teacher.name to a checkpoint")
         for name, weight in (("kl_weight", kl_weight), ("reward_weight", reward_weight)):
             if weight < 0:
                 raise ValueError(f"module.{name} must be at least 0, got {weight}")
-        self.make_teacher, self.teacher = teacher, None
         self.kl_weight, self.reward_weight = kl_weight, reward_weight
-        self.teacher_tokens = 0  # that the teacher judged, over all ranks and steps
-
-    def configure_model(self) -> None:
-        super().configure_model()
-        if self.teacher is None:
-            self.teacher = self.make_teacher()
-            self.teacher.refuse_other_tokens(self.tokenizer)
 
     def with_advantages(self, rollout: Rollout) -> TaughtRollout:
         """The rollout with the teacher's logprobs and the advantage of each token that follows."""
@@ -92,13 +83,3 @@ class OPD(GRPO):
             "loss/reverse_kl": (-float(apart.sum()), len(apart)),
             "rollout/teacher_tokens": (float(self.teacher_tokens), 1),
         }
-
-    def memory(self) -> dict[str, float]:
-        return super().memory() | {"memory/teacher_mib": weights_mib(self.teacher and self.teacher.model)}
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"teacher_tokens": self.teacher_tokens}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
-        self.teacher_tokens = state["teacher_tokens"]
