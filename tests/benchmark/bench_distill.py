@@ -32,7 +32,8 @@ from r1lab.run_folder import commit, device_name
 RESULTS = Path(__file__).parent / "results" / "bench_distill.csv"
 # name: N, H, V
 GPU_SHAPES = {"qwen": (8192, 1536, 151936), "smollm": (16384, 576, 49152)}
-CPU_SHAPES = {"small": (1024, 64, 49152)}
+CPU_SHAPES = {"small": (512, 64, 49152)}
+CPU_CHUNK = 8 << 20  # bytes of logits: all of the small size would fit in one of the default
 OPTIONS = {"divergence": "reverse_kl", "jsd_beta": 0.5}
 
 
@@ -55,7 +56,8 @@ def logits(hidden: Tensor, head: Tensor, teacher_hidden: Tensor, teacher_head: T
 
 
 def chunked(*tensors: Tensor) -> Tensor:
-    return linear_distill_loss(*tensors, temperature=1.0, tokens=len(tensors[0]), **OPTIONS)
+    budget = {} if tensors[0].is_cuda else {"chunk_bytes": CPU_CHUNK}
+    return linear_distill_loss(*tensors, temperature=1.0, tokens=len(tensors[0]), **budget, **OPTIONS)
 
 
 def fused(*tensors: Tensor) -> Tensor:
