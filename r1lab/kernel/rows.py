@@ -21,6 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from r1lab.kernel.launch import Repeated
+
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = 1.4426950408889634
 BLOCK = 4096
@@ -285,20 +287,18 @@ class Factor(NamedTuple):
         """[n]"""
         return self.of_logprob / (self.total * -self.temperature)
 
-    def scale(self, source: Tensor, out: Tensor) -> Tensor:
-        """Write the rows of `source` [n, H] times their factors into `out` [n, H] of any dtype, and return it."""
+    def scale(self, source: Tensor, out: Tensor, kernel: Repeated) -> Tensor:
+        """Write the rows of `source` [n, H] times their factors into `out` [n, H] of any dtype, and return it.
+
+        kernel: a `scaling` for chunks of tensors like these.
+        """
         n, width = source.shape
         if n:
-            _scale_kernel[(n,)](
-                out,
-                source,
-                out.stride(0),
-                source.stride(0),
-                self.of_logprob,
-                self.total,
-                width,
-                -1.0 / self.temperature,
-                BLOCK=1024,
-                num_warps=4,
-            )
+            strides = out.stride(0), source.stride(0)
+            kernel(n, out, source, *strides, self.of_logprob, self.total, width, -1.0 / self.temperature, 1024)
         return out
+
+
+def scaling() -> Repeated:
+    """What `Factor.scale` runs."""
+    return Repeated(_scale_kernel, num_warps=4)
