@@ -104,24 +104,32 @@ class Sums:
         self.hidden = torch.empty_like(source) if hidden else None
         self.bias = torch.zeros(len(head.weight), device=source.device) if bias else None
         self.wants_weight, self.weight = weight, None
-        self.scale_input, self.scale_output = scaling(), scaling()
+        self.scaling = scaling()
 
     def add(self, tokens: slice, hidden: Tensor, share: Tensor, factor: Factor | None) -> None:
         out = None if self.hidden is None else self.hidden[tokens]
         if self.bias is not None:
             ones = torch.ones(len(share), device=share.device) if factor is None else factor.values
             self.bias += _float32_product(share.T, ones.to(share.dtype)[:, None]).squeeze(1)
-        if self.wants_weight:
-            if factor is not None:
-                # The chunk's own place in the gradient serves for its scaled hidden states until that is made.
-                scratch = out if out is not None and out.dtype == hidden.dtype else torch.empty_like(hidden)
-                hidden = factor.scale(hidden, scratch, self.scale_input)
-            self._add_weight(share.T, hidden)
         if out is not None and factor is None and out.dtype == share.dtype:
             torch.mm(share, self.head.weight, out=out)
         elif out is not None:
             wide = _float32_product(share, self.head.weight)
-            out.copy_(wide) if factor is None else factor.scale(wide, out, self.scale_output)
+            if factor is None:
+                out.copy_(wide)
+            elif self.wants_weight:
+                # The hidden states as the head's gradient needs them, over what has been read, row by row.
+                scaled_hidden = wide.view(hidden.dtype)[:, : hidden.shape[1]]
+                factor.scale(self.scaling, wide, out, hidden, scaled_hidden)
+                hidden = scaled_hidden
+            else:
+                factor.scale(self.scaling, wide, out)
+        elif factor is not None and self.wants_weight:
+            scaled_hidden = torch.empty_like(hidden)
+            factor.scale(self.scaling, hidden, scaled_hidden)
+            hidden = scaled_hidden
+        if self.wants_weight:
+            self._add_weight(share.T, hidden)
 
     def _add_weight(self, share: Tensor, hidden: Tensor) -> None:
         if self.weight is None:

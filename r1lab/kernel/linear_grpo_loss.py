@@ -17,7 +17,8 @@ from r1lab.kernel.launch import Repeated
 from r1lab.kernel.linear_logprob import CHUNK_BYTES, in_dtypes
 from r1lab.kernel.rows import Rows
 
-TERMS = ("policy_loss", "kl_loss", "entropy", "ratio_mean", "clip_fraction_low", "clip_fraction_high", "kl")
+MEANS = ("entropy", "ratio_mean", "clip_fraction_low", "clip_fraction_high", "clip_fraction", "kl")
+TERMS = ("loss", "policy_loss", "kl_loss", *MEANS)
 BLOCK = 256
 
 
@@ -91,6 +92,7 @@ def _token_kernel(
     epsilon_high,
     ratio_cap,
     beta,
+    of_entropy,
     which,
     has_ref,
     token_level,
@@ -129,13 +131,18 @@ def _token_kernel(
     else:
         tl.store(by_logprob + at, of_logprob, mask=inside)
         tl.store(by_log_ratio + at, of_log_ratio, mask=inside)
-    tl.store(terms + at, -w * objective, mask=inside)
-    tl.store(terms + stride + at, tl.where(on, w * beta * value, 0.0), mask=inside)
-    tl.store(terms + 2 * stride + at, tl.load(entropy + at, mask=inside, other=0.0), mask=inside)
-    tl.store(terms + 3 * stride + at, ratio, mask=inside)
-    tl.store(terms + 4 * stride + at, low.to(tl.float32), mask=inside)
-    tl.store(terms + 5 * stride + at, high.to(tl.float32), mask=inside)
-    tl.store(terms + 6 * stride + at, k3_of(log_r), mask=inside)
+    policy_loss = -w * objective
+    kl_loss = tl.where(on, w * beta * value, 0.0)
+    h = tl.load(entropy + at, mask=inside, other=0.0)
+    tl.store(terms + at, policy_loss + kl_loss + tl.where(of_entropy != 0, of_entropy * h, 0.0), mask=inside)
+    tl.store(terms + stride + at, policy_loss, mask=inside)
+    tl.store(terms + 2 * stride + at, kl_loss, mask=inside)
+    tl.store(terms + 3 * stride + at, h, mask=inside)
+    tl.store(terms + 4 * stride + at, ratio, mask=inside)
+    tl.store(terms + 5 * stride + at, low.to(tl.float32), mask=inside)
+    tl.store(terms + 6 * stride + at, high.to(tl.float32), mask=inside)
+    tl.store(terms + 7 * stride + at, (low | high).to(tl.float32), mask=inside)
+    tl.store(terms + 8 * stride + at, k3_of(log_r), mask=inside)
 
 
 @torch.compiler.disable
@@ -193,6 +200,7 @@ def linear_grpo_loss(
     if penalised and not has_ref:
         raise ValueError(f"beta {beta} with the KL in the loss needs ref_logprobs: set a reference, or beta to 0")
 
+    of_entropy = -float(entropy_coef) / max(tokens, 1)
     batch = _tokens(
         completion_mask,
         old_logprobs,
@@ -208,12 +216,13 @@ def linear_grpo_loss(
             float(epsilon_high),
             float("inf") if ratio_cap is None else float(ratio_cap),
             float(beta) if penalised else 0.0,
+            of_entropy,
             ESTIMATORS.index(kl),
             int(has_ref),
             int(ratio_level == "token"),
         ),
         level=ratio_level,
-        of_entropy=-entropy_coef / max(tokens, 1),
+        of_entropy=of_entropy,
     )
     options = (temperature, softcap, chunk_bytes, batch, reference)
     loss, sums = _LinearGRPO.apply(hidden, head, bias, ids.contiguous(), options)
@@ -224,8 +233,7 @@ def linear_grpo_loss(
         metrics["kl_loss"] = part["kl_loss"]
     if entropy_coef != 0:
         metrics["entropy_loss"] = part["entropy"] * batch.of_entropy
-    means = dict(zip(TERMS[2:], (sums[2:] / max(tokens, 1)).unbind(), strict=True))
-    means["clip_fraction"] = means["clip_fraction_low"] + means["clip_fraction_high"]
+    means = dict(zip(MEANS, (sums[-len(MEANS) :] / max(tokens, 1)).unbind(), strict=True))
     if not has_ref:
         del means["kl"]
     return LossOutput(loss, metrics | means)
@@ -357,7 +365,8 @@ class _LinearGRPO(torch.autograd.Function):
             found = run(hidden, made, ids, batch, terms, chunk_bytes, reference, wanted)
         ctx.inputs, ctx.found = (hidden, head, bias), found
         ctx.mark_non_differentiable(sums := terms.sum(dim=1))
-        return sums[0] + sums[1] + sums[2] * batch.of_entropy, sums
+        # In memory of its own: with a gradient it is no view of what has none.
+        return sums[0].clone(), sums
 
     @staticmethod
     def backward(ctx, of_loss, _):
