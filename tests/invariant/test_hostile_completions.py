@@ -38,6 +38,7 @@ from tests.reward.hostile import (
 NUMBERS = {"numbers": [3, 5, 7, 7], "target": 22}
 PROMPTS = {
     "number": Prompt((1,), "q", RIGHT, columns=NUMBERS),
+    "formula": Prompt((1,), "q", "x^2+7"),
     "choice": Prompt((1,), "q", "B"),
     "program": Prompt(
         (1,),
@@ -89,6 +90,8 @@ def test_wrong_answers_are_wrong_mathematics():
     texts = {key: answered(content) for key, content in WRONG_ANSWERS.items()}
     try:
         assert scores(Accuracy(checker), PROMPTS["number"], texts) == {}
+        # Beside a number most are refused by their look; beside a formula they are read and simplified.
+        assert scores(Accuracy(checker), PROMPTS["formula"], texts) == {}
         assert checker.pool.killed >= 3
         assert checker(PROMPTS["number"], r"\frac{14}{2}") == 1.0  # and it goes on
     finally:
