@@ -4,8 +4,10 @@ math-verify looks for an answer in a text, and takes what it finds. Here the who
 to hold exactly one `\boxed{...}` beside words: to name several values must not pay. Nor must the question restated:
 where the right answer is a number, or numbers in brackets, only numbers, fractions, roots and multiples of pi count,
 and elsewhere sums, integrals, factorials and the like only where the right answer has them. A percentage is a
-hundredth, `50%` is 0.5; a unit behind a number is left out where math-verify knows it. Parsing and simplifying take what
-time and memory they like on hostile text, so this belongs into `r1lab.reward.pool.Pooled`.
+hundredth, `50%` is 0.5; a unit behind a number is left out where math-verify knows it.
+
+Parsing and simplifying take what time and memory they like on hostile text, so this belongs into
+`r1lab.reward.pool.Pooled`.
 """
 
 import importlib.util

@@ -47,6 +47,7 @@ PROMPTS = {
         columns={"tests": [{"stdin": "3", "stdout": "6"}, "assert double(3) == 6", "assert double(4) == 8"]},
     ),
 }
+SLOW_FORMULAS = ("tower of tens", "expansion", "powers of powers", "roots")
 CHECKERS = {"exact": Exact(), "numeric": Numeric(relative=1e-6), "countdown": Countdown(), "choice": Choice()}
 
 
@@ -91,8 +92,9 @@ def test_wrong_answers_are_wrong_mathematics():
     try:
         assert scores(Accuracy(checker), PROMPTS["number"], texts) == {}
         # Beside a number most are refused by their look; beside a formula they are read and simplified.
-        assert scores(Accuracy(checker), PROMPTS["formula"], texts) == {}
-        assert checker.pool.killed >= 3
+        slow = {key: texts[key] for key in SLOW_FORMULAS}
+        assert scores(Accuracy(checker), PROMPTS["formula"], slow) == {}
+        assert checker.pool.killed >= 2
         assert checker(PROMPTS["number"], r"\frac{14}{2}") == 1.0  # and it goes on
     finally:
         checker.pool.close()
