@@ -135,6 +135,26 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _keys(node, f"{prefix}{key}.")
 
 
+def refuse_two_checkers(overrides: list[str]) -> None:
+    """Raise ValueError where `reward=[...]` has two choices of the accuracy: the later would replace the other."""
+    for override in overrides:
+        if override.startswith("reward=["):
+            choices = [choice.strip() for choice in override.removeprefix("reward=[").rstrip("]").split(",")]
+            if len(accuracies := [choice for choice in choices if _sets_accuracy(choice)]) > 1:
+                raise ValueError(
+                    f"{override}: {' and '.join(accuracies)} are each the accuracy; take one of them. A task=mixed may "
+                    "have a checker in each part: task.parts.<part>.checker"
+                )
+
+
+def _sets_accuracy(choice: str) -> bool:
+    file = CONF / "reward" / f"{choice}.yaml"
+    if not file.is_file():
+        return False
+    config = OmegaConf.load(file)
+    return "_target_" in config.get("accuracy", {}) or any(map(_sets_accuracy, config.get("defaults", [])))
+
+
 def refuse_wrong_types(config: DictConfig, config_name: str) -> None:
     """Raise ValueError where the command line gives a value of another type than the config has there."""
     given = [override.lstrip("+~") for override in HydraConfig.get().overrides.task]

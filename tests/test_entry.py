@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from r1lab.entry import CONF, describe, plain
+from r1lab.entry import CONF, describe, plain, refuse_two_checkers
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +34,19 @@ def test_unknown_names_with_the_nearest(override, line):
     text = describe(error_of(override), "train")
     assert text.startswith(line)
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("choices", ["math,format,accuracy", "math, numeric", "format,isolated,exact"])
+def test_one_choice_of_the_accuracy(choices):
+    with pytest.raises(ValueError, match=" and .* are each the accuracy; take one of them"):
+        refuse_two_checkers(["seed=2", f"reward=[{choices}]"])
+
+
+def test_choices_that_go_together():
+    refuse_two_checkers(["reward=[accuracy,cosine,format]", "reward=[math,code,my_own,preference]"])
+    for file in CONF.rglob("*.yaml"):
+        for choices in re.findall(r"^ +- override /reward: (\[.*?\])", file.read_text(), re.MULTILINE):
+            refuse_two_checkers([f"reward={choices}"])
 
 
 def test_a_name_like_no_other_lists_what_there_is():

@@ -36,10 +36,10 @@ SCRIPTS: Mapping[str, frozenset[str]] = {
 def script_share(text: str, scripts: frozenset[str]) -> float | None:
     """The share of a text's words that are written in one of the scripts, 0 to 1; None for a text without words.
 
-    Code and mathematics are left out. What a word is: `r1lab.reward.script.scripts_of_words`. Languages of the same
-    script are not told apart.
+    Code and mathematics are left out, but for words in them of a third script, neither Latin nor of these. What a word
+    is: `r1lab.reward.script.scripts_of_words`. Languages of the same script are not told apart.
     """
-    words = scripts_of_words(prose(text))
+    words = scripts_of_words(prose(text, scripts))
     return sum(word in scripts for word in words) / len(words) if words else None
 
 
