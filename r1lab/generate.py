@@ -7,8 +7,8 @@ often it was interrupted.
 
 Columns, one row a completion: prompt_index, kind, difficulty, language (the prompt's), prompt, answer, number (of the
 completion among its prompt's), completion, completion_ids, length (tokens), truncated, accuracy (the task's score, 0
-without an answer), wellformed, language_consistency (of the reasoning, by script; null without words),
-sampling_logprobs.
+without an answer), wellformed, language_consistency (of the reasoning, by the task's vocabularies or else by script;
+null without words), sampling_logprobs.
 """
 
 import json
@@ -33,7 +33,7 @@ from r1lab.load import Loaded, load, policy_hash
 from r1lab.module.evaluation import expand, sample
 from r1lab.reward.accuracy import Accuracy
 from r1lab.reward.format import Format
-from r1lab.reward.language_consistency import ScriptConsistency
+from r1lab.reward.language_consistency import consistency_of
 from r1lab.rollout.sampling import Sampling
 from r1lab.run_folder import write_whole
 from r1lab.types import Completion, Prompt
@@ -212,7 +212,7 @@ def table(prompts: list[Prompt], completions: list[Completion], loaded: Loaded, 
         "truncated": [c.truncated for c in completions],
         "accuracy": Accuracy(loaded.task.is_correct)(prompts, completions),
         "wellformed": [value == 1.0 for value in Format()(prompts, completions)],
-        "language_consistency": ScriptConsistency()(prompts, completions),
+        "language_consistency": consistency_of(loaded.task)(prompts, completions),
         "sampling_logprobs": [c.sampling_logprobs for c in completions],
     }
     return pa.table(columns, schema=SCHEMA)

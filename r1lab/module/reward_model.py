@@ -95,16 +95,20 @@ class RewardModel(PolicyModule):
 
         Returns:
             accuracy, the share of pairs (pointwise: of responses) that are told rightly, with accuracy_low and
-            accuracy_high (95 % bootstrap over pairs); loss; margin, the mean of chosen minus rejected; num_pairs.
+            accuracy_high (95 % bootstrap over pairs); loss; margin, the mean of chosen minus rejected; num_pairs;
+            length_accuracy, the share of pairs that are told by the number of tokens alone, longer or shorter as does
+            better: what there is to be told beyond it.
         """
         rows, parts = self.parts(pairs)
         scored: list[list[float]] = []
         for part in parts:
-            scored += torch.stack(self.scores([rows[i] for i in part]), 1).tolist()
+            longer = torch.tensor([len(rows[i][0]) - len(rows[i][1]) for i in part], device=self.device)
+            scored += torch.stack([*self.scores([rows[i] for i in part]), longer.float()], 1).tolist()
         # Sorted, so that the bootstrap does not depend on the order of the ranks.
         everyones = torch.tensor(sorted(pair for own in gather(scored) for pair in own))
-        chosen, rejected = everyones.unbind(1)
+        chosen, rejected, longer = everyones.unbind(1)
         right = self.accuracy(chosen, rejected)
+        by_length = float(_above(longer, torch.zeros_like(longer)).mean())
         low, high = bootstrap_interval(right.tolist(), level=0.95, resamples=1000, seed=0)
         return {
             "accuracy": float(right.mean()),
@@ -113,6 +117,7 @@ class RewardModel(PolicyModule):
             "loss": float(PREFERENCE_LOSSES[self.loss](chosen, rejected, pairs=len(right))),
             "margin": float((chosen - rejected).mean()),
             "num_pairs": len(right),
+            "length_accuracy": max(by_length, 1 - by_length),
         }
 
     def accuracy(self, chosen: Tensor, rejected: Tensor) -> Tensor:

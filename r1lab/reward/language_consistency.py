@@ -109,3 +109,8 @@ class VocabularyConsistency:
         reasoning = parts_of(prompt, completion).reasoning
         own = self.vocabularies[prompt.language]
         return vocabulary_share(reasoning, own, frozenset().union(*others)) if reasoning else None
+
+
+def consistency_of(task: Any) -> ScriptConsistency | VocabularyConsistency:
+    """How the languages of a task's completions are told: by its vocabularies where it has them, else by script."""
+    return VocabularyConsistency(task) if getattr(task, "vocabularies", None) else ScriptConsistency()

@@ -24,6 +24,7 @@ def test_it_learns_to_tell_held_out_pairs(helpful):
     before, after = (run.summary[when]["heldout"] for when in ("before", "after"))
     # A head of zeros scores all alike.
     assert before["accuracy"] == 0.5 and before["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert before["length_accuracy"] == after["length_accuracy"] < after["accuracy"]
     assert after["accuracy_low"] > 0.6 and after["margin"] > 0 and after["num_pairs"] == 64
     assert run.summary["objective"] == run.metrics["validation/accuracy"].dropna().iloc[-1]
     assert {"best", "last"} <= set(run.checkpoints) and (helpful / "curves.png").exists()

@@ -20,7 +20,18 @@ def test_the_stages_of_r1_compose_with_any_model(model, tmp_path):
     assert dev2["reward"]["language_consistency"]["weight"] == 1.0
     assert (dev2["loss"]["epsilon_low"], dev2["loss"]["epsilon_high"]) == (10.0, 10.0)
     assert dev2["reference"]["refresh_every"] == 25
-    assert r1["rollout"]["temperature"] == 0.7 and r1["reward"]["safety"]["weight"] == [[0.75, 0.0], [0.75, 1.0]]
+    # R1-Zero's reward is accuracy and format alike.
+    assert zero["reward"]["format"]["weight"] == zero["reward"]["accuracy"]["weight"] == 1.0
+    assert zero["loss"]["epsilon_high"] == 0.2 and zero["rollout"]["group_size"] == 16
+    # General prompts and preference rewards in the last quarter alone, which is a stage.
+    reasoning = stages["r1_reasoning"].config
+    assert {**reasoning["rollout"], "engine": 0} == {**r1["rollout"], "engine": 0} and "helpful" not in reasoning[
+        "reward"
+    ]
+    assert reasoning["task"] == dev2["task"] and reasoning["model"]["name"].endswith("dev3/policy")
+    assert r1["trainer"]["max_steps"] * 3 == reasoning["trainer"]["max_steps"]
+    assert r1["rollout"]["temperature"] == 0.7 and r1["reward"]["safety"]["weight"] == 1.0
+    assert "VocabularyConsistency" in dev2["reward"]["language_consistency"]["_target_"]
     assert r1["reward"]["accuracy"]["kinds"] == ["bilingual"]
     assert r1["reward"]["helpful"]["scorer"]["name"] == f"{tmp_path}/seed_1/helpful/checkpoints/last.ckpt"
     assert r1["task"]["sources"] == {"bilingual": 3, "general": 1}

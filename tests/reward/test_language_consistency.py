@@ -4,6 +4,7 @@ from r1lab.reward.language_consistency import (
     SCRIPTS,
     ScriptConsistency,
     VocabularyConsistency,
+    consistency_of,
     script_share,
     vocabulary_share,
 )
@@ -82,3 +83,13 @@ def test_vocabularies_of_config_or_task():
         VocabularyConsistency(object())
     with pytest.raises(ValueError, match="no language 'c'; there are a, b"):
         VocabularyConsistency(None, WORDS)([prompt("c")], completions[:1])
+
+
+def test_by_vocabulary_where_the_task_has_them():
+    class Task:
+        vocabularies = WORDS
+
+    assert consistency_of(Task()).vocabularies["a"] == frozenset(WORDS["a"])
+    Task.vocabularies = {}
+    assert isinstance(consistency_of(Task()), ScriptConsistency)
+    assert isinstance(consistency_of(object()), ScriptConsistency)
