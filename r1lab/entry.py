@@ -92,6 +92,11 @@ def describe(error: Exception, config_name: str) -> str:
         return f"{cause.full_key} must be given: add {cause.full_key}=... to the command"
     if isinstance(error, ConfigCompositionException) and "Could not override" in str(error):
         key = str(error).split("'")[1].split("=")[0]
+        if config_name == "pipeline" and key.split(".")[0] in {*_default_config("train")} - {"seed"}:
+            return (
+                f"{key} is a setting of the stages: give overrides=['{key}=...'], for every train stage, or change "
+                "pipeline.stages.<stage>.overrides"
+            )
         return f"there is no setting {key}; {_nearest(key, list(_keys(_default_config(config_name))))}"
     text = " ".join(str(cause).split())
     if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:

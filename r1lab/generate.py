@@ -84,6 +84,7 @@ def generate(config: DictConfig) -> None:
             loaded,
             Path(given["output"]),
             split=given["split"],
+            first=given["first"],
             num_prompts=given["num_prompts"],
             num_samples=given["num_samples"],
             shard_size=given["shard_size"],
@@ -126,13 +127,14 @@ def write_split(
     folder: Path,
     *,
     split: str,
+    first: int,
     num_prompts: int,
     num_samples: int,
     shard_size: int,
     sampling: Sampling,
     seed: int,
 ) -> None:
-    """Write the shards of the first `num_prompts` prompts of a split that are not there yet.
+    """Write the shards of `num_prompts` prompts of a split, from number `first` on, that are not there yet.
 
     Raises:
         ValueError: the folder holds shards that were made otherwise, or a number is below 1.
@@ -141,6 +143,8 @@ def write_split(
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
+    if first < 0:
+        raise ValueError(f"first must be at least 0, got {first}")
     claim(
         folder,
         {
@@ -148,6 +152,7 @@ def write_split(
             "policy_sha256": policy_hash(loaded.policy),
             "task": loaded.config["task"],
             "split": split,
+            "first": first,
             **numbers,
             "sampling": asdict(sampling),
             "seed": seed,
@@ -158,7 +163,7 @@ def write_split(
         progress = bar.add_task("sampling", total=num_prompts * num_samples)
         advance = partial(bar.advance, progress)
         for number, start in enumerate(starts):
-            indices = range(start, min(start + shard_size, num_prompts))
+            indices = range(first + start, first + min(start + shard_size, num_prompts))
             path = folder / f"shard-{number:05}-of-{len(starts):05}.parquet"
             if path.exists():
                 advance(len(indices) * num_samples)
