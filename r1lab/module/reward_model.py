@@ -219,7 +219,8 @@ def load_reward_model(name: str, dtype: str, batch_size: int, max_length: int) -
         pointwise=settings["loss"] == "pointwise",
         batch_size=batch_size,
         max_length=max_length,
-        moments=state["score_moments"].tolist(),
+        # A checkpoint from before there were moments keeps its raw scores.
+        moments=state["score_moments"].tolist() if "score_moments" in state else (0.0, 1.0),
     )
 
 
