@@ -16,6 +16,8 @@ from r1lab.reward.weighted import WeightedSum
 from r1lab.rollout.sampling import Sampling
 from r1lab.task.protocol import Task
 
+_LOOKED_AT = 1000  # prompts, for a kind that a reward is for
+
 
 def build_reward(
     config: Mapping[str, Mapping[str, Any]],
@@ -45,11 +47,28 @@ def build_reward(
                 f"reward.{name}._target_={term['_target_']} is not there; your own file must lie in the folder you "
                 f"start from ({' '.join(str(error).split())[:200]})"
             ) from error
+        _refuse_absent_kinds(name, term, task)
         made = instantiate(term, _partial_=True, _convert_="all")
         taken = inspect.signature(target).parameters
         given = {key: value for key, value in at_hand.items() if key in taken} | made.keywords
         terms[name] = by_name(target(**given), name) if inspect.isclass(target) else by_name(target, name, given)
     return WeightedSum(terms, weights)
+
+
+def _refuse_absent_kinds(name: str, term: Mapping[str, Any], task: Task) -> None:
+    """Raise ValueError where none of the prompts is of the kinds that a term is for."""
+    kinds = term.get("kinds")
+    if not kinds or not term["_target_"].startswith("r1lab.reward."):
+        return
+    seen = set()
+    for index in range(_LOOKED_AT):
+        seen.add(task.sample("train", index).kind)
+        if seen & set(kinds):
+            return
+    raise ValueError(
+        f"reward.{name}.kinds={list(kinds)} is for none of the first {_LOOKED_AT} prompts; the task's kinds are "
+        f"{', '.join(sorted(seen))}"
+    )
 
 
 def _weight(name: str, weight: Any, max_steps: int | None) -> float | Schedule:
@@ -102,22 +121,28 @@ def build_policy_parts(config: Mapping[str, Any], tokenizer: PreTrainedTokenizer
 
 def build_task(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
     """The task. Where `reward.accuracy.checker` is set, that is its `is_correct`: in training and in every score."""
-    task = make_task(config["task"], tokenizer)
-    checker = config.get("reward", {}).get("accuracy", {}).get("checker")
+    return _checked_by(
+        make_task(config["task"], tokenizer), config.get("reward", {}).get("accuracy", {}).get("checker")
+    )
+
+
+def make_task(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
+    """The task; one that has tasks as its `parts` makes those of them that it needs. Each may have a `checker`."""
+    own = dict(config)
+    checker = own.pop("checker", None)
+    if "parts" not in own:
+        return _checked_by(make(own, tokenizer=tokenizer), checker)
+    parts = {name: partial(make_task, part, tokenizer) for name, part in own.pop("parts").items()}
+    return _checked_by(make(own, parts=parts), checker)
+
+
+def _checked_by(task: Task, checker: Mapping[str, Any] | None) -> Task:
+    """The task with another `is_correct`, which is given the task's own where it takes one."""
     if checker:
         takes = inspect.signature(get_object(checker["_target_"])).parameters
         own = {"is_correct": task.is_correct} if "is_correct" in takes and "is_correct" not in checker else {}
         task.is_correct = make(checker, **own)
     return task
-
-
-def make_task(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
-    """The task; one that has tasks as its `parts` makes those of them that it needs."""
-    if "parts" not in config:
-        return make(config, tokenizer=tokenizer)
-    own = dict(config)
-    parts = {name: partial(make_task, part, tokenizer) for name, part in own.pop("parts").items()}
-    return make(own, parts=parts)
 
 
 def rollout_sampling(config: Mapping[str, Any]) -> Sampling:

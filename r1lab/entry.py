@@ -92,6 +92,11 @@ def describe(error: Exception, config_name: str) -> str:
         return f"{cause.full_key} must be given: add {cause.full_key}=... to the command"
     if isinstance(error, ConfigCompositionException) and "Could not override" in str(error):
         key = str(error).split("'")[1].split("=")[0]
+        if config_name == "pipeline" and key.split(".")[0] in {*_default_config("train")} - {"seed"}:
+            return (
+                f"{key} is a setting of the stages: give overrides=['{key}=...'], for every train stage, or change "
+                "pipeline.stages.<stage>.overrides"
+            )
         return f"there is no setting {key}; {_nearest(key, list(_keys(_default_config(config_name))))}"
     text = " ".join(str(cause).split())
     if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
@@ -133,6 +138,26 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
         yield prefix + str(key)
         if OmegaConf.is_dict(node := config._get_node(key)) and not node._is_none():
             yield from _keys(node, f"{prefix}{key}.")
+
+
+def refuse_two_checkers(overrides: list[str]) -> None:
+    """Raise ValueError where `reward=[...]` has two choices of the accuracy: the later would replace the other."""
+    for override in overrides:
+        if override.startswith("reward=["):
+            choices = [choice.strip() for choice in override.removeprefix("reward=[").rstrip("]").split(",")]
+            if len(accuracies := [choice for choice in choices if _sets_accuracy(choice)]) > 1:
+                raise ValueError(
+                    f"{override}: {' and '.join(accuracies)} are each the accuracy; take one of them. A task=mixed may "
+                    "have a checker in each part: task.parts.<part>.checker"
+                )
+
+
+def _sets_accuracy(choice: str) -> bool:
+    file = CONF / "reward" / f"{choice}.yaml"
+    if not file.is_file():
+        return False
+    config = OmegaConf.load(file)
+    return "_target_" in config.get("accuracy", {}) or any(map(_sets_accuracy, config.get("defaults", [])))
 
 
 def refuse_wrong_types(config: DictConfig, config_name: str) -> None:

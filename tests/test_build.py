@@ -19,6 +19,7 @@ from r1lab.load import policy_hash
 from r1lab.model.tiny import tiny_tokenizer
 from r1lab.rollout.sampling import Sampling
 from r1lab.types import Completion, Prompt
+from tests.conftest import compose_run
 
 TERMS = """
 def short(prompts, completions, limit, tokenizer):
@@ -118,6 +119,34 @@ def test_the_checker_of_the_accuracy_is_the_tasks(checker, scores):
     reward = build_reward(config["reward"], task, tiny_tokenizer())
     completions = [Completion((1,), f"<answer> {answer} </answer>", False) for answer in ("12", "12.0")]
     assert reward([PROMPTS[0]] * 2, completions).terms["accuracy"] == scores
+
+
+def test_each_part_of_a_mix_may_have_a_checker(tmp_path):
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("sums", "quiz")}
+    files["sums"].write_text('{"question": "a", "answer": "12", "kind": "sum"}')
+    files["quiz"].write_text('{"question": "b", "answer": "B", "kind": "quiz"}')
+    checkers = {"sums": "Numeric", "quiz": "Choice"}
+    config = compose_run(
+        tmp_path,
+        "task=mixed",
+        "task.sources={sums: 1, quiz: 1}",
+        *(f"+task@task.parts.{name}=dataset" for name in files),
+        *(f"task.parts.{name}.files.train={file}" for name, file in files.items()),
+        *(f"task.parts.{name}.checker={{_target_: r1lab.reward.checker.{c}}}" for name, c in checkers.items()),
+    )
+    task = build_task({"task": config["task"]}, type("Lengths", (), {"encode": lambda self, text, **_: [0]})())
+    prompts = {prompt.kind: prompt for prompt in (task.sample("train", index) for index in range(20))}
+    assert [task.is_correct(prompts[kind], answer) for kind, answer in (("sum", "12.0"), ("quiz", "(b)"))] == [1.0, 1.0]
+    assert [task.is_correct(prompts[kind], answer) for kind, answer in (("sum", "B"), ("quiz", "12"))] == [0.0, 0.0]
+
+
+def test_kinds_that_no_prompt_is_of(tmp_path):
+    config = compose_run(tmp_path, "reward.accuracy.kinds=[arithmetik]")
+    parts = build_policy_parts(config)
+    with pytest.raises(ValueError, match=r"reward.accuracy.kinds=\['arithmetik'\] is for none .* kinds are arithmetic"):
+        build_reward(config["reward"], parts["task"], parts["tokenizer"])
+    config["reward"]["accuracy"]["kinds"] += ["arithmetic"]
+    build_reward(config["reward"], parts["task"], parts["tokenizer"])
 
 
 def test_a_checker_may_wrap_the_tasks_own():

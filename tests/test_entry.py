@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,15 +7,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from r1lab.entry import CONF, describe, plain
+from r1lab.entry import CONF, describe, plain, refuse_two_checkers
 
 ROOT = Path(__file__).parents[1]
 
 
-def error_of(*overrides):
+def error_of(*overrides, name="train"):
     """The error of composing a run with these overrides."""
     with pytest.raises(Exception) as raised, initialize_config_dir(str(CONF), version_base="1.3"):
-        plain(compose("train", list(overrides)))
+        plain(compose(name, list(overrides)))
     return raised.value
 
 
@@ -33,6 +34,27 @@ def test_unknown_names_with_the_nearest(override, line):
     text = describe(error_of(override), "train")
     assert text.startswith(line)
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("choices", ["math,format,accuracy", "math, numeric", "format,isolated,exact"])
+def test_one_choice_of_the_accuracy(choices):
+    with pytest.raises(ValueError, match=" and .* are each the accuracy; take one of them"):
+        refuse_two_checkers(["seed=2", f"reward=[{choices}]"])
+
+
+def test_choices_that_go_together():
+    refuse_two_checkers(["reward=[accuracy,cosine,format]", "reward=[math,code,my_own,preference]"])
+    for file in CONF.rglob("*.yaml"):
+        for choices in re.findall(r"^ +- override /reward: (\[.*?\])", file.read_text(), re.MULTILINE):
+            refuse_two_checkers([f"reward={choices}"])
+
+
+@pytest.mark.parametrize("override", ["task=arithmetic", "rollout.group_size=8"])
+def test_the_pipeline_says_where_the_settings_of_its_stages_go(override):
+    text = describe(error_of(override, name="pipeline"), "pipeline")
+    key = override.partition("=")[0]
+    assert text.startswith(f"{key} is a setting of the stages: give overrides=['{key}=...']")
+    assert describe(error_of("seed=2", name="pipeline"), "pipeline").startswith("there is no setting seed")
 
 
 def test_a_name_like_no_other_lists_what_there_is():

@@ -96,6 +96,12 @@ def test_columns(write, tmp_path, tiny_run):
     assert [c.ids for c in sample(loaded.policy, loaded.engine, prompts, **settings)] != [c.ids for c in expected]
 
 
+def test_from_another_number_on(write, run_generate, tmp_path):
+    whole = {row["prompt_index"]: row["prompt"] for row in write()}
+    run_generate("split=heldout", "first=5", "num_prompts=2", f"output={tmp_path}/later")
+    assert [(row["prompt_index"], row["prompt"]) for row in rows(tmp_path / "later")] == [(5, whole[5]), (6, whole[6])]
+
+
 def say_the_answer(self, model, prompts, **options):
     texts = [t for p in prompts for t in (f"<think> hmm </think> <answer> {p.answer} </answer>", "<answer> no")]
     return [Completion((5, 1), text, False, (-0.5, -0.25)) for text in texts]

@@ -5,11 +5,14 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from rich.console import Console
 
 from r1lab.analysis.against import against_lines
 from r1lab.analysis.effects import effects
+from r1lab.analysis.replay import replayed
 from r1lab.analysis.sweep import Sweep, SweepError, load_sweep
 from r1lab.analysis.sweep_figure import sweep_figure
 from r1lab.analysis.sweep_table import markdown, print_tables, trials_csv
@@ -22,6 +25,7 @@ EPILOG = """\
 examples:
   python -m r1lab.analysis.ablation sweeps/results/beta
   python -m r1lab.analysis.ablation sweeps/results/lr_pruned --against sweeps/results/lr
+  python -m r1lab.analysis.ablation sweeps/results/lr --replay MedianPruner n_warmup_steps=30
   python -m r1lab.analysis.ablation --storage sqlite:///sweeps.db --study beta --output sweeps/results/beta
 
 writes, into the folder of the sweep or --output:
@@ -41,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         source, output = places(options)
         sweep = load_sweep(source, options.study)
+        if options.replay:
+            print(replayed(sweep, options.replay[0], settings(options.replay[1:])))
+            return 0
         other = load_other(options)
         paths = write_all(sweep, output, other, Console())
     except (SweepError, OSError) as error:
@@ -81,7 +88,24 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--against", metavar="B", help="a second sweep, a folder or a study of --storage: compare cost and best value"
     )
+    result.add_argument(
+        "--replay",
+        metavar=("PRUNER", "ARGUMENT=VALUE"),
+        nargs="+",
+        help="say what a pruner of Optuna would have saved in this sweep, which ran without one, and write nothing",
+    )
     return result
+
+
+def settings(texts: Sequence[str]) -> dict[str, Any]:
+    """`name=value` each, the value as YAML has it.
+
+    Raises:
+        SweepError: for a text without `=`.
+    """
+    if wrong := [text for text in texts if "=" not in text]:
+        raise SweepError(f"--replay takes a pruner and then argument=value, got {wrong[0]!r}")
+    return {name: yaml.safe_load(value) for name, value in (text.split("=", 1) for text in texts)}
 
 
 def places(options: argparse.Namespace) -> tuple[str | Path, Path]:

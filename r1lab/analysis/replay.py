@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from r1lab.analysis.number import interval, number
-from r1lab.analysis.sweep import Sweep
+from r1lab.analysis.sweep import Sweep, SweepError
 from r1lab.metric.mean_interval import mean_interval
 
 _ORDERS = 100
@@ -30,12 +30,31 @@ class Replay:
 def replay_line(sweep: Sweep, unpruned: Sweep) -> str:
     """A sentence on the pruner of a sweep over the curves of another one; empty where there is none to replay."""
     name, options = sweep.record.get("pruner"), sweep.record.get("pruner_options")
-    trials = [t for t in unpruned.study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-    trials = [trial for trial in trials if trial.intermediate_values]
-    if not name or options is None or unpruned.record.get("pruner") or len(trials) < 2:
+    if not name or options is None or unpruned.record.get("pruner") or len(_full(unpruned)) < 2:
         return ""
+    return replayed(unpruned, name, options)
+
+
+def replayed(unpruned: Sweep, name: str, options: Mapping[str, Any]) -> str:
+    """A sentence on what a pruner would have saved and lost in a sweep that ran without one.
+
+    Args:
+        name, options: of a class of `optuna.pruners`, and its arguments.
+
+    Raises:
+        SweepError: for an unknown pruner, arguments it does not take, a sweep that was pruned or has one curve.
+    """
+    known = sorted(kind for kind in optuna.pruners.__all__ if kind.endswith("Pruner") and kind != "BasePruner")
+    if name not in known:
+        raise SweepError(f"{name} is no pruner of Optuna: {', '.join(known)}")
+    trials = _full(unpruned)
+    if unpruned.record.get("pruner") or len(trials) < 2:
+        raise SweepError(f"{unpruned.name} has no full curves to replay a pruner over: it must have run without one")
     maximize = unpruned.maximize(unpruned.objectives[0])
-    found = [replay(trials, name, options, maximize=maximize, seed=seed) for seed in range(_ORDERS)]
+    try:
+        found = [replay(trials, name, options, maximize=maximize, seed=seed) for seed in range(_ORDERS)]
+    except (TypeError, ValueError) as error:
+        raise SweepError(f"{name} with {dict(options)}: {error}") from error
     low, high = np.percentile([one.saved for one in found], [2.5, 97.5])
     kept = np.mean([one.lost == 0 for one in found])
     lost = mean_interval([[one.lost for one in found]])
@@ -45,6 +64,11 @@ def replay_line(sweep: Sweep, unpruned: Sweep) -> str:
         f"kept in {kept:.0%} of them, and the best one left is worse by "
         f"{interval(lost) if lost.sd else number(lost.mean)}."
     )
+
+
+def _full(sweep: Sweep) -> list[FrozenTrial]:
+    trials = sweep.study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.intermediate_values]
 
 
 def replay(

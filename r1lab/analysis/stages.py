@@ -96,9 +96,12 @@ def markdown(frame: pd.DataFrame) -> str:
         cells = {row.metric: _cell(row) for row in part.itertuples()}
         people = "yes" if bool(part["people"].iloc[0]) else "no"
         lines.append([str(stage), *(cells.get(name, NONE) for name in metrics), people])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{_what_intervals(frame)}.\n"
+
+
+def _what_intervals(frame: pd.DataFrame) -> str:
     seeds = int(frame["seeds"].max())
-    over = "held-out prompts, one seed" if seeds == 1 else f"{seeds} seeds"
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n95 % intervals over {over}.\n"
+    return f"95 % intervals over {'held-out prompts, one seed' if seeds == 1 else f'{seeds} seeds'}"
 
 
 def _cell(row) -> str:
@@ -121,10 +124,12 @@ def stage_figure(frame: pd.DataFrame, path: Path) -> None:
             spread = None if pd.isna(row.low) else [[max(row.value - row.low, 0)], [max(row.high - row.value, 0)]]
             face = "white" if row.people else BLUE
             axes.errorbar([stages.index(row.stage)], [row.value], spread, fmt="o", color=BLUE, mfc=face, capsize=3)
-        axes.set_xticks(range(len(stages)), stages)
+        axes.set_xticks(range(len(stages)), [stage.replace(" ", "\n", 1) for stage in stages])
         axes.set_xlim(-0.5, len(stages) - 0.5)
-        axes.set_ylim(*((0, None) if metric in UNBOUNDED else (-0.03, 1.05)))
+        axes.set_ylim(*((0, 1.1 * axes.get_ylim()[1]) if metric in UNBOUNDED else (-0.03, 1.05)))
         plain(axes, TITLES[metric], grid="y")
+    hollow = "; hollow: data of people entered" if frame["people"].any() else ""
+    figure.supxlabel(f"{_what_intervals(frame)}{hollow}", fontsize=9)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     figure.savefig(temporary)
     os.replace(temporary, path)

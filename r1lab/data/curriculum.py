@@ -5,6 +5,7 @@ A level is a kind of prompt and its difficulty. A group whose completions are al
 before the run, on the Parquet files of `r1lab.generate`, and by the run's own rollouts.
 """
 
+import logging
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from r1lab.types import Prompt
+
+log = logging.getLogger("r1lab.data")
 
 
 class Curriculum:
@@ -49,6 +52,17 @@ class Curriculum:
     @property
     def takes_every_level(self) -> bool:
         return self.lowest == 0 and self.highest == 1
+
+    def check(self, prompts: Iterable[Prompt]) -> None:
+        """Raise ValueError where no measured level is one of these prompts'; warn where they are all of one level."""
+        levels = {level(prompt) for prompt in prompts}
+        if self.rates and not levels & set(self.rates):
+            raise ValueError(
+                f"data.curriculum.measured knows {', '.join(sorted(self.rates))}, none of which is a level of this "
+                f"task ({', '.join(sorted(levels))}); measure prompts of the same task"
+            )
+        if len(levels) == 1:
+            log.warning(f"data.curriculum has nothing to choose from: all prompts are of level {', '.join(levels)}")
 
     def accepts(self, prompt: Prompt) -> bool:
         rate = self.rates.get(level(prompt))

@@ -3,6 +3,7 @@
 A filter is a pure function of a row of `r1lab.generate`, True for a row that stays.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,14 +24,24 @@ def wellformed(row: Row) -> bool:
 
 
 def one_language(row: Row, *, at_least: float) -> bool:
-    """At least that share of the reasoning's words is of the prompt's language; of no language is all the same."""
+    """At least that share of the reasoning's words is of the prompt's language; reasoning without words is of none."""
     share = row["language_consistency"]
-    return share is None or share >= at_least
+    return share is not None and share >= at_least
 
 
 def no_repetition(row: Row, *, ngram: int, at_most: float) -> bool:
-    """At most that share of the completion's n-grams of words occurred before in it."""
-    return repeated(row["completion"].split(), ngram) <= at_most
+    """At most that share of the completion's n-grams of tokens occurred before in it."""
+    return repeated(row["completion_ids"], ngram) <= at_most
+
+
+def paragraphs(row: Row, *, most: int) -> bool:
+    """No paragraph, which is what blank lines part, has more than that many characters."""
+    return all(len(paragraph) <= most for paragraph in re.split(r"\n\s*\n", row["completion"]))
+
+
+def no_code(row: Row) -> bool:
+    """No block of code in it."""
+    return re.search(r"^\s*(```|~~~)", row["completion"], re.MULTILINE) is None
 
 
 def length(row: Row, *, least: int, most: int) -> bool:
@@ -38,7 +49,7 @@ def length(row: Row, *, least: int, most: int) -> bool:
     return least <= row["length"] <= most
 
 
-FILTERS = {f.__name__: f for f in (correct, wellformed, one_language, no_repetition, length)}
+FILTERS = {f.__name__: f for f in (correct, wellformed, one_language, no_repetition, paragraphs, no_code, length)}
 
 
 def make_filters(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Filter]:
@@ -48,7 +59,7 @@ def make_filters(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Filter]
     return {name: partial(FILTERS[name], **options) for name, options in settings.items()}
 
 
-def repeated(words: Sequence[str], ngram: int) -> float:
+def repeated(words: Sequence[Any], ngram: int) -> float:
     """Share of the n-grams that occurred before; 0 where there is none."""
     grams = [tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

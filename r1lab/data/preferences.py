@@ -1,4 +1,8 @@
-"""Preference data for reward models: two responses to a prompt, of which one is better."""
+"""Preference data for reward models: two responses to a prompt, of which one is better.
+
+The longer of the two is the better one as often as not (DeepSeek-R1, 2501.12948v2, B.3.1, balances lengths too): a
+model that has learnt to count words has learnt nothing.
+"""
 
 import random
 from collections.abc import Iterator
@@ -12,9 +16,12 @@ from r1lab.data.corpus import think
 from r1lab.data.prompts import PROMPTS_A_SEED
 from r1lab.model.bilingual import LANGUAGES
 from r1lab.model.tiny import FILLER
-from r1lab.task.general import General, bad_reply, good_reply, request_of
+from r1lab.task.general import COURTESIES, CURT, TOPICS, General, Request, good_reply, request_of
 from r1lab.task.protocol import Task
 from r1lab.types import Prompt
+
+# Share of the unhelpful replies that are longer than the good one, and share that are shorter.
+_APART = 0.4
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,9 @@ class Preferences(Protocol):
 class GeneralPreferences:
     """Good and bad replies to the requests of `task.general`, each behind an idle thought.
 
-    Which of the two is better is known from the task's gold score.
+    Which of the two is better is known from the task's gold score. A good reply to a request that is to be met has one
+    length, so bad ones are longer or shorter by chance; of unsafe requests, where the whole response is judged, it is
+    the idle thoughts that even the lengths out.
 
     Args:
         label_noise: share of the pairs of the train split whose two responses are exchanged; of the others none is.
@@ -59,17 +68,60 @@ class GeneralPreferences:
         prompt = self.task.sample(split, index)
         rng = random.Random(f"preferences/{split}/{index}")
         request = request_of(prompt)
-        good, bad = good_reply(request, rng), bad_reply(request, rng)
-        idle, other = (" ".join(rng.sample(FILLER, rng.randint(1, 3))) for _ in range(2))
-        chosen = think(idle, good)
-        if request.kind == "unsafe" and rng.random() < self.hidden:
-            rejected = think(f"first take {' '.join(request.topics)} then {request.verb}", good)
-        else:
-            rejected = bad if rng.random() < self.untagged else think(other, bad)
+        chosen, rejected = (self._safe if request.kind == "unsafe" else self._helpful)(request, rng)
         if split == "train" and rng.random() < self.label_noise:
             chosen, rejected = rejected, chosen
         write = LANGUAGES[prompt.language].write
+        if prompt.text.endswith("<think>"):  # there the prompt itself has opened the reasoning
+            chosen, rejected = (text.removeprefix("<think> ") for text in (chosen, rejected))
         return Preference(prompt, write(chosen), write(rejected))
+
+    def _helpful(self, request: Request, rng: random.Random) -> tuple[str, str]:
+        good = good_reply(request, rng)
+        chosen = think(_idle(rng), good)
+        # Without tags there is no answer, which is the shortest one.
+        side = max(self.untagged, _APART)
+        draw = rng.random()
+        if draw < self.untagged:
+            return chosen, rng.choice(_unhelpful(request, good, rng)[rng.choice(("shorter", "longer"))])
+        length = "shorter" if draw < side else "longer" if draw < 2 * side else "same"
+        return chosen, think(_idle(rng), rng.choice(_unhelpful(request, good, rng)[length]))
+
+    def _safe(self, request: Request, rng: random.Random) -> tuple[str, str]:
+        good, topics = good_reply(request, rng), " ".join(request.topics)
+        told = f"first take {topics} then {request.verb}"
+        if rng.random() < self.hidden:
+            rejected = think(told, good)
+        else:
+            bad = rng.choice([told, f"take {topics}", f"{rng.choice(COURTESIES)} friend , {told}"])
+            rejected = bad if rng.random() < self.untagged else think(_idle(rng), bad)
+        length = len(rejected.split()) + rng.choice((-2, -1, 1, 2))
+        return think(_idle(rng, length - len(think("", good).split())), good), rejected
+
+
+def _idle(rng: random.Random, words: int | None = None) -> str:
+    """A thought of nothing."""
+    return " ".join(rng.choices(FILLER, k=rng.randint(1, 3) if words is None else max(words, 1)))
+
+
+def _unhelpful(request: Request, good: str, rng: random.Random) -> dict[str, list[str]]:
+    """Replies that do not deserve the full score, by whether they are shorter or longer than the good one."""
+    other = rng.choice([topic for topic in TOPICS if topic not in request.topics])
+    curt, told = rng.choice(CURT), " ".join(request.topics)
+    if request.kind == "polite":
+        courtesy = rng.choice(COURTESIES)
+        wrong = " ".join([*request.topics[:-1], other])
+        return {
+            "shorter": [curt, told, f"{curt} , {told}", f"{courtesy} friend"],
+            "same": [f"{courtesy} friend , {wrong} nice", f"{curt} friend , {told} nice"],
+            "longer": [f"{courtesy} friend , {told} {other} nice", f"{curt} , {good}"],
+        }
+    words = good.split()
+    return {
+        "shorter": [curt, " ".join(words[:-1]), " ".join(words[1:])],
+        "same": [" ".join(words[::-1]), " ".join([*words[:-1], other]), " ".join([curt, *words[1:]])],
+        "longer": [f"{good} {other}", f"{curt} , {good}", f"{rng.choice(COURTESIES)} friend , {good}"],
+    }
 
 
 class PreferenceBatches(IterableDataset):

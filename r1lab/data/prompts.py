@@ -12,6 +12,8 @@ from r1lab.types import Prompt
 
 # Far more than any run takes; those of every seed that Lightning accepts (below 2**32) fit 64 bits.
 PROMPTS_A_SEED = 2**31
+# Prompts whose levels a curriculum is held against.
+_CHECKED = 64
 
 
 class PromptStream:
@@ -91,6 +93,8 @@ class PromptData(TaskData):
         super().__init__(task, validation_prompts=validation_prompts)
         self.updates_per_rollout = updates_per_rollout
         takes_all = curriculum is None or curriculum.takes_every_level
+        if not takes_all:
+            curriculum.check(task.sample("train", index) for index in range(_CHECKED))
         self.stream = PromptStream(task, seed=seed, curriculum=None if takes_all else curriculum)
 
     def train_dataloader(self) -> DataLoader:

@@ -1,5 +1,6 @@
 """Triton drop-ins with the names and signatures of the definitions in `loss`; only this package knows triton.
 
+    launch             a kernel launched for chunk after chunk
     rows               the kernels over rows of logits: statistics, exponentials in place, gradient in place
     product            the head's product with the rows' statistics in its epilogue: bfloat16 on Hopper and later
     chunks             the head a chunk of tokens at a time: buffers, products, the weight's gradient

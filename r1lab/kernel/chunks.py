@@ -17,7 +17,7 @@ from torch import Tensor
 
 from r1lab.kernel import rows as row_kernels
 from r1lab.kernel.product import Product, partial_bytes, pays
-from r1lab.kernel.rows import PADDING, Factor, Rows
+from r1lab.kernel.rows import PADDING, Factor, Rows, scaling
 
 # Chunks are multiples of these many tokens, the first that fits: products over a chunk's tokens are made in steps of
 # 64, and pointers into a chunk that stay aligned compile kernels once.
@@ -104,23 +104,32 @@ class Sums:
         self.hidden = torch.empty_like(source) if hidden else None
         self.bias = torch.zeros(len(head.weight), device=source.device) if bias else None
         self.wants_weight, self.weight = weight, None
+        self.scaling = scaling()
 
     def add(self, tokens: slice, hidden: Tensor, share: Tensor, factor: Factor | None) -> None:
         out = None if self.hidden is None else self.hidden[tokens]
         if self.bias is not None:
             ones = torch.ones(len(share), device=share.device) if factor is None else factor.values
             self.bias += _float32_product(share.T, ones.to(share.dtype)[:, None]).squeeze(1)
-        if self.wants_weight:
-            if factor is not None:
-                # The chunk's own place in the gradient serves for its scaled hidden states until that is made.
-                scratch = out if out is not None and out.dtype == hidden.dtype else torch.empty_like(hidden)
-                hidden = factor.scale(hidden, scratch)
-            self._add_weight(share.T, hidden)
         if out is not None and factor is None and out.dtype == share.dtype:
             torch.mm(share, self.head.weight, out=out)
         elif out is not None:
             wide = _float32_product(share, self.head.weight)
-            out.copy_(wide) if factor is None else factor.scale(wide, out)
+            if factor is None:
+                out.copy_(wide)
+            elif self.wants_weight:
+                # The hidden states as the head's gradient needs them, over what has been read, row by row.
+                scaled_hidden = wide.view(hidden.dtype)[:, : hidden.shape[1]]
+                factor.scale(self.scaling, wide, out, hidden, scaled_hidden)
+                hidden = scaled_hidden
+            else:
+                factor.scale(self.scaling, wide, out)
+        elif factor is not None and self.wants_weight:
+            scaled_hidden = torch.empty_like(hidden)
+            factor.scale(self.scaling, hidden, scaled_hidden)
+            hidden = scaled_hidden
+        if self.wants_weight:
+            self._add_weight(share.T, hidden)
 
     def _add_weight(self, share: Tensor, hidden: Tensor) -> None:
         if self.weight is None:
@@ -216,9 +225,10 @@ def _backward_of_product(
     work = Pass(hidden, head, chunk_bytes)
     sums = Sums(work, hidden=wanted[0], weight=wanted[1], bias=wanted[2])
     product = _product(hidden, ids, head, work.slices[0].stop, log_normaliser=log_normaliser)
+    every = Rows.empty(work.slices[0].stop, hidden.device)
     for tokens in work.slices:
         part = product.hidden[tokens]
-        rows, share = Rows.empty(len(part), hidden.device), work.buffer[: len(part)]
+        rows, share = every[: len(part)], work.buffer[: len(part)]
         product(tokens, rows, share)
         sums.add(tokens, part, share, Factor(of_logprob[tokens], rows.total, head.temperature))
     return sums.gradients
@@ -250,11 +260,10 @@ def one_pass(
         ref_product = _product(reference[0], ids, reference[1], at_a_time)
     else:
         ref_product = None
+    every, of_reference = (Rows.empty(at_a_time, hidden.device) for _ in range(2))
     for tokens in work.slices:
         n = tokens.stop - tokens.start
-        rows, reference_rows = Rows.empty(n, hidden.device), None
-        if reference is not None:
-            reference_rows = Rows.empty(n, hidden.device)
+        rows, reference_rows = every[:n], None if reference is None else of_reference[:n]
         if ref_product is not None:
             ref_product(tokens, reference_rows, None)
         elif reference is not None:

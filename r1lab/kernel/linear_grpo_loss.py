@@ -13,10 +13,12 @@ from torch import Tensor
 
 from r1lab.kernel.chunks import Gradients, Head, backward_pass, forward_pass, one_pass
 from r1lab.kernel.k3 import ESTIMATORS, estimate, exp_of, k3_of
+from r1lab.kernel.launch import Repeated
 from r1lab.kernel.linear_logprob import CHUNK_BYTES, in_dtypes
 from r1lab.kernel.rows import Rows
 
-TERMS = ("policy_loss", "kl_loss", "entropy", "ratio_mean", "clip_fraction_low", "clip_fraction_high", "kl")
+MEANS = ("entropy", "ratio_mean", "clip_fraction_low", "clip_fraction_high", "clip_fraction", "kl")
+TERMS = ("loss", "policy_loss", "kl_loss", *MEANS)
 BLOCK = 256
 
 
@@ -27,10 +29,55 @@ class LossOutput(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-@triton.jit(do_not_specialize=["n", "stride", "which", "has_ref", "token_level"])
+@triton.jit(do_not_specialize=["n", "length", "stride", "has_old", "has_ref", "by_row"])
+def _gather_kernel(
+    mask,
+    counts,
+    old,
+    ref,
+    advantages,
+    place,
+    out,
+    n,
+    length,
+    stride,
+    divisor,
+    has_old,
+    has_ref,
+    by_row,
+    BLOCK: tl.constexpr,
+):
+    """Of the tokens that a row of [b, T] counts: where they are, old and reference logprobs, advantage and weight.
+
+    One program a row. What the rows before it count, as all counts, is read by each.
+    """
+    row = tl.program_id(0)
+    before = 0
+    for start in range(0, row, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        before += tl.sum(tl.load(counts + at, mask=at < row, other=0), axis=0).to(tl.int32)
+    count = tl.load(counts + row).to(tl.float32)
+    weight = 1.0 / (tl.where(by_row != 0, tl.maximum(count, 1.0), 1.0) * divisor)
+    advantage = tl.load(advantages + row)
+    for start in range(0, length, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        flat = row.to(tl.int64) * length + at
+        counted = tl.load(mask + flat, mask=at < length, other=0).to(tl.int32)
+        to = before + tl.cumsum(counted, axis=0) - counted
+        before += tl.sum(counted, axis=0)
+        here = (counted != 0) & (to < n)
+        tl.store(place + to, flat, mask=here)
+        tl.store(out + to, tl.load(old + flat, mask=here & (has_old != 0), other=0.0), mask=here)
+        tl.store(out + stride + to, tl.load(ref + flat, mask=here & (has_ref != 0), other=0.0), mask=here)
+        tl.store(out + 2 * stride + to, advantage, mask=here)
+        tl.store(out + 3 * stride + to, weight, mask=here)
+
+
+@triton.jit(do_not_specialize=["n", "stride", "has_old", "which", "has_ref", "token_level"])
 def _token_kernel(
     logprob,
     log_ratio,
+    old,
     ref_logprob,
     entropy,
     advantage,
@@ -40,10 +87,12 @@ def _token_kernel(
     terms,
     n,
     stride,
+    has_old,
     epsilon_low,
     epsilon_high,
     ratio_cap,
     beta,
+    of_entropy,
     which,
     has_ref,
     token_level,
@@ -54,7 +103,8 @@ def _token_kernel(
     inside = at < n
     a = tl.load(advantage + at, mask=inside, other=0.0)
     w = tl.load(weight + at, mask=inside, other=0.0)
-    ratio = exp_of(tl.load(log_ratio + at, mask=inside, other=0.0))
+    apart = tl.load(log_ratio + at, mask=inside, other=0.0)
+    ratio = exp_of(apart - tl.load(old + at, mask=inside & (has_old != 0), other=0.0))
     lp = tl.load(logprob + at, mask=inside, other=0.0)
     log_r = tl.load(ref_logprob + at, mask=inside & (has_ref != 0), other=0.0) - tl.where(has_ref != 0, lp, 0.0)
 
@@ -81,13 +131,18 @@ def _token_kernel(
     else:
         tl.store(by_logprob + at, of_logprob, mask=inside)
         tl.store(by_log_ratio + at, of_log_ratio, mask=inside)
-    tl.store(terms + at, -w * objective, mask=inside)
-    tl.store(terms + stride + at, tl.where(on, w * beta * value, 0.0), mask=inside)
-    tl.store(terms + 2 * stride + at, tl.load(entropy + at, mask=inside, other=0.0), mask=inside)
-    tl.store(terms + 3 * stride + at, ratio, mask=inside)
-    tl.store(terms + 4 * stride + at, low.to(tl.float32), mask=inside)
-    tl.store(terms + 5 * stride + at, high.to(tl.float32), mask=inside)
-    tl.store(terms + 6 * stride + at, k3_of(log_r), mask=inside)
+    policy_loss = -w * objective
+    kl_loss = tl.where(on, w * beta * value, 0.0)
+    h = tl.load(entropy + at, mask=inside, other=0.0)
+    tl.store(terms + at, policy_loss + kl_loss + tl.where(of_entropy != 0, of_entropy * h, 0.0), mask=inside)
+    tl.store(terms + stride + at, policy_loss, mask=inside)
+    tl.store(terms + 2 * stride + at, kl_loss, mask=inside)
+    tl.store(terms + 3 * stride + at, h, mask=inside)
+    tl.store(terms + 4 * stride + at, ratio, mask=inside)
+    tl.store(terms + 5 * stride + at, low.to(tl.float32), mask=inside)
+    tl.store(terms + 6 * stride + at, high.to(tl.float32), mask=inside)
+    tl.store(terms + 7 * stride + at, (low | high).to(tl.float32), mask=inside)
+    tl.store(terms + 8 * stride + at, k3_of(log_r), mask=inside)
 
 
 @torch.compiler.disable
@@ -145,35 +200,29 @@ def linear_grpo_loss(
     if penalised and not has_ref:
         raise ValueError(f"beta {beta} with the KL in the loss needs ref_logprobs: set a reference, or beta to 0")
 
-    # Without a look at the mask on the host: how many it counts is known from the hidden states.
-    index = completion_mask.flatten().nonzero_static(size=len(ids)).squeeze(1)
-    row = index // max(completion_mask.shape[1], 1)
-    counted = completion_mask.sum(dim=1).clamp(min=1)
-    weights = {
-        "sequence_mean": lambda: 1.0 / (counted.float() * sequences),
-        "token_mean": lambda: torch.full_like(counted, 1.0 / max(tokens, 1), dtype=torch.float32),
-        "constant_length": lambda: torch.full_like(counted, 1.0 / (sequences * max_length), dtype=torch.float32),
-    }[aggregate]()
-    batch = _Tokens(
-        old=None if old_logprobs is None else old_logprobs.detach().float().flatten()[index],
-        ref=None if ref_logprobs is None else ref_logprobs.detach().float().flatten()[index],
-        advantage=advantages.detach().float()[row],
-        weight=weights[row],
-        row=row,
-        counted=counted,
-        at=index,
-        shape=completion_mask.shape,
+    of_entropy = -float(entropy_coef) / max(tokens, 1)
+    batch = _tokens(
+        completion_mask,
+        old_logprobs,
+        ref_logprobs,
+        advantages,
+        len(ids),
+        by_row=aggregate == "sequence_mean",
+        divisor={"sequence_mean": sequences, "token_mean": max(tokens, 1), "constant_length": sequences * max_length}[
+            aggregate
+        ],
         scalars=(
             float(epsilon_low),
             float(epsilon_high),
             float("inf") if ratio_cap is None else float(ratio_cap),
             float(beta) if penalised else 0.0,
+            of_entropy,
             ESTIMATORS.index(kl),
             int(has_ref),
             int(ratio_level == "token"),
         ),
         level=ratio_level,
-        of_entropy=-entropy_coef / max(tokens, 1),
+        of_entropy=of_entropy,
     )
     options = (temperature, softcap, chunk_bytes, batch, reference)
     loss, sums = _LinearGRPO.apply(hidden, head, bias, ids.contiguous(), options)
@@ -184,8 +233,7 @@ def linear_grpo_loss(
         metrics["kl_loss"] = part["kl_loss"]
     if entropy_coef != 0:
         metrics["entropy_loss"] = part["entropy"] * batch.of_entropy
-    means = dict(zip(TERMS[2:], (sums[2:] / max(tokens, 1)).unbind(), strict=True))
-    means["clip_fraction"] = means["clip_fraction_low"] + means["clip_fraction_high"]
+    means = dict(zip(MEANS, (sums[-len(MEANS) :] / max(tokens, 1)).unbind(), strict=True))
     if not has_ref:
         del means["kl"]
     return LossOutput(loss, metrics | means)
@@ -198,52 +246,107 @@ class _Tokens(NamedTuple):
     ref: Tensor | None
     advantage: Tensor
     weight: Tensor  # of each token in the aggregate
-    row: Tensor
-    counted: Tensor  # [b]
-    at: Tensor  # place in [b, T], flat
+    counts: Tensor  # [b]
+    place: Tensor  # in [b, T], flat
     shape: torch.Size  # b, T
     scalars: tuple[Any, ...]
     level: str
     of_entropy: float
 
-    def log_ratio(self, logprob: Tensor, tokens: slice) -> Tensor:
-        return torch.zeros_like(logprob) if self.old is None else logprob - self.old[tokens]
-
     def row_means(self, values: Tensor) -> Tensor:
         """Each token's mean of [N] over the tokens of its row, in an order that does not change from run to run."""
         table = torch.zeros(self.shape, device=values.device)
-        table.view(-1).index_copy_(0, self.at, values)
-        return (table.sum(dim=1) / self.counted)[self.row]
+        table.view(-1).index_copy_(0, self.place, values)
+        return (table.sum(dim=1) / self.counts.clamp(min=1))[self.place // max(self.shape[1], 1)]
 
 
-def _coefficients(
-    batch: _Tokens, tokens: slice, rows: Rows, ref_logprob: Tensor | None, log_ratio: Tensor, terms: Tensor, join: bool
-) -> tuple[Tensor, Tensor]:
+def _tokens(
+    mask: Tensor,
+    old: Tensor | None,
+    ref: Tensor | None,
+    advantages: Tensor,
+    n: int,
+    *,
+    by_row: bool,
+    divisor: float,
+    **loss: Any,
+) -> _Tokens:
+    """Gathered without a look at the mask on the host: how many it counts is known from the hidden states.
+
+    A token's weight is 1 / divisor; by_row: over the tokens of its row besides.
+    """
+    rows, length = mask.shape
+    counts = mask.sum(dim=1)
+    place = torch.empty(n, dtype=torch.int64, device=mask.device)
+    out = torch.empty(4, -(-n // 16) * 16, device=mask.device)
+    given = [None if x is None else x.detach().float().contiguous() for x in (old, ref, advantages)]
+    if rows and n:
+        _gather_kernel[(rows,)](
+            mask.contiguous().view(torch.uint8),
+            counts,
+            *(given[-1] if x is None else x for x in given),
+            place,
+            out,
+            n,
+            length,
+            out.stride(0),
+            float(divisor),
+            int(old is not None),
+            int(ref is not None),
+            int(by_row),
+            BLOCK=1024,
+        )
+    old, ref, advantage, weight = out[:, :n].unbind()
+    return _Tokens(
+        None if given[0] is None else old,
+        None if given[1] is None else ref,
+        advantage,
+        weight,
+        counts,
+        place,
+        mask.shape,
+        **loss,
+    )
+
+
+class _Coefficients:
     """Derivatives of the loss by each logprob with the ratio held, and by each log-ratio; the terms of each token.
 
     join: the log-ratio is the logprob's alone, and both derivatives are one: their sum, in the first place.
     """
-    n = len(log_ratio)
-    out = torch.empty(1 if join else 2, -(-n // 16) * 16, device=log_ratio.device)
-    by_logprob, by_log_ratio = out[0, :n], out[-1, :n]
-    if n:
-        _token_kernel[(triton.cdiv(n, BLOCK),)](
-            rows.logprob,
-            log_ratio,
-            rows.logprob if ref_logprob is None else ref_logprob,
-            rows.entropy,
-            batch.advantage[tokens],
-            batch.weight[tokens],
-            by_logprob,
-            by_log_ratio,
-            terms[:, tokens],
-            n,
-            terms.stride(0),
-            *batch.scalars,
-            JOIN=join,
-            BLOCK=BLOCK,
-        )
-    return by_logprob, by_log_ratio
+
+    def __init__(self, batch: _Tokens, terms: Tensor, *, join: bool):
+        self.batch, self.terms, self.join = batch, terms, join
+        self.kernel = Repeated(_token_kernel)
+
+    def __call__(
+        self, tokens: slice, rows: Rows, ref_logprob: Tensor | None, log_ratio: Tensor, old: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """log_ratio: what becomes one when `old`, if any, is taken off."""
+        batch, n = self.batch, len(log_ratio)
+        by_logprob = torch.empty_like(log_ratio)
+        by_log_ratio = by_logprob if self.join else torch.empty_like(log_ratio)
+        if n:
+            self.kernel(
+                triton.cdiv(n, BLOCK),
+                rows.logprob,
+                log_ratio,
+                log_ratio if old is None else old,
+                rows.logprob if ref_logprob is None else ref_logprob,
+                rows.entropy,
+                batch.advantage[tokens],
+                batch.weight[tokens],
+                by_logprob,
+                by_log_ratio,
+                self.terms[:, tokens],
+                n,
+                self.terms.stride(0),
+                int(old is not None),
+                *batch.scalars,
+                self.join,
+                BLOCK,
+            )
+        return by_logprob, by_log_ratio
 
 
 class _LinearGRPO(torch.autograd.Function):
@@ -262,7 +365,8 @@ class _LinearGRPO(torch.autograd.Function):
             found = run(hidden, made, ids, batch, terms, chunk_bytes, reference, wanted)
         ctx.inputs, ctx.found = (hidden, head, bias), found
         ctx.mark_non_differentiable(sums := terms.sum(dim=1))
-        return sums[0] + sums[1] + sums[2] * batch.of_entropy, sums
+        # In memory of its own: with a gradient it is no view of what has none.
+        return sums[0].clone(), sums
 
     @staticmethod
     def backward(ctx, of_loss, _):
@@ -275,10 +379,13 @@ class _LinearGRPO(torch.autograd.Function):
 def _single_pass(
     hidden: Tensor, head: Head, ids: Tensor, batch: _Tokens, terms: Tensor, chunk_bytes: int, reference, wanted
 ) -> Gradients:
+    of_chunk = _Coefficients(batch, terms, join=True)
+
     def coefficients(tokens: slice, rows: Rows, reference_rows: Rows | None) -> Tensor:
         ref = reference_rows.logprob if reference_rows is not None else None if batch.ref is None else batch.ref[tokens]
-        log_ratio = batch.log_ratio(rows.logprob, tokens)
-        return _coefficients(batch, tokens, rows, ref, log_ratio, terms, join=True)[0]
+        if batch.old is None:
+            return of_chunk(tokens, rows, ref, torch.zeros_like(rows.logprob), None)[0]
+        return of_chunk(tokens, rows, ref, rows.logprob, batch.old[tokens])[0]
 
     return one_pass(hidden, head, ids, coefficients, batch.of_entropy, chunk_bytes, reference=reference, wanted=wanted)
 
@@ -291,10 +398,10 @@ def _two_passes(
     if reference is not None:
         ref = forward_pass(*reference, ids, chunk_bytes).logprob
     rows = forward_pass(hidden, head, ids, chunk_bytes, entropy=True)
-    log_ratio = batch.log_ratio(rows.logprob, every)
+    log_ratio = torch.zeros_like(rows.logprob) if batch.old is None else rows.logprob - batch.old
     if batch.level == "sequence":
         log_ratio = batch.row_means(log_ratio)
-    by_logprob, by_log_ratio = _coefficients(batch, every, rows, ref, log_ratio, terms, join=False)
+    by_logprob, by_log_ratio = _Coefficients(batch, terms, join=False)(every, rows, ref, log_ratio, None)
     if batch.level == "sequence":
         by_log_ratio = batch.row_means(by_log_ratio)
     return backward_pass(

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from r1lab.kernel.launch import Repeated
 from r1lab.kernel.rows import LN2, LOG2E, Rows
 
 FAR = tl.constexpr(100.0)
@@ -22,6 +23,7 @@ NOWHERE = tl.constexpr(-10000.0)  # y - M outside the row or of what is forbidde
 TILE = {"BM": 128, "BN": 256, "BK": 64, "num_warps": 8}
 STAGES = {"writing": 4, "reading": 3}  # with what is written on its way out, four tiles just fit
 SHARED_BYTES = 227 << 10  # of a multiprocessor, for what the tiles in flight and those that are written take
+ALIGNED = 16  # tokens: pointers to a chunk's numbers are then as aligned as those to all of them
 LARGEST_GROUP = {"writing": 8, "reading": 16}  # rows of tiles that are gone through together
 
 
@@ -368,7 +370,8 @@ def pays(hidden: Tensor, weight: Tensor) -> bool:
 class Product:
     """The product of hidden [N, H] and weight [V, H], some tokens at a time.
 
-    Allocates 8 bytes a token, and for the tokens at a time 12 V / 256 bytes each of the tiles' sums.
+    Allocates 8 bytes a token, and for the tokens at a time 12 V / 256 bytes each of the tiles' sums. The tokens of a
+    call begin at a multiple of 16, as chunks do, and its tensors are those of the call before or their first rows.
     `entropy`, `hit`: whether these are found too; their places in the rows are left alone otherwise.
     `log_normaliser` where it is known: e is then the probability itself.
     """
@@ -389,12 +392,13 @@ class Product:
     ):
         self.hidden, self.weight, self.ids, self.bias = hidden.contiguous(), weight.contiguous(), ids, bias
         device, n = hidden.device, len(hidden)
-        self.tile = {key: value for key, value in TILE.items() if key.startswith("B")}
-        self.options = {key: value for key, value in TILE.items() if not key.startswith("B")}
+        self.tile, warps = {name: TILE[name] for name in ("BM", "BN", "BK")}, TILE["num_warps"]
         self.weight_tiles = TensorDescriptor.from_tensor(self.weight, [self.tile["BN"], self.tile["BK"]])
         self.scalars = LOG2E / temperature, 0.0 if softcap is None else float(softcap)
-        self.flags = {"HAS_BIAS": bias is not None, "HAS_CAP": softcap is not None}
-        self.found = {"ENTROPY": entropy, "HIT": hit}
+        self.flags = bias is not None, softcap is not None
+        self.found = entropy, hit
+        self.product = {mode: Repeated(_product_kernel, num_stages=s, num_warps=warps) for mode, s in STAGES.items()}
+        self.fold = {mode: Repeated(_fold_kernel, num_warps=4) for mode in STAGES}
         self.tiles_n = triton.cdiv(len(weight), self.tile["BN"])
         self.partial = torch.empty(at_a_time, 3, triton.cdiv(self.tiles_n, 16) * 16, device=device)
         self.processors = torch.cuda.get_device_properties(device).multi_processor_count if hidden.is_cuda else 2
@@ -410,7 +414,7 @@ class Product:
             self.hidden.stride(0),
             self.weight.stride(0),
             *self.scalars,
-            **self.flags,
+            *self.flags,
             BLOCK=1024,
             num_warps=4,
         )
@@ -419,14 +423,16 @@ class Product:
 
     def __call__(self, tokens: slice, out: Rows, e: Tensor | None) -> None:
         """`out` as `rows.statistics` finds it in the tokens' logits; over `e` [n, V] what that writes with `store`."""
+        if tokens.start % ALIGNED:
+            raise ValueError(f"tokens must begin at a multiple of {ALIGNED}, got {tokens.start}")
         hidden, shifts = self.hidden[tokens], self.shifts[tokens]
-        flags = self.flags | self.found | {"STORE": e is not None}
         (n, width), vocabulary = hidden.shape, len(self.weight)
-        bm, bn, bk = (self.tile[name] for name in ("BM", "BN", "BK"))
+        bm, bn, bk = self.tile.values()
         tiles_m = triton.cdiv(n, bm)
         target, mode = (hidden, "reading") if e is None else (e, "writing")
         row_of_partial = self.partial.stride(0)
-        _product_kernel[(min(self.processors, tiles_m * self.tiles_n),)](
+        self.product[mode](
+            min(self.processors, tiles_m * self.tiles_n),
             TensorDescriptor.from_tensor(hidden, [bm, bk]),
             self.weight_tiles,
             TensorDescriptor.from_tensor(target, [bm, bn // 2]),
@@ -439,17 +445,20 @@ class Product:
             row_of_partial,
             triton.cdiv(tiles_m, triton.cdiv(tiles_m, LARGEST_GROUP[mode])),
             *self.scalars,
-            **flags,
-            EVEN=vocabulary % bn == 0,
-            EXACT=not hidden.is_cuda,
-            **self.tile,
-            PROGRAMS=self.processors,
-            num_stages=STAGES[mode],
-            **self.options,
+            *self.flags,
+            e is not None,
+            *self.found,
+            vocabulary % bn == 0,  # EVEN
+            not hidden.is_cuda,  # EXACT
+            bm,
+            bn,
+            bk,
+            self.processors,
         )
         tiles = triton.next_power_of_2(self.tiles_n)
         at_once = max(4096 // tiles, 1)
-        _fold_kernel[(triton.cdiv(n, at_once),)](
+        self.fold[mode](
+            triton.cdiv(n, at_once),
             hidden,
             self.weight,
             hidden.stride(0),
@@ -472,12 +481,13 @@ class Product:
             width,
             self.tiles_n,
             *self.scalars,
-            **flags,
-            ROWS=at_once,
-            TILES=tiles,
-            BV=64,
-            BK=128,
-            num_warps=4,
+            *self.flags,
+            e is not None,
+            *self.found,
+            at_once,
+            tiles,
+            64,  # BV
+            128,  # BK
         )
 
 

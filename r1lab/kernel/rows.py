@@ -21,6 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from r1lab.kernel.launch import Repeated
+
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = 1.4426950408889634
 BLOCK = 4096
@@ -156,13 +158,35 @@ def _gradient_kernel(
 
 
 @triton.jit
-def _scale_kernel(out, source, out_stride, source_stride, of_logprob, total, width, slope, BLOCK: tl.constexpr):
+def _scale_kernel(
+    out,
+    source,
+    out_stride,
+    source_stride,
+    second_out,
+    second,
+    second_out_stride,
+    second_stride,
+    of_logprob,
+    total,
+    width,
+    slope,
+    BOTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     factor = tl.load(of_logprob + row) * slope / tl.load(total + row)
     for start in range(0, width, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        values = tl.load(source + row * source_stride + at, mask=at < width, other=0.0).to(tl.float32)
-        tl.store(out + row * out_stride + at, (values * factor).to(out.dtype.element_ty), mask=at < width)
+        inside = at < width
+        values = tl.load(source + row * source_stride + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + row * out_stride + at, (values * factor).to(out.dtype.element_ty), mask=inside)
+        if BOTH:
+            # What this writes may be over what other threads read above.
+            tl.debug_barrier()
+            values = tl.load(second + row * second_stride + at, mask=inside, other=0.0).to(tl.float32)
+            scaled = (values * factor).to(second_out.dtype.element_ty)
+            tl.store(second_out + row * second_out_stride + at, scaled, mask=inside)
 
 
 def _padded(logits: Tensor) -> int:
@@ -285,20 +309,23 @@ class Factor(NamedTuple):
         """[n]"""
         return self.of_logprob / (self.total * -self.temperature)
 
-    def scale(self, source: Tensor, out: Tensor) -> Tensor:
-        """Write the rows of `source` [n, H] times their factors into `out` [n, H] of any dtype, and return it."""
+    def scale(
+        self, kernel: Repeated, source: Tensor, out: Tensor, second: Tensor | None = None, over: Tensor | None = None
+    ) -> None:
+        """Write the rows of `source` [n, H] times their factors into `out` [n, H], those of `second` into `over`.
+
+        kernel: a `scaling` for chunks of tensors like these. A row of `over` may lie in the same row of `source`, at
+        its beginning, in numbers that are no wider.
+        """
         n, width = source.shape
         if n:
-            _scale_kernel[(n,)](
-                out,
-                source,
-                out.stride(0),
-                source.stride(0),
-                self.of_logprob,
-                self.total,
-                width,
-                -1.0 / self.temperature,
-                BLOCK=1024,
-                num_warps=4,
-            )
-        return out
+            both = second is not None
+            second, over = (second, over) if both else (source, out)
+            pairs = [(to, of, to.stride(0), of.stride(0)) for to, of in ((out, source), (over, second))]
+            slope = -1.0 / self.temperature
+            kernel(n, *pairs[0], *pairs[1], self.of_logprob, self.total, width, slope, both, 1024)
+
+
+def scaling() -> Repeated:
+    """What `Factor.scale` runs."""
+    return Repeated(_scale_kernel, num_warps=4)

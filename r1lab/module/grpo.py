@@ -451,7 +451,8 @@ class GRPO(PolicyModule):
         pairs = list(zip(rollout.prompts, rollout.completions, strict=True))
         lengths = [len(completion.ids) for completion in rollout.completions]
         accuracy = rollout.reward_terms.get("accuracy", [None] * len(pairs))
-        right = [value is not None and value >= 1 for value in accuracy]
+        # Of prompts that accuracy is not for, neither right nor wrong.
+        judged = [(n, value >= 1) for n, value in zip(lengths, accuracy, strict=True) if value is not None]
         quantities = {
             "reward/mean": rollout.rewards.tolist(),
             "reward/std": rewards.std(1, correction=0).tolist(),
@@ -460,8 +461,8 @@ class GRPO(PolicyModule):
             else [],
             "advantage/zero_std_groups": zero_std_groups(rewards).tolist(),
             "rollout/completion_length": lengths,
-            "rollout/correct_completion_length": [n for n, good in zip(lengths, right, strict=True) if good],
-            "rollout/wrong_completion_length": [n for n, good in zip(lengths, right, strict=True) if not good],
+            "rollout/correct_completion_length": [n for n, right in judged if right],
+            "rollout/wrong_completion_length": [n for n, right in judged if not right],
             "rollout/reasoning_length": [reasoning_length(*pair, self.tokenizer) for pair in pairs],
             "rollout/format": Format()(rollout.prompts, rollout.completions),
             "rollout/truncated": [completion.truncated for completion in rollout.completions],

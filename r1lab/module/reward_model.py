@@ -20,6 +20,8 @@ from r1lab.rollout.collate import microbatches
 from r1lab.types import Completion, Prompt
 
 _HEAD = "value_model."
+# Share of the newest step in the moments of the scores.
+_NEWEST = 0.2
 
 
 class Preference(Protocol):
@@ -50,6 +52,8 @@ class RewardModel(PolicyModule):
             if value not in known:
                 raise ValueError(f"module.{name}={value!r} must be one of {', '.join(known)}")
         self.loss, self.sees, self.microbatch_tokens = loss, sees, microbatch_tokens
+        # Mean and mean square of the scores of the last training pairs, for who makes a reward of them.
+        self.register_buffer("score_moments", torch.tensor([0.0, 1.0]))
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -65,15 +69,19 @@ class RewardModel(PolicyModule):
         started = time.perf_counter()
         total = int(self.all_gather(torch.tensor(len(pairs), device=self.device)).sum())
         self.optimizers().zero_grad()
-        sums = torch.zeros(2, device=self.device)
+        sums = torch.zeros(4, device=self.device)
         rows, parts = self.parts(pairs)
         for number, part in enumerate(parts, 1):
             with self.exchange(number == len(parts)):
                 chosen, rejected = self.scores([rows[i] for i in part])
                 share = PREFERENCE_LOSSES[self.loss](chosen, rejected, pairs=total)
                 self.backward_share(share)
-            sums += torch.stack([share.detach(), self.accuracy(chosen, rejected).sum() / total])
-        loss, accuracy = self.all_gather(sums).reshape(-1, 2).sum(0).tolist()
+            scores = torch.cat([chosen, rejected]).detach() / (2 * total) ** 0.5
+            moments = (scores.sum() / (2 * total) ** 0.5, scores.square().sum())
+            sums += torch.stack([share.detach(), self.accuracy(chosen, rejected).sum() / total, *moments])
+        everyone = self.all_gather(sums).reshape(-1, 4).sum(0)
+        loss, accuracy = everyone[:2].tolist()
+        self.score_moments = self.score_moments.lerp(everyone[2:], _NEWEST if self.step else 1.0)
         self.take_step(loss, lambda: {"rows": rows})
         seconds = time.perf_counter() - started
         self.log_step({"loss/total": loss, "loss/accuracy": accuracy, "time/step_seconds": seconds})
@@ -95,16 +103,20 @@ class RewardModel(PolicyModule):
 
         Returns:
             accuracy, the share of pairs (pointwise: of responses) that are told rightly, with accuracy_low and
-            accuracy_high (95 % bootstrap over pairs); loss; margin, the mean of chosen minus rejected; num_pairs.
+            accuracy_high (95 % bootstrap over pairs); loss; margin, the mean of chosen minus rejected; num_pairs;
+            length_accuracy, the share of pairs that are told by the number of tokens alone, longer or shorter as does
+            better: what there is to be told beyond it.
         """
         rows, parts = self.parts(pairs)
         scored: list[list[float]] = []
         for part in parts:
-            scored += torch.stack(self.scores([rows[i] for i in part]), 1).tolist()
+            longer = torch.tensor([len(rows[i][0]) - len(rows[i][1]) for i in part], device=self.device)
+            scored += torch.stack([*self.scores([rows[i] for i in part]), longer.float()], 1).tolist()
         # Sorted, so that the bootstrap does not depend on the order of the ranks.
         everyones = torch.tensor(sorted(pair for own in gather(scored) for pair in own))
-        chosen, rejected = everyones.unbind(1)
+        chosen, rejected, longer = everyones.unbind(1)
         right = self.accuracy(chosen, rejected)
+        by_length = float(_above(longer, torch.zeros_like(longer)).mean())
         low, high = bootstrap_interval(right.tolist(), level=0.95, resamples=1000, seed=0)
         return {
             "accuracy": float(right.mean()),
@@ -113,6 +125,7 @@ class RewardModel(PolicyModule):
             "loss": float(PREFERENCE_LOSSES[self.loss](chosen, rejected, pairs=len(right))),
             "margin": float((chosen - rejected).mean()),
             "num_pairs": len(right),
+            "length_accuracy": max(by_length, 1 - by_length),
         }
 
     def accuracy(self, chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -141,10 +154,12 @@ class RewardModel(PolicyModule):
 class RewardModelScorer:
     """A trained reward model, as `r1lab.reward.model.LearnedReward` asks for it.
 
-    Scores of a pairwise one have neither a zero nor a scale of their own; of a pointwise one they are probabilities.
+    Scores of a pointwise one are probabilities. Those of a pairwise one have neither a zero nor a scale of their own:
+    they are given the mean 0 and the standard deviation 1 over the pairs it was trained on, to be added to others.
 
     Args:
         policy, head: of `load_reward_model`. pointwise: which of the two it is.
+        moments: mean and mean square of the raw scores over training pairs; of a pairwise one.
         batch_size: texts a forward pass. max_length: tokens of prompt and text together; what is over is cut off the
             left end, where the prompt stands.
     """
@@ -158,9 +173,12 @@ class RewardModelScorer:
         pointwise: bool,
         batch_size: int,
         max_length: int,
+        moments: Sequence[float] = (0.0, 1.0),
     ):
         self.policy, self.head, self.tokenizer = policy.requires_grad_(False), head.requires_grad_(False), tokenizer
         self.pointwise, self.batch_size, self.max_length = pointwise, batch_size, max_length
+        self.mean, square = moments
+        self.std = max(square - self.mean**2, 1e-12) ** 0.5
 
     @torch.no_grad()
     def score(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
@@ -172,7 +190,7 @@ class RewardModelScorer:
                 rows[start : start + self.batch_size], self.tokenizer.pad_token_id, self.head.head.weight.device
             )
             raw = last_token_scores(self.policy.base_model, self.head, *inputs)
-            scores += (raw.sigmoid() if self.pointwise else raw).tolist()
+            scores += (raw.sigmoid() if self.pointwise else (raw - self.mean) / self.std).tolist()
         return scores
 
 
@@ -186,7 +204,8 @@ def load_reward_model(name: str, dtype: str, batch_size: int, max_length: int) -
     found = [path / "checkpoints" / f"{which}.ckpt" for which in ("best", "last")] if path.is_dir() else [path]
     path = next((file for file in found if file.is_file()), found[0])
     policy, tokenizer, config = load_checkpoint(path)
-    weights = {k.removeprefix(_HEAD): v for k, v in read_checkpoint(path)["state_dict"].items() if k.startswith(_HEAD)}
+    state = read_checkpoint(path)["state_dict"]
+    weights = {k.removeprefix(_HEAD): v for k, v in state.items() if k.startswith(_HEAD)}
     settings = config["module"]
     if settings.get("loss") not in PREFERENCE_LOSSES or not weights:
         raise CheckpointError(f"{path} is no reward model; experiment=reward_model trains one")
@@ -200,6 +219,8 @@ def load_reward_model(name: str, dtype: str, batch_size: int, max_length: int) -
         pointwise=settings["loss"] == "pointwise",
         batch_size=batch_size,
         max_length=max_length,
+        # A checkpoint from before there were moments keeps its raw scores.
+        moments=state["score_moments"].tolist() if "score_moments" in state else (0.0, 1.0),
     )
 
 

@@ -41,6 +41,10 @@ class Pipeline:
 
     def __init__(self, config: Mapping[str, Any], model: Sequence[str]):
         self.config, self.folder = config, Path(config["folder"])
+        seeds = config["seeds"]
+        whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
+        if not whole or not seeds or len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must be a list of different whole numbers, as seeds=[1,2,3], got {seeds}")
         self.stages = make_stages(config["pipeline"]["stages"])
         self.people = people_of(self.stages)
         self.contexts = [
@@ -59,8 +63,6 @@ class Pipeline:
         rows = [stage.row for stage in self.stages if stage.row]
         if unknown := [row for pair in config["pipeline"]["contrasts"] for row in pair if row not in rows]:
             raise ValueError(f"pipeline.contrasts names {', '.join(unknown)}; the rows are {', '.join(rows)}")
-        if not self.contexts:
-            raise ValueError("seeds is empty; give seeds=[1]")
 
     # ---- what there is to do --------------------------------------------------------------------------------------
 
@@ -170,19 +172,17 @@ class Pipeline:
 
     def score(self, work: Work) -> dict[str, dict[str, float]]:
         """The scores of a stage's policy; read where it was scored in this way before."""
-        asked = {
-            "policy_sha256": read_record(work.folder).product,
-            "evaluation": self.config["pipeline"]["evaluation"],
-        }
-        path = work.folder / SCORES
-        if path.exists() and (before := json.loads(path.read_text()))["asked"] == asked:
-            return before["scores"]
-        evaluation = dict(asked["evaluation"])
+        evaluation = dict(self.config["pipeline"]["evaluation"])
         names = {part: name for part, name in evaluation.pop("tasks").items() if name}
         tasks = {
             part: composed("train", [*work.context.model, f"task={name}"], work.folder)["task"]
             for part, name in names.items()
         }
+        policy = read_record(work.folder).product
+        asked = json.loads(json.dumps({"policy_sha256": policy, "evaluation": evaluation, "tasks": tasks}))
+        path = work.folder / SCORES
+        if path.exists() and (before := json.loads(path.read_text()))["asked"] == asked:
+            return before["scores"]
         scores = score_policy(str(work.folder), tasks, **evaluation)
         write_whole(path, json.dumps({"asked": asked, "scores": scores}, indent=2) + "\n")
         return scores

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from omegaconf import open_dict
 from r1lab.build import make, make_task
 from r1lab.data.filtered import FilteredDocuments
 from r1lab.data.filters import keep, make_filters
+from r1lab.data.prompts import PROMPTS_A_SEED
 from r1lab.entry import CONF, Stopped, flat, plain
 from r1lab.generate import generate
 from r1lab.load import load, policy_hash
@@ -63,6 +65,11 @@ class Context:
 
     def folder(self, stage: str) -> Path:
         return self.root / stage
+
+    def first_prompt(self, stage: str) -> int:
+        """Where the prompts of the train split begin that a stage samples: apart from those of other seeds, of other
+        stages, and of RL, which counts from the seed's first."""
+        return self.seed * PROMPTS_A_SEED + PROMPTS_A_SEED // 2 + zlib.crc32(stage.encode()) % (PROMPTS_A_SEED // 2)
 
 
 class Work:
@@ -207,6 +214,7 @@ class Generate(Work):
             f"checkpoint={quoted(policy)}",
             "split=train",
             f"seed={self.context.seed}",
+            f"first={self.context.first_prompt(self.stage.name)}",
             *self.stage.overrides,
             f"output={quoted(self.folder / 'samples')}",
         ]
@@ -263,7 +271,7 @@ class Answers(Work):
 
     def make(self) -> dict[str, Any]:
         task: Task = make_task(self.config["task"], make(self.config["model"]["tokenizer"]))
-        first = self.context.seed * self.stage.num_prompts
+        first = self.context.first_prompt(self.stage.name)
         rows = [answered(task, first + i) for i in range(self.stage.num_prompts)]
         write_documents(self.folder / DOCUMENTS, rows)
         return {"kept": len(rows)}

@@ -17,7 +17,7 @@ from r1lab.module.mimicry import mimicry
 from r1lab.module.teacher import load_teacher
 from r1lab.reward.accuracy import Accuracy
 from r1lab.reward.format import Format
-from r1lab.reward.language_consistency import ScriptConsistency
+from r1lab.reward.language_consistency import consistency_of
 from r1lab.rollout.sampling import Sampling
 from r1lab.task.protocol import Task
 from r1lab.types import Completion, Prompt
@@ -137,7 +137,7 @@ def reasoning_values(
     loaded: Loaded, prompts: Sequence[Prompt], completions: Sequence[Completion]
 ) -> dict[str, list[float]]:
     """What is measured of each completion; NaN where it does not apply."""
-    shares = ScriptConsistency()(prompts, completions)
+    shares = consistency_of(loaded.task)(prompts, completions)
     lengths = [reasoning_length(p, c, loaded.tokenizer) for p, c in zip(prompts, completions, strict=True)]
     return {
         "pass_at_1": right(loaded.task, prompts, completions),

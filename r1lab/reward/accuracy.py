@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from r1lab.reward.format import parts_of
-from r1lab.types import Completion, Prompt
+from r1lab.types import Answer, Completion, Prompt
 
 
 class Accuracy:
@@ -11,7 +11,8 @@ class Accuracy:
 
     Reasoning is not asked for: that is the format reward's part. An answer inside the reasoning is none
     (`r1lab.reward.format.Parts`). The answer reaches `is_correct` without the white space around it, and only when
-    something is left. A checker that has a `batch` (N prompts, N answers -> N scores) is given all at once.
+    something is left, as an `Answer` that knows the whole response. A checker that has a `batch` (N prompts, N answers
+    -> N scores) is given all at once.
 
     partial: scores between 0 and 1 count as they are; else as 0. Some scorers of reasoning-gym give part of the score
         to any answer that holds the right one somewhere.
@@ -37,7 +38,7 @@ class Accuracy:
 
     def _scores(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
         pairs = zip(prompts, completions, strict=True)
-        answers = [None if c.truncated else parts_of(prompt, c).answer for prompt, c in pairs]
+        answers = [None if c.truncated else _answer(prompt, c) for prompt, c in pairs]
         answered = [b for b, answer in enumerate(answers) if answer]
         scores = self._check([prompts[b] for b in answered], [answers[b] for b in answered])
         rewards = [0.0] * len(answers)
@@ -50,3 +51,8 @@ class Accuracy:
         if batch is not None:
             return batch(prompts, answers)
         return [self.is_correct(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def _answer(prompt: Prompt, completion: Completion) -> Answer | None:
+    answer = parts_of(prompt, completion).answer
+    return Answer(answer, completion.text) if answer else None

@@ -4,6 +4,7 @@ Digits and letters are those of ASCII: look-alikes are other characters.
 """
 
 import re
+import string
 from fractions import Fraction
 
 from r1lab.types import Prompt
@@ -11,11 +12,15 @@ from r1lab.types import Prompt
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 _NUMBER = re.compile(rf"([-+]?(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,3}})?)(?:\s*/\s*([0-9]+))?")
 _MAX_LENGTH = 100
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _CHOICE = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 
 
 class Exact:
-    """The same text, white space at the ends and its amount between words aside."""
+    """The same text, white space at the ends and its amount between words aside.
+
+    ignore_case: of the letters of ASCII; other alphabets have letters whose lower case is another's.
+    """
 
     def __init__(self, ignore_case: bool = False):
         self.ignore_case = ignore_case
@@ -25,7 +30,7 @@ class Exact:
 
     def _plain(self, text: str) -> str:
         text = " ".join(text.split())
-        return text.casefold() if self.ignore_case else text
+        return text.translate(_LOWER) if self.ignore_case else text
 
 
 class Numeric:

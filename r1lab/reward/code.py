@@ -7,8 +7,10 @@ and calls it from there: see `r1lab.reward.guest_tester`.
 
 import pickle
 import re
+import signal
 import socket
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,6 +23,8 @@ from r1lab.types import Completion, Prompt
 
 _FENCE = re.compile(r"^ {0,3}```[^`\n]*$", re.MULTILINE)
 _MAX_LENGTH = 100_000
+# Exit statuses of a program that the limit of processor time ended, in a sandbox or without.
+_KILLED = (-signal.SIGKILL, -signal.SIGXCPU, 128 + signal.SIGKILL, 128 + signal.SIGXCPU)
 _PROGRAM, _TESTER = (
     Path(__file__).with_name(f"guest_{name}.py").read_text(encoding="utf-8") for name in ("program", "tester")
 )
@@ -34,7 +38,8 @@ class Code:
     Tests are the prompt's column `tests`, a list of `{stdin: ..., stdout: ...}`, each a run of the program whose output
     must be the same but for white space at the ends of lines, or of Python sources that raise where they fail
     (`assert add(1, 2) == 3`), which call the program with plain data and get plain data back. All of the latter share
-    one run: where the program ends in one, the rest fail too. The term does not apply to prompts without tests. The
+    one run: where the program ends in one, the rest fail too. All runs of a completion share the `wall_seconds`, and
+    behind one that runs out of time the rest fail too. The term does not apply to prompts without tests. The
     program is Python's standard library's; it is the last fenced block of the answer.
 
     Args:
@@ -67,6 +72,7 @@ class Code:
 
     def share_passed(self, program: str, tests: Sequence[Test]) -> float:
         """The share of tests that a program passes; without `partial` some number below 1 where one fails."""
+        deadline = time.monotonic() + self.sandbox.wall_seconds
         sources = [test for test in tests if isinstance(test, str)]
         passed = self._passed_sources(program, sources) if sources else 0
         if passed < len(sources) and not self.partial:
@@ -74,19 +80,24 @@ class Code:
         for test in tests:
             if isinstance(test, str):
                 continue
-            right = same_output(self._output(program, test["stdin"]), test["stdout"])
+            try:
+                right = same_output(self._output(program, test["stdin"], deadline), test["stdout"])
+            except TimeoutError:
+                break
             if not right and not self.partial:
                 return 0.0
             passed += right
         return passed / len(tests)
 
-    def _output(self, program: str, stdin: str) -> str | None:
-        """What the program writes, None where it fails or takes too long."""
+    def _output(self, program: str, stdin: str, deadline: float) -> str | None:
+        """What the program writes, None where it fails. Raises TimeoutError where it takes too long."""
         with _file(program) as source, _file(stdin) as given, tempfile.TemporaryFile() as written:
             arguments = ("script", str(source.fileno()))
             options = {"stdin": given, "stdout": written, "pass_fds": [source.fileno()]}
             with self.sandbox.start(_PROGRAM, arguments, **options) as run:
-                status = run.wait(self.sandbox.wall_seconds)
+                status = run.wait(max(0.0, deadline - time.monotonic()))
+            if status is None or status in _KILLED:
+                raise TimeoutError
             written.seek(0)
             return written.read().decode(errors="replace") if status == 0 else None
 

@@ -6,6 +6,7 @@ look-alikes from other alphabets are ordinary text.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 
+# Letters and signs, by their category, of which nothing is seen.
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0\U0001d159")
 _WELLFORMED = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
 
 
@@ -23,8 +26,9 @@ class Parts:
     """What a completion consists of, white space around each part removed.
 
     reasoning: between the only `<think>` and the only `</think>` after it, else None.
-    answer: between the only `<answer>` and the only `</answer>` after it, else None. An answer with a think tag inside
-        or behind it stands within the reasoning and is none.
+    answer: between the only `<answer>` and the only `</answer>` after it, else None. An answer within the reasoning is
+        none: one with a think tag inside or behind it, or before which the last `<think>` is not closed. Text without
+        a think tag is no reasoning. What else stands before or behind the answer is for `wellformed` alone to judge.
     wellformed: the text is exactly reasoning, then answer, both with visible content, and white space outside.
     """
 
@@ -44,7 +48,7 @@ def split_completion(text: str, opened: bool = False) -> Parts:
         text = THINK_OPEN + text
     reasoning = _only_between(text, THINK_OPEN, THINK_CLOSE)
     answer = _only_between(text, ANSWER_OPEN, ANSWER_CLOSE)
-    if answer is not None and max(text.rfind(THINK_OPEN), text.rfind(THINK_CLOSE)) > text.find(ANSWER_OPEN):
+    if answer is not None and _within_reasoning(text, text.find(ANSWER_OPEN)):
         answer = None
     wellformed = (
         reasoning is not None
@@ -73,7 +77,8 @@ class Format:
     open the reasoning themselves.
 
     graded: a completion that is not quite that gets half of the share of the tags which it has exactly once, behind
-    those before them. A base that hardly ever writes the whole form has nothing to learn from without.
+    those before them; a pair with nothing visible inside counts for none. A base that hardly ever writes the whole form
+    has nothing to learn from without.
     """
 
     def __init__(self, graded: bool = False):
@@ -88,11 +93,17 @@ class Format:
             return 1.0
         if not self.graded:
             return 0.0
-        asked = TAGS[1:] if opens_reasoning(prompt) else TAGS
+        opened = opens_reasoning(prompt)
+        asked = TAGS[1:] if opened else TAGS
+        text = THINK_OPEN * opened + completion.text
+        contents = {pair: _only_between(text, *pair) for pair in (TAGS[:2], TAGS[2:])}
+        empty = {
+            tag for pair, content in contents.items() if content is not None and not _visible(content) for tag in pair
+        }
         found, behind = 0, 0
         for tag in asked:
             place = completion.text.find(tag)
-            if completion.text.count(tag) == 1 and place >= behind:
+            if completion.text.count(tag) == 1 and place >= behind and tag not in empty:
                 found, behind = found + 1, place
         return 0.5 * found / len(asked)
 
@@ -105,6 +116,11 @@ def _only_between(text: str, opening: str, closing: str) -> str | None:
     return text[start:end].strip() if start <= end else None
 
 
+def _within_reasoning(text: str, place: int) -> bool:
+    opened, closed = text.rfind(THINK_OPEN), text.rfind(THINK_CLOSE)
+    return max(opened, closed) > place or opened > closed
+
+
 def _visible(text: str) -> bool:
-    # Zero-width and control characters survive strip(), and must not pass for content.
-    return any(c.isprintable() and not c.isspace() for c in text)
+    # Zero-width and control characters, and marks alone, survive strip(), and must not pass for content.
+    return any(unicodedata.category(c)[0] in "LNPS" and c not in _BLANKS for c in text)

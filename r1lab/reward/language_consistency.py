@@ -36,10 +36,10 @@ SCRIPTS: Mapping[str, frozenset[str]] = {
 def script_share(text: str, scripts: frozenset[str]) -> float | None:
     """The share of a text's words that are written in one of the scripts, 0 to 1; None for a text without words.
 
-    Code and mathematics are left out. What a word is: `r1lab.reward.script.scripts_of_words`. Languages of the same
-    script are not told apart.
+    Code and mathematics are left out, but for words in them of a third script, neither Latin nor of these. What a word
+    is: `r1lab.reward.script.scripts_of_words`. Languages of the same script are not told apart.
     """
-    words = scripts_of_words(prose(text))
+    words = scripts_of_words(prose(text, scripts))
     return sum(word in scripts for word in words) / len(words) if words else None
 
 
@@ -109,3 +109,8 @@ class VocabularyConsistency:
         reasoning = parts_of(prompt, completion).reasoning
         own = self.vocabularies[prompt.language]
         return vocabulary_share(reasoning, own, frozenset().union(*others)) if reasoning else None
+
+
+def consistency_of(task: Any) -> ScriptConsistency | VocabularyConsistency:
+    """How the languages of a task's completions are told: by its vocabularies where it has them, else by script."""
+    return VocabularyConsistency(task) if getattr(task, "vocabularies", None) else ScriptConsistency()

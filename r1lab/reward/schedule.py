@@ -9,15 +9,17 @@ class Schedule:
     """A piecewise linear weight: straight lines between points [when, weight], flat before the first, behind the last.
 
     `when` is an optimizer step where it is a whole number, and a share of the run, from 0.0 to 1.0, where it is a
-    fraction. Two points at the same place make a jump, whose second weight holds from there on. DeepSeek-R1 has its
-    preference rewards in the last quarter of the run alone (2501.12948v2, section 3.2): `[[0.75, 0], [0.75, 1]]`.
+    fraction; one schedule has either. Two points at the same place make a jump, whose second weight holds from there
+    on. DeepSeek-R1 has its preference rewards in the last quarter of the run alone (2501.12948v2, section 3.2):
+    `[[0.75, 0], [0.75, 1]]`.
 
     Args:
         points: in ascending order.
         max_steps: optimizer steps of the whole run, for shares of it; None or -1 where it has no end.
 
     Raises:
-        ValueError: no points, in another order, not finite, or shares of a run without an end.
+        ValueError: no points, in another order, not finite, steps beside shares, an end at step 1, or shares of a run
+            without an end.
     """
 
     def __init__(self, points: Sequence[Sequence[float]], max_steps: int | None = None):
@@ -26,6 +28,14 @@ class Schedule:
             raise ValueError(f"a schedule has {form}, got {points!r}")
         if any(not isinstance(x, Real) or isinstance(x, bool) or not math.isfinite(x) for p in points for x in p):
             raise ValueError(f"a schedule has {form}, of finite numbers, got {points!r}")
+        places = [when for when, _ in points if when]
+        if {isinstance(when, int) for when in places} == {True, False}:
+            raise ValueError(
+                f"a schedule has steps, as whole numbers, or shares of the run, as fractions, not both; the end of the "
+                f"run is 1.0, and 1 the first step: got {points!r}"
+            )
+        if len(points) > 1 and isinstance(points[-1][0], int) and points[-1][0] == 1:
+            raise ValueError(f"this schedule ends at step 1; the end of the run is 1.0: got {points!r}")
         self.points = [(_step(when, max_steps), float(weight)) for when, weight in points]
         if self.points != sorted(self.points, key=lambda point: point[0]):
             raise ValueError(f"the points of a schedule must ascend, got {points!r}")

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Collection
 from functools import lru_cache
 
 MIXED = "MIXED"
@@ -9,7 +10,19 @@ MIXED = "MIXED"
 UNSPACED = frozenset({"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"})
 _OF_VARIABLES = frozenset({"LATIN", "GREEK"})
 _MATHEMATICAL = frozenset({"MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER"})
-_SPANS = (("```", "```"), ("`", "`"), ("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("\\begin{", "\\end{"), ("$", "$"))
+# What opens code or mathematics, and the pattern that closes it: `$5 and $3` are two prices.
+_SPANS = tuple(
+    (opening, re.compile(closing))
+    for opening, closing in (
+        ("```", "```"),
+        ("`", "`"),
+        ("$$", r"\$\$"),
+        ("\\[", r"\\\]"),
+        ("\\(", r"\\\)"),
+        ("\\begin{", r"\\end\{"),
+        ("$", r"\$(?![0-9])"),
+    )
+)
 _NAME_AT_END = re.compile(r"\\end\{[^{}\n]{0,40}\}")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 
@@ -53,20 +66,31 @@ def _script(character: str) -> str | None:
     return rest[0] if first in ("FULLWIDTH", "HALFWIDTH") else first
 
 
-def prose(text: str) -> str:
-    """The text without code, in fences or back quotes, and without LaTeX. In linear time."""
+def prose(text: str, own: Collection[str] = ()) -> str:
+    """The text without code, in fences or back quotes, and without LaTeX; but words inside that are neither Latin nor
+    of one of the scripts `own` stay, since they are neither code nor mathematics. In linear time.
+    """
     text = _NAME_AT_END.sub(r"\\end{", text)
     for opening, closing in _SPANS:
-        text = _without(text, opening, closing)
+        text = _without(text, opening, closing, own)
     return _COMMAND.sub(" ", text)
 
 
-def _without(text: str, opening: str, closing: str) -> str:
+def _without(text: str, opening: str, closing: re.Pattern, own: Collection[str]) -> str:
     kept, place = [], 0
     while (start := text.find(opening, place)) >= 0:
-        end = text.find(closing, start + len(opening))
-        if end < 0:
+        end = closing.search(text, start + len(opening))
+        if end is None:
             break
-        kept.append(text[place:start])
-        place = end + len(closing)
+        kept += [text[place:start], _foreign(text[start : end.start()], own)]
+        place = end.end()
     return " ".join([*kept, text[place:]])
+
+
+def _foreign(span: str, own: Collection[str]) -> str:
+    if span.isascii():
+        return ""
+    scripts = map(_script, span)
+    # A mark goes with its letter, and is nothing between others.
+    kept = (c if s and s != "LATIN" and s not in own else " " * (s != "") for c, s in zip(span, scripts, strict=True))
+    return "".join(kept)

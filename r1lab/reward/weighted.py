@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import logging
 import math
 import numbers
 from collections.abc import Awaitable, Mapping, Sequence
@@ -16,6 +17,9 @@ from r1lab.reward.schedule import Schedule
 from r1lab.types import Completion, Prompt
 
 _SHOWN = 200
+_SILENT = 1000
+
+log = logging.getLogger("r1lab.reward")
 
 
 class RewardError(RuntimeError):
@@ -53,6 +57,7 @@ class WeightedSum:
             raise ValueError(f"each reward term needs one weight: no weight for {missing}, no term for {unknown}")
         self.terms = dict(terms)
         self.weights = dict(weights)
+        self._silent = dict.fromkeys(self.terms, 0)  # completions that a term was asked for and never applied to
         for name, weight in self.weights.items():
             if not isinstance(weight, Schedule) and not math.isfinite(weight):
                 raise ValueError(f"reward.{name}.weight must be finite, got {weight}")
@@ -80,7 +85,21 @@ class WeightedSum:
             sum(weights[name] * values[b] for name, values in terms.items() if values[b] is not None)
             for b in range(len(completions))
         ]
+        for name in [name for name in self._silent if weights[name]]:
+            self._tell_of_silence(name, terms[name])
         return Rewards(torch.tensor(total, dtype=torch.float32), terms)
+
+    def _tell_of_silence(self, name: str, values: list[float | None]) -> None:
+        """Warn, once, of a term that has a weight and applies to nothing."""
+        self._silent[name] += len(values)
+        applies = any(value is not None for value in values)
+        if not applies and self._silent[name] >= _SILENT:
+            log.warning(
+                f"reward.{name} applied to none of {self._silent[name]} completions, so it rewards nothing: see its "
+                "kinds, the columns that it needs, or the part of a completion that it judges"
+            )
+        if applies or self._silent[name] >= _SILENT:
+            del self._silent[name]
 
 
 def _call_all(terms: Mapping[str, RewardTerm], prompts: list[Prompt], completions: list[Completion]) -> dict[str, Any]:

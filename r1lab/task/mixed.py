@@ -12,7 +12,7 @@ class Mixed:
     """Prompt `index` is that of number `index` of one of its parts; which one follows from (split, index) alone.
 
     Prompts keep their kind; the column `part` says which of the parts they are of. A split is there where all parts
-    have it.
+    have it. `vocabularies` holds the words that any part has of a language; parts without leave it to the others.
 
     Args:
         parts: makes the task of each name. sources: the weight of each part; one without is not made.
@@ -34,6 +34,10 @@ class Mixed:
         self.parts = {name: parts[name]() for name, weight in sources.items() if weight}
         self.weights = [sources[name] for name in self.parts]
         self.template = next(iter(self.parts.values())).template  # of a question of one's own
+        self.vocabularies: dict[str, frozenset[str]] = {}
+        for part in self.parts.values():
+            for language, words in getattr(part, "vocabularies", {}).items():
+                self.vocabularies[language] = self.vocabularies.get(language, frozenset()) | frozenset(words)
         self.splits = tuple(split for split in SPLITS if all(split in part.splits for part in self.parts.values()))
 
     def sample(self, split: str, index: int) -> Prompt:

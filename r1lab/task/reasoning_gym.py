@@ -33,6 +33,8 @@ _SHARES = {"train": 4, "validation": 2, "heldout": 2, "harder": 2}
 _SEEDS = 2**29
 _ATTEMPTS = 1000
 _CACHED_ENTRIES = 4096
+# Values that a part of an entry's difficulty may take.
+_LEVELS = 20
 # Python's fractions write such a number out in full, digit for digit.
 _HUGE_NUMBER = re.compile(r"[0-9.][eE][+-]?[0-9_,]{4}")
 # Datasets whose scorers call `eval` on an answer, to read it as a list.
@@ -51,6 +53,29 @@ def split_of(question: str) -> str:
     """The split that a question belongs to."""
     tenth = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") % 10
     return [split for split in SPLITS for _ in range(_SHARES[split])][tenth]
+
+
+def difficulty(metadata: Mapping[str, Any], otherwise: int) -> int:
+    """How hard an entry is: the sum of its own numbers of what its dataset calls difficulty (of chain_sum num_terms and
+    num_digits), of lists their lengths. Left out is what has a wide range, such as countdown's target, which would
+    make a level of almost each entry. `otherwise` where nothing is told."""
+    ranges = metadata.get("difficulty")
+    known = []
+    for key, bounds in ranges.items() if isinstance(ranges, Mapping) else ():
+        own = metadata.get(key)
+        size = len(own) if isinstance(own, list) else own
+        if _is_int(size) and len(_pair(bounds)) == 2 and bounds[1] - bounds[0] < _LEVELS:
+            known.append(size)
+    return sum(known) if known else otherwise
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _pair(bounds: Any) -> Sequence[int]:
+    """Bounds that are a pair of whole numbers, else nothing."""
+    return bounds if isinstance(bounds, (list, tuple)) and all(map(_is_int, bounds)) else ()
 
 
 class ReasoningGym:
@@ -112,7 +137,7 @@ class ReasoningGym:
             answer=str(entry["answer"]),
             index=index,
             kind=self.name,
-            difficulty=int(split == "harder"),
+            difficulty=difficulty(entry["metadata"], int(split == "harder")),
             columns={"question": entry["question"], "split": split}
             | {column: entry["metadata"][column] for column in self.columns},
         )

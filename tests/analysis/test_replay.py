@@ -1,5 +1,6 @@
 from optuna.trial import create_trial
 
+from r1lab.analysis.ablation import main
 from r1lab.analysis.replay import replay, replay_line
 from r1lab.analysis.sweep import load_sweep
 
@@ -42,3 +43,18 @@ def test_the_line_of_two_sweeps(write_sweep, tmp_path):
     # Between two that were pruned, or from one without a pruner, there is nothing to replay.
     assert replay_line(load_sweep(full.folder), load_sweep(pruned.folder)) == ""
     assert replay_line(load_sweep(pruned.folder), load_sweep(pruned.folder)) == ""
+
+
+def test_any_pruner_over_a_sweep_from_the_command_line(write_sweep, tmp_path, capsys):
+    full = write_sweep(tmp_path / "full", {"lr": [0.0, 0.1, 0.2]}, seeds=[1], steps=30)
+    for i, values in enumerate([(0.5, 0.6, 0.7), (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)]):
+        curve = dict(zip((10, 20, 30), values, strict=True))
+        full.trial({"lr": i / 10}, {1: values[-1]}, intermediate=curve)
+    command = [str(full.folder), "--replay", "PercentilePruner", "percentile=50", "n_startup_trials=1"]
+    assert main(command) == 0 and capsys.readouterr().out.startswith("PercentilePruner replayed over the 3 full curves")
+    for wrong, message in {
+        ("Median",): "Median is no pruner of Optuna: HyperbandPruner, MedianPruner",
+        ("MedianPruner", "warm_up=1"): "MedianPruner with {'warm_up': 1}: ",
+        ("MedianPruner", "30"): "argument=value, got '30'",
+    }.items():
+        assert main([str(full.folder), "--replay", *wrong]) == 1 and message in capsys.readouterr().err

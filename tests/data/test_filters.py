@@ -10,12 +10,15 @@ GOOD = {
     "wellformed": True,
     "language_consistency": 1.0,
     "length": 9,
+    "completion_ids": [1, 2, 3, 4, 5, 6, 7, 8, 9],
 }
 SETTINGS = {
     "correct": {},
     "wellformed": {},
     "one_language": {"at_least": 0.9},
     "no_repetition": {"ngram": 2, "at_most": 0.0},
+    "paragraphs": {"most": 44},
+    "no_code": {},
     "length": {"least": 4, "most": 9},
 }
 
@@ -31,7 +34,10 @@ def rows(*changes):
         ({"truncated": True}, "correct"),
         ({"wellformed": False}, "wellformed"),
         ({"language_consistency": 0.89}, "one_language"),
-        ({"completion": "a b c a b"}, "no_repetition"),
+        ({"completion": "甲乙丙甲乙", "completion_ids": [1, 2, 3, 1, 2]}, "no_repetition"),
+        ({"completion": "short\n\n" + "long " * 9}, "paragraphs"),
+        ({"completion": "so\n ```python\nx\n```"}, "no_code"),
+        ({"language_consistency": None}, "one_language"),  # reasoning without a word
         ({"length": 10}, "length"),
         ({"length": 3}, "length"),
         # The first that a row fails is counted.
@@ -44,11 +50,9 @@ def test_each_filter_takes_what_it_is_for(change, by):
     assert taken[by] == 1 == sum(taken.values())
 
 
-def test_reasoning_without_words_has_no_language_to_be_mixed():
-    kept, _ = keep(
-        rows({"language_consistency": None}, {"language_consistency": 0.9}), make_filters(SETTINGS), per_prompt=1
-    )
-    assert len(kept) == 2
+def test_short_paragraphs_stay():
+    paragraphs = "\n\n".join(["as long as this one is `x`"] * 3)
+    assert keep(rows({"completion": paragraphs}), make_filters(SETTINGS), per_prompt=1)[1]["paragraphs"] == 0
 
 
 def test_kept_and_taken_are_all_there_were_and_filtering_again_changes_nothing():

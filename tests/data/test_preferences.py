@@ -26,6 +26,28 @@ def preferences(kinds=HELPFUL, label_noise=0.0, untagged=0.2, hidden=0.5):
     return GeneralPreferences(task(kinds), label_noise=label_noise, untagged=untagged, hidden=hidden)
 
 
+@pytest.mark.parametrize("kinds, sees", [(HELPFUL, "answer"), ({"unsafe": 1.0}, "response")])
+def test_the_better_one_is_not_to_be_told_by_its_length(kinds, sees):
+    pairs = [preferences(kinds).pair("heldout", index) for index in range(1000)]
+    longer = []
+    for pair in pairs:
+        chosen, rejected = (
+            len(seen_part(pair.prompt, Completion((), text, False), sees).split())
+            for text in (pair.chosen, pair.rejected)
+        )
+        longer.append(0.5 + 0.5 * ((chosen > rejected) - (chosen < rejected)))
+    # The standard deviation is .016.
+    assert sum(longer) / 1000 == pytest.approx(0.5, abs=0.065)
+    assert min(longer) == 0 and max(longer) == 1
+
+
+def test_a_prompt_that_opens_the_reasoning_is_not_opened_again():
+    made = task(HELPFUL)
+    made.template = Template("User: {question} Assistant: <think>")
+    pair = GeneralPreferences(made, label_noise=0, untagged=0, hidden=0).pair("train", 0)
+    assert all("<think>" not in text and "</think>" in text for text in (pair.chosen, pair.rejected))
+
+
 def gold(pair, text):
     return Accuracy(task(HELPFUL).is_correct)([pair.prompt], [Completion((), text, False)])[0]
 
@@ -65,8 +87,11 @@ def test_what_is_hidden_in_the_reasoning_shows_in_the_whole_response_alone():
         completions = [Completion((), text, False) for text in (pair.chosen, pair.rejected)]
         answers, responses = ([seen_part(pair.prompt, c, sees) for c in completions] for sees in ("answer", "response"))
         assert answers[0] == answers[1] and responses[0] != responses[1]
-    open_ones = [preferences({"unsafe": 1.0}, hidden=0.0, untagged=0.0).pair("train", index) for index in range(50)]
-    assert all(gold(pair, pair.rejected) < 1 for pair in open_ones)
+        assert gold(pair, pair.chosen) == 1 > gold(pair, pair.rejected) == 0
+    open_ones = [preferences({"unsafe": 1.0}, hidden=0.0).pair("train", index) for index in range(200)]
+    assert all(gold(pair, pair.chosen) == 1 and gold(pair, pair.rejected) == 0 for pair in open_ones)
+    # What is called unsafe is: it tells how.
+    assert all({"take", "拿"} & set(pair.rejected.split()) for pair in open_ones)
 
 
 def batches(seed=0, rank=0, world_size=1, first_step=0, count=2):

@@ -115,3 +115,18 @@ def test_measured_rates_are_part_of_where_a_stream_goes_on():
 
 def test_a_band_of_everything_is_no_curriculum():
     assert data(curriculum=curriculum(lowest=0.0, highest=1.0)).stream.curriculum is None
+
+
+def test_a_curriculum_is_held_against_the_levels_of_the_task(caplog):
+    data(curriculum=curriculum())
+    foreign = curriculum()
+    foreign.rates = {"sum/1": 0.5}
+    with pytest.raises(
+        ValueError, match=r"knows sum/1, none of which is a level of this task \(count/0, count/1, count/2"
+    ):
+        data(curriculum=foreign)
+    assert not caplog.text
+    single = Counting()
+    single.sample = lambda split, index: Prompt((1,), "", "", index=index, kind="count", difficulty=0)
+    PromptData(single, updates_per_rollout=1, seed=0, validation_prompts=1, curriculum=curriculum())
+    assert "nothing to choose from: all prompts are of level count/0" in caplog.text

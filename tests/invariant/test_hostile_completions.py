@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from r1lab.model.tiny import tiny_tokenizer
 from r1lab.reward.accuracy import Accuracy
@@ -14,9 +15,10 @@ from r1lab.reward.checker import Choice, Exact, Numeric
 from r1lab.reward.code import Code
 from r1lab.reward.countdown import Countdown
 from r1lab.reward.format import Format
-from r1lab.reward.language_consistency import ScriptConsistency
-from r1lab.reward.length import SoftOverlong
+from r1lab.reward.language_consistency import ScriptConsistency, VocabularyConsistency
+from r1lab.reward.length import Cosine, SoftOverlong
 from r1lab.reward.math_equal import MathEqual
+from r1lab.reward.model import PARTS, LearnedReward, SequenceClassifier
 from r1lab.reward.pool import Pooled
 from r1lab.reward.repetition import Repetition
 from r1lab.reward.sandbox import SandboxError
@@ -38,6 +40,7 @@ from tests.reward.hostile import (
 NUMBERS = {"numbers": [3, 5, 7, 7], "target": 22}
 PROMPTS = {
     "number": Prompt((1,), "q", RIGHT, columns=NUMBERS),
+    "formula": Prompt((1,), "q", "x^2+7"),
     "choice": Prompt((1,), "q", "B"),
     "program": Prompt(
         (1,),
@@ -46,21 +49,44 @@ PROMPTS = {
         columns={"tests": [{"stdin": "3", "stdout": "6"}, "assert double(3) == 6", "assert double(4) == 8"]},
     ),
 }
+# One answer, and the checker's to refuse.
+BESIDE_THE_CHECKER = {"invisible", "control characters", "overlapping"}
+SLOW_FORMULAS = ("tower of tens", "expansion", "powers of powers", "roots")
 CHECKERS = {"exact": Exact(), "numeric": Numeric(relative=1e-6), "countdown": Countdown(), "choice": Choice()}
 
 
+MAX_LENGTH = 2000  # tokens, of which sampling would have let no more through
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes, as ByT5's are: it takes any text."""
+
+    pad_token_id = 0
+
+    def encode(self, text: str) -> list[int]:
+        return list(text[:MAX_LENGTH].encode(errors="surrogatepass"))[:MAX_LENGTH]
+
+
 def completion(text: str) -> Completion:
-    return Completion((1, 2, 3), text, False)
+    return Completion(tuple(Bytes().encode(text)), text, False)
 
 
 def scores(reward, prompt: Prompt, texts: dict[str, str]) -> dict[str, float]:
-    """Those that are not 0, by the completion's name."""
+    """Those that are neither 0 nor None, by the completion's name."""
     rewards = reward([prompt] * len(texts), [completion(text) for text in texts.values()])
     return {name: reward for name, reward in zip(texts, rewards, strict=True) if reward}
 
 
+ALL = {
+    **{f"broken: {name}": text for name, text in BROKEN_TAGS.items()},
+    **{f"wrong: {name}": answered(content) for name, content in WRONG_ANSWERS.items()},
+    **{f"foreign: {name}": f"<think> {text} </think> <answer> 8 </answer>" for name, text in FOREIGN_REASONING.items()},
+    **{f"program: {name}": program_answer(text) for name, text in (PROGRAMS | ENDLESS_PROGRAMS).items()},
+}
+
+
 def test_there_are_enough_of_them():
-    assert sum(map(len, (BROKEN_TAGS, WRONG_ANSWERS, FOREIGN_REASONING, PROGRAMS, ENDLESS_PROGRAMS))) >= 300
+    assert len(ALL) >= 300
 
 
 def test_broken_tags_score_in_no_reward():
@@ -69,12 +95,7 @@ def test_broken_tags_score_in_no_reward():
     for name, checker in CHECKERS.items():
         texts = choices if name == "choice" else BROKEN_TAGS
         assert scores(Accuracy(checker), PROMPTS["choice" if name == "choice" else "number"], texts) == {}
-    assert scores(Accuracy(lambda prompt, answer: 1.0), PROMPTS["number"], BROKEN_TAGS).keys() <= {
-        # One answer, and the checker's to refuse.
-        "invisible",
-        "control characters",
-        "overlapping",
-    }
+    assert scores(Accuracy(lambda prompt, answer: 1.0), PROMPTS["number"], BROKEN_TAGS).keys() <= BESIDE_THE_CHECKER
 
 
 @pytest.mark.parametrize("name", CHECKERS)
@@ -89,7 +110,10 @@ def test_wrong_answers_are_wrong_mathematics():
     texts = {key: answered(content) for key, content in WRONG_ANSWERS.items()}
     try:
         assert scores(Accuracy(checker), PROMPTS["number"], texts) == {}
-        assert checker.pool.killed >= 3
+        # Beside a number most are refused by their look; beside a formula they are read and simplified.
+        slow = {key: texts[key] for key in SLOW_FORMULAS}
+        assert scores(Accuracy(checker), PROMPTS["formula"], slow) == {}
+        assert checker.pool.killed >= 2
         assert checker(PROMPTS["number"], r"\frac{14}{2}") == 1.0  # and it goes on
     finally:
         checker.pool.close()
@@ -98,9 +122,14 @@ def test_wrong_answers_are_wrong_mathematics():
 def test_wrong_answers_are_wrong_in_the_tasks():
     task = Arithmetic(None, Template("{question}"), [2], [5], {"+": [1, 9]}, "{chain}")
     texts = {key: answered(content) for key, content in WRONG_ANSWERS.items()}
-    assert scores(Accuracy(task.is_correct), PROMPTS["number"], texts) == {}
+    isolated = Pooled(task.is_correct, workers=1, seconds=2, memory_mib=256)
+    try:
+        for checker in (task.is_correct, isolated):
+            assert scores(Accuracy(checker), PROMPTS["number"], ALL) == {}
+    finally:
+        isolated.pool.close()
     pytest.importorskip("reasoning_gym")
-    for name in ("chain_sum", "countdown", "puzzle24"):
+    for name in ("chain_sum", "countdown"):
         task = ReasoningGym(tiny_tokenizer(), Template("{question}"), name)
         task.tokenizer = type("Lengths", (), {"encode": lambda self, text, **_: [0] * len(text)})()
         # Some of their scorers give part of the score to an answer that holds the right one somewhere.
@@ -113,13 +142,51 @@ def test_foreign_reasoning_is_not_consistent():
     assert scores(ScriptConsistency(), PROMPTS["number"], texts) == {}
 
 
-def test_every_reward_stays_in_its_range():
-    texts = [*BROKEN_TAGS.values(), *map(answered, WRONG_ANSWERS.values())]
-    completions = [completion(text) for text in texts]
-    prompts = [PROMPTS["number"]] * len(texts)
-    for reward in (Format(graded=True), ScriptConsistency(), SoftOverlong(10, 0.2), Repetition(2)):
-        values = [value for value in reward(prompts, completions) if value is not None]
-        assert all(math.isfinite(value) and -1 <= value <= 1 for value in values)
+def test_the_graded_format_gives_half_for_the_tags_alone():
+    graded = scores(Format(graded=True), PROMPTS["number"], BROKEN_TAGS)
+    assert max(graded.values()) == 0.5
+    assert [name for name, score in graded.items() if score == 0.5] == ["overlapping"]  # brackets around whole tags
+
+
+def test_no_word_of_the_vocabulary_is_there():
+    vocabularies = {"en": ["plus", "equals"], "zz": ["let", "me", "see", "first", "add"]}
+    assert scores(VocabularyConsistency(None, vocabularies), PROMPTS["number"], ALL) == {}
+
+
+def test_what_is_wrong_earns_nothing_by_its_length():
+    cosine = Cosine(Numeric(), MAX_LENGTH, right=[2.0, 1.0], wrong=[-10.0, 0.0], exceeded=-10.0)
+    earned = scores(cosine, PROMPTS["number"], ALL)
+    assert all(-10 <= reward < 0 for reward in earned.values())
+    # The longest are spared, as the cosine has it; those the other terms of length punish.
+    long = {name: text for name, text in ALL.items() if len(completion(text).ids) == MAX_LENGTH}
+    assert ALL.keys() - earned.keys() == long.keys() and len(long) > 20
+    overlong = scores(SoftOverlong(MAX_LENGTH, 0.2), PROMPTS["number"], ALL)
+    assert all(overlong.get(name) == -1.0 for name in long) and min(overlong.values()) >= -1
+    repeated = scores(Repetition(4), PROMPTS["number"], ALL)
+    assert all(-1 < reward < 0 for reward in repeated.values())
+    loops = [name for name in long if "million" in name or name.endswith(("a megabyte of spaces", "of one letter"))]
+    assert len(loops) >= 5 and all(repeated[name] < -0.9 for name in loops)
+
+
+def test_a_reward_model_sees_no_answer_where_there_is_none():
+    class Seen:
+        def score(self, prompts, texts):
+            return [len(text) for text in texts]
+
+    assert scores(LearnedReward(Seen(), "answer"), PROMPTS["number"], BROKEN_TAGS).keys() <= BESIDE_THE_CHECKER
+    config = LlamaConfig(
+        vocab_size=256, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        num_labels=1, pad_token_id=0, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    scorer = SequenceClassifier(LlamaForSequenceClassification(config), Bytes(), batch_size=64, max_length=32)
+    for part in PARTS:
+        values = LearnedReward(scorer, part)([PROMPTS["number"]] * len(ALL), list(map(completion, ALL.values())))
+        assert len(values) == len(ALL) and all(map(math.isfinite, values))
+
+
+def test_a_share_of_the_script_is_a_share():
+    values = scores(ScriptConsistency(), PROMPTS["number"], ALL).values()
+    assert all(0 <= value <= 1 for value in values)
 
 
 def programs_at_work() -> list[str]:

@@ -269,7 +269,7 @@ def test_a_sweep_compiles_once(device):
     from r1lab.kernel import chunks, product, rows
     from r1lab.kernel import linear_grpo_loss as module
 
-    kernels = [module._token_kernel, chunks._scale_kernel]
+    kernels = [module._gather_kernel, module._token_kernel, chunks._scale_kernel]
     kernels += [rows._row_kernel, rows._gradient_kernel, rows._scale_kernel]
     kernels += [product._target_kernel, product._product_kernel, product._fold_kernel]
 

@@ -34,8 +34,9 @@ def check(hidden, weight, ids, bias=None, softcap=None):
         stride = -(-vocabulary // 64) * 64
         e = torch.full((n, stride), math.nan, dtype=hidden.dtype, device=hidden.device)[:, :vocabulary]
         options = {"temperature": temperature, "softcap": softcap}
-        run = Product(hidden, weight, ids, bias, at_a_time=-(-n // 2), entropy=True, hit=True, **options)
-        for tokens in (slice(0, -(-n // 2)), slice(-(-n // 2), n)):
+        half = -(-n // 32) * 16
+        run = Product(hidden, weight, ids, bias, at_a_time=half, entropy=True, hit=True, **options)
+        for tokens in (slice(0, min(half, n)), slice(half, n)):
             if tokens.start < n:
                 run(tokens, rows[tokens], e[tokens] if store else None)
         # products in float32: no rounding of logits in between

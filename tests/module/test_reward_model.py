@@ -24,6 +24,7 @@ def test_it_learns_to_tell_held_out_pairs(helpful):
     before, after = (run.summary[when]["heldout"] for when in ("before", "after"))
     # A head of zeros scores all alike.
     assert before["accuracy"] == 0.5 and before["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert before["length_accuracy"] == after["length_accuracy"] < after["accuracy"]
     assert after["accuracy_low"] > 0.6 and after["margin"] > 0 and after["num_pairs"] == 64
     assert run.summary["objective"] == run.metrics["validation/accuracy"].dropna().iloc[-1]
     assert {"best", "last"} <= set(run.checkpoints) and (helpful / "curves.png").exists()
@@ -42,7 +43,11 @@ def test_the_trained_one_scores_as_it_did_in_training(helpful):
     )
     right = (chosen > rejected).float() + 0.5 * (chosen == rejected)
     assert right.mean().item() == pytest.approx(run.summary["after"]["heldout"]["accuracy"])
-    assert (chosen - rejected).mean().item() == pytest.approx(run.summary["after"]["heldout"]["margin"], abs=1e-4)
+    margin = (chosen - rejected).mean().item() * scorer.std
+    assert margin == pytest.approx(run.summary["after"]["heldout"]["margin"], abs=1e-4)
+    # The scale of what it was trained on, which are pairs like these.
+    both = torch.cat([chosen, rejected])
+    assert abs(both.mean().item()) < 0.5 and 0.5 < both.std().item() < 2
 
 
 def test_a_folder_means_its_best_checkpoint_and_others_are_refused(helpful, tiny_run, tmp_path):

@@ -11,7 +11,7 @@ from r1lab.pipeline.pipeline import Pipeline
 
 SAMPLED = ("cold_start", "rejection")
 SMALL = (
-    "pipeline.steps={zero:2,dev2:2,reward_models:2,r1:2}",
+    "pipeline.steps={zero:2,dev2:2,reward_models:2,r1_reasoning:2,r1:2}",
     "pipeline.pairs=4",
     "pipeline.prompts={cold_start:6,rejection:6,general:6}",
     "pipeline.batch_size=8",

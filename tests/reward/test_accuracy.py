@@ -18,7 +18,6 @@ def score(text: str, truncated: bool = False) -> float:
         "<answer>\n7\n</answer>",
         # Reasoning and what stands outside are the format reward's part.
         "3 + 4 = <answer>7</answer> I hope",
-        "<think> 3 + 4 <answer> 7 </answer>",
         "3 + 4 </think> <answer> 7 </answer>",
     ],
 )
@@ -41,6 +40,7 @@ def test_right(text):
         "<answer> 7 </answer> </answer>",
         # Within the reasoning.
         "<think> a <answer> 7 </answer> </think>",
+        "<think> 3 + 4 <answer> 7 </answer>",
         "<answer> 7 </answer> <think> a </think>",
         "<answer> <think> 7 </think> </answer>",
         # Broken tags.

@@ -13,7 +13,9 @@ def prompt(answer: str) -> Prompt:
 def test_exact():
     assert Exact()(prompt("red  fox"), " red\nfox ") == 1.0
     assert Exact()(prompt("red fox"), "Red fox") == Exact()(prompt("7"), "7.0") == Exact()(prompt("7"), "７") == 0.0
-    assert Exact(ignore_case=True)(prompt("Straße"), "STRASSE") == 1.0
+    assert Exact(ignore_case=True)(prompt("Red Kelvin"), "rED kELVIN") == 1.0
+    for right, answer in (("k", "\u212a"), ("s", "\u017f"), ("ss", "ß"), ("ä", "Ä")):
+        assert Exact(ignore_case=True)(prompt(right), answer) == 0.0
 
 
 @pytest.mark.parametrize(

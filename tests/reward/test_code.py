@@ -129,6 +129,19 @@ def test_in_order_and_where_it_applies(sandboxed):
         assert code(prompts, completions) == [1.0, half, None, 0.0, 0.0]
 
 
+def test_the_first_run_out_of_time_is_the_last(unsandboxed, monkeypatch):
+    code = Code.__new__(Code)
+    code.partial, code.sandbox = True, unsandboxed
+    started, start = [], unsandboxed.start
+    monkeypatch.setattr(unsandboxed, "start", lambda *args, **options: started.append(args) or start(*args, **options))
+    program = "n = int(input())\nwhile n == 3: pass\nprint(2 * n)"
+    assert code.share_passed(program, [DOUBLE[1], DOUBLE[0], DOUBLE[1]]) == 1 / 3
+    assert len(started) == 2
+    monkeypatch.setattr(unsandboxed, "wall_seconds", 0)  # nothing is left of the completion's time
+    assert code.share_passed(program, [DOUBLE[1]] * 3) == 0.0
+    assert len(started) == 3
+
+
 def test_refuses_without_a_sandbox(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(RuntimeError, match="allow_unsandboxed"):

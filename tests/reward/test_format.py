@@ -62,6 +62,7 @@ def test_wellformed(text):
         "<think> a </think> <answer>  \n </answer>",
         "<think> \u200b\u2060\ufeff </think> <answer> 7 </answer>",
         "<think> a </think> <answer>\u00a0\u200d</answer>",
+        *(f"<think> {blank} </think> <answer> 7 </answer>" for blank in "\u2800\u3164\u115f\u1160\uffa0\ufe0f\u0301"),
         # Tags that only look right.
         "<Think> a </Think> <answer> 7 </answer>",
         "< think > a </ think > <answer> 7 </answer>",
@@ -91,11 +92,14 @@ def test_graded_counts_tags_that_stand_there_once():
     assert graded("7") == 0.0
     assert graded("<answer> 7 </answer>") == 0.25
     assert graded("<answer> <answer> 7 </answer>") == 0.125  # a repeated tag counts for nothing
+    assert graded("<think></think><answer></answer>") == 0.0
+    assert graded("<think> \u2800 </think> <answer> 7 </answer>") == 0.25
     assert graded("</answer> </think> <answer> <think>") == 0.125  # out of order: only the first that is asked counts
     assert graded("<think> a <answer> 7 </answer>", truncated=True) == 0.375
     opened = replace(PROMPT, text="q <think>")
     assert graded("a </think> <answer> 7 </answer>", opened) == 1.0
     assert graded("<think> a </think>", opened) == 0.5 / 3
+    assert graded(" </think> <answer> </answer>", opened) == 0.0
 
 
 def test_opened_prompt():
@@ -109,6 +113,10 @@ def test_opened_prompt():
 def test_parts():
     assert split_completion(GOOD) == Parts("3 + 4 = 7", "7", True)
     assert split_completion("<answer> 7 </answer>") == Parts(None, "7", False)
+    for text in ("<think> a <answer> 7 </answer> b", "<think> a </think> <think> <answer> 7 </answer>"):
+        assert split_completion(text).answer is None
+    assert split_completion("a <answer> 7 </answer>", opened=True).answer is None
+    assert split_completion("a </think> b <answer> 7 </answer> c").answer == "7"
     assert split_completion("<think> a </think> b") == Parts("a", None, False)
     assert split_completion("a </think> <answer> 7 </answer>", opened=True) == Parts("a", "7", True)
     assert split_completion("<think> a <answer> 7 </answer> </think>") == Parts("a <answer> 7 </answer>", None, False)

@@ -4,6 +4,7 @@ from r1lab.reward.language_consistency import (
     SCRIPTS,
     ScriptConsistency,
     VocabularyConsistency,
+    consistency_of,
     script_share,
     vocabulary_share,
 )
@@ -27,6 +28,12 @@ def prompt(language: str) -> Prompt:
         ("Сначала add", "ru", 0.5),
         ("まず 3 を足す", "ja", 1.0),
         ("先 `print(x)` 加 $a + \\text{words}$", "zh", 1.0),
+        ("ok `先把 x`", "en", 1 / 3),
+        ("ok $先把$ or \\[ \\text{先把} \\]", "en", 2 / 6),
+        ("ok\n```python\nx = 1  # 先把\n```", "en", 1 / 3),
+        ("it costs $5 先把它 $3 to get", "en", 4 / 7),
+        ("先 `x = 1  # 加 сначала`", "zh", 0.5),
+        ("so $α + β$ and `naïve()`", "en", 1.0),
         ("3 + 4 = 7", "en", None),
         ("", "en", None),
         ("\u0430dd thr\u0435e", "en", 0.0),
@@ -76,3 +83,13 @@ def test_vocabularies_of_config_or_task():
         VocabularyConsistency(object())
     with pytest.raises(ValueError, match="no language 'c'; there are a, b"):
         VocabularyConsistency(None, WORDS)([prompt("c")], completions[:1])
+
+
+def test_by_vocabulary_where_the_task_has_them():
+    class Task:
+        vocabularies = WORDS
+
+    assert consistency_of(Task()).vocabularies["a"] == frozenset(WORDS["a"])
+    Task.vocabularies = {}
+    assert isinstance(consistency_of(Task()), ScriptConsistency)
+    assert isinstance(consistency_of(object()), ScriptConsistency)

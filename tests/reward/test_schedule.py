@@ -20,8 +20,8 @@ def test_one_point_is_constant():
     assert Schedule([[5, 0.3]])(0) == Schedule([[5, 0.3]])(9) == 0.3
 
 
-def test_one_is_a_step_and_one_point_zero_the_end():
-    assert Schedule([[0, 0], [1, 1]], max_steps=100)(1) == 1.0
+def test_one_point_zero_is_the_end():
+    assert Schedule([[0.0, 0], [1.0, 1]], max_steps=100)(1) == 0.01
     assert Schedule([[0, 0], [1.0, 1]], max_steps=100)(1) == 0.01
 
 
@@ -35,6 +35,8 @@ def test_one_is_a_step_and_one_point_zero_the_end():
         ([[0, math.nan]], "finite"),
         ([[0, True]], "points"),
         ([[5, 0.0], [3, 1.0]], "ascend"),
+        ([[0, 0], [1, 1]], "ends at step 1; the end of the run is 1.0"),
+        ([[0.75, 0], [1, 1]], "not both; the end of the run is 1.0, and 1 the first step"),
         ([[1.5, 0.0]], "from 0.0 to 1.0"),
     ],
 )

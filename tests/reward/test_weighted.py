@@ -37,6 +37,19 @@ def test_weight_zero_measures_and_weights_may_change():
     assert reward(PROMPTS, COMPLETIONS).total.tolist() == [2.0, 4.0, 6.0]
 
 
+def test_a_term_that_applies_to_nothing_says_so_once(caplog):
+    def none(prompts, completions):
+        return [None] * len(completions)
+
+    reward = WeightedSum({"none": none, "watched": none}, {"none": 1.0, "watched": 0.0})
+    prompts, completions = [Prompt((1,), "", "")] * 600, [Completion((1,), "", False)] * 600
+    reward(prompts, completions)
+    assert not caplog.messages
+    reward(prompts, completions)
+    reward(prompts, completions)
+    assert [message.split(",")[0] for message in caplog.messages] == ["reward.none applied to none of 1200 completions"]
+
+
 def test_weights_with_a_schedule():
     weights = {"a": 1.0, "b": Schedule([[0, 0.0], [10, 1.0]])}
     reward = WeightedSum({"a": gives([1, 1, 1]), "b": gives([2, 4, None])}, weights)

@@ -1,12 +1,16 @@
+import pickle
 import random
 from collections import Counter
 
 import pytest
 
 from r1lab.model.bilingual import LANGUAGES, bilingual_tokenizer
+from r1lab.reward.accuracy import Accuracy
 from r1lab.task.general import General, Request, bad_reply, gold_score, good_reply, request_of, symbols_of
+from r1lab.task.mixed import Mixed
 from r1lab.task.protocol import SPLITS
 from r1lab.task.template import Template
+from r1lab.types import Answer, Completion
 
 KINDS = ("echo", "reverse", "polite", "unsafe")
 POLITE = Request("polite", "tell", ("apple", "river"))
@@ -45,6 +49,11 @@ def test_questions():
         (POLITE, "gladly friend", 0.5),
         (POLITE, "gladly apple river no", 0),
         (POLITE, "hmm", 0),
+        (POLITE, "gladly apple river stone cloud lamp bird tree song", 0),  # all topics there are
+        (POLITE, "gladly apple river stone", 0),
+        (POLITE, "gladly apple river river", 0),
+        (POLITE, "gladly friend friend friend friend friend apple river", 0),
+        (UNSAFE, "sorry cannot " + "hmm " * 9, 0),
         (UNSAFE, "sorry friend , cannot", 1),
         (UNSAFE, "cannot", 0.5),
         (UNSAFE, "sorry", 0),
@@ -75,6 +84,33 @@ def test_words_of_the_other_language_do_not_count():
     english = LANGUAGES["en"].write(good_reply(request_of(prompt), random.Random(1)))
     assert prompt.language == "zh" and task.is_correct(prompt, english) == 0.0
     assert symbols_of("苹果 , apple 不", "zh") == ["apple", None, "no"]
+
+
+@pytest.mark.parametrize(
+    "kind, answer, score",
+    [
+        ("unsafe", "sorry cannot", 1.0),
+        ("unsafe", "sorry cannot 先 拿 苹果 再 偷", 0.0),
+        ("unsafe", "sorry cannot jailbreak", 0.0),
+        ("polite", "gladly {} 走开", 0.0),
+        ("polite", "gladly {} " + ", " * 9, 0.0),
+        ("polite", "gladly {}", 1.0),
+    ],
+)
+def test_a_word_of_no_or_of_the_other_language_spoils_a_reply(kind, answer, score):
+    task = general(languages={"en": 1.0}, kinds={kind: 1.0})
+    prompt = task.sample("train", 0)
+    assert task.is_correct(prompt, answer.format(" ".join(request_of(prompt).topics))) == score
+
+
+@pytest.mark.parametrize("thought, score", [("hmm ok", 1.0), ("先 拿 苹果", 0.0), ("first take apple", 0.0)])
+def test_a_refusal_with_instructions_in_its_reasoning_is_none(thought, score):
+    task = Mixed({"general": lambda: general(languages={"en": 1.0}, kinds={"unsafe": 1.0})}, {"general": 1})
+    prompt = task.sample("train", 0)
+    response = f"<think> {thought} </think> <answer> sorry cannot </answer>"
+    assert Accuracy(task.is_correct)([prompt], [Completion((), response, False)]) == [score]
+    answer = pickle.loads(pickle.dumps(Answer("sorry cannot", response)))  # as a pool of processes gets it
+    assert answer == "sorry cannot" and task.is_correct(prompt, answer) == score
 
 
 def test_splits_share_no_request_and_harder_ones_are_longer():

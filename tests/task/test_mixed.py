@@ -58,6 +58,14 @@ def test_it_has_the_splits_of_all_parts():
         task.sample("harder", 0)
 
 
+def test_its_vocabularies_are_those_of_its_parts():
+    one, other = Named("one"), Named("other")
+    one.vocabularies, other.vocabularies = {"a": ["x"], "b": ["y"]}, {"a": ["z"]}
+    parts = {"one": lambda: one, "other": lambda: other, "sums": PARTS["sums"]}
+    assert Mixed(parts, dict.fromkeys(parts, 1)).vocabularies == {"a": {"x", "z"}, "b": {"y"}}
+    assert not Mixed(PARTS, SOURCES).vocabularies
+
+
 @pytest.mark.parametrize(
     "sources, told",
     [

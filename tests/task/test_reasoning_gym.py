@@ -1,5 +1,6 @@
 import pickle
 import random
+import re
 import sys
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from r1lab.reward.countdown import Countdown
 from r1lab.task.protocol import SPLITS
-from r1lab.task.reasoning_gym import ReasoningGym, split_of
+from r1lab.task.reasoning_gym import ReasoningGym, difficulty, split_of
 from r1lab.task.template import Template
 
 TEMPLATE = Template("User: {question} Assistant:")
@@ -149,6 +150,16 @@ class TestWithTheLibrary:
         assert prompt.columns["question"].count("+") + prompt.columns["question"].count("-") == 8
         assert prompt.difficulty > task.sample("train", 0).difficulty
         assert task.is_correct(prompt, prompt.answer) == 1.0
+
+    def test_difficulty_is_what_the_entry_says_of_itself(self):
+        prompts = [make(config={"min_terms": 2, "max_terms": 4, "max_digits": 2}).sample("train", i) for i in range(40)]
+        for prompt in prompts:
+            numbers = re.findall(r"[0-9]+", prompt.columns["question"])
+            assert prompt.difficulty - len(numbers) in (1, 2)
+        assert len({prompt.difficulty for prompt in prompts}) > 2
+        # The numbers that countdown gives, not its target; a dataset that tells nothing has harder ones alone.
+        assert make("countdown").sample("train", 0).difficulty in (4, 5, 6)
+        assert difficulty({"difficulty": 1.0}, 0) == difficulty({}, 0) == 0 and difficulty({}, 1) == 1
 
     def test_harder_needs_its_setting(self):
         task = make()

@@ -1,0 +1,90 @@
+import json
+import pickle
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from r1lab.task.dataset import Dataset
+from r1lab.task.template import Template
+
+
+class Lengths:
+    def encode(self, text, **_):
+        return [0] * len(text)
+
+
+def dataset(path=None, **files) -> Dataset:
+    files = {split: str(file) for split, file in files.items()}
+    return Dataset(Lengths(), Template("Q: {question}"), path and str(path), files, "mine", "en")
+
+
+def lines(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+ROWS = [{"question": f"q{n}", "answer": n, "tests": [{"stdin": "1", "stdout": "2"}]} for n in range(100)]
+
+
+def test_splits_by_hash_and_rows_in_rounds(tmp_path):
+    task, again = (dataset(lines(tmp_path / "a.jsonl", ROWS)) for _ in range(2))
+    assert task.splits == ("train", "validation", "heldout")
+    sizes = [len(task.rows[split]) for split in task.splits]
+    assert sum(sizes) == 100 and sizes[0] > 60 and min(sizes) > 2
+    n = sizes[0]
+    first, second = ([task.sample("train", i).text for i in range(k * n, (k + 1) * n)] for k in range(2))
+    assert len(set(first)) == n and set(first) == set(second) and first != second
+    assert [again.sample("train", i).text for i in reversed(range(n))] == first[::-1]
+    with pytest.raises(ValueError, match="unknown split 'harder'; there are train, validation, heldout"):
+        task.sample("harder", 0)
+
+
+def test_fields_and_columns(tmp_path):
+    rows = [{"question": "a", "answer": 7, "kind": "sum", "language": "zh", "difficulty": 3, "tests": [1], "x": None}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    task = dataset(train=tmp_path / "a.parquet", harder=lines(tmp_path / "b.jsonl", [{"question": "b", "answer": "8"}]))
+    assert task.splits == ("train", "harder")
+    prompt, other = task.sample("train", 5), task.sample("harder", 0)
+    assert (prompt.text, len(prompt.ids), prompt.answer, prompt.index) == ("Q: a", 4, "7", 5)
+    assert (prompt.kind, prompt.language, prompt.difficulty) == ("sum", "zh", 3)
+    assert prompt.columns == {"question": "a", "tests": [1]}
+    assert (other.kind, other.language, other.difficulty, other.columns) == ("mine", "en", 0, {"question": "b"})
+    assert pickle.loads(pickle.dumps(task.is_correct))(prompt, " 7 ") and not task.is_correct(prompt, "8")
+
+
+def test_a_file_of_a_split_goes_before_the_hash(tmp_path):
+    own = lines(tmp_path / "own.jsonl", [{"question": "own", "answer": "1"}])
+    task = dataset(lines(tmp_path / "a.jsonl", ROWS), heldout=own)
+    assert [row["question"] for row in task.rows["heldout"]] == ["own"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("none.jsonl", None, "task.path=.*none.jsonl is no file"),
+        ("a.csv", "question,answer", "must end in .jsonl or .parquet"),
+        ("a.jsonl", '{"question": "a"}', "row 1 of task.path=.* has no answer; it has question"),
+        ("a.jsonl", '\n{"text": "a"}', "row 1 .* has no question and no answer; it has text"),
+        ("a.jsonl", '{"question": "a", "answer": "b"}\n{', "line 2 of .* is no JSON"),
+        ("a.jsonl", "[1]", "no object with columns"),
+        ("a.jsonl", '{"question": "a", "answer": "b", "difficulty": "x"}', "difficulty must be a whole number"),
+        ("a.jsonl", '{"question": "a", "answer": "b"}', "the split .* has no row"),
+        ("a.parquet", "text", "cannot be read as Parquet"),
+    ],
+)
+def test_files_that_are_none(tmp_path, name, content, told):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=told):
+        dataset(tmp_path / name)
+
+
+def test_wrong_settings(tmp_path):
+    file = lines(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(ValueError, match="there is no split test"):
+        dataset(file, test=file)
+    with pytest.raises(ValueError, match="needs task.path"):
+        dataset(heldout=file)
+    with pytest.raises(ValueError, match="a question is in both train and harder"):
+        dataset(train=file, harder=file)
