@@ -5,11 +5,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from r1lab.kernel.chunks import Head, Pass, Sums
-from r1lab.kernel.linear_logprob import CHUNK_BYTES, in_dtypes
+from r1lab.kernel.chunks import Head, Pass, Sums, chunks
+from r1lab.kernel.linear_logprob import CHUNK_BYTES, dtypes_of, in_dtypes
 from r1lab.kernel.rows import LN2, LOG2E, Rows, statistics
+from r1lab.loss.distill import DIVERGENCES, check_distill
 
-DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 BLOCK = 2048
 
 
@@ -101,33 +101,31 @@ def linear_distill_loss(
 
     chunk_bytes is of the logits of both; chunks.py says what else is allocated. Backward works once.
 
-    Raises ValueError for an unknown divergence, or a temperature or jsd_beta out of range.
+    Raises ValueError as the definition does.
     """
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"divergence {divergence!r} is not one of {', '.join(DIVERGENCES)}")
-    if not 0 <= jsd_beta <= 1:
-        raise ValueError(f"jsd_beta must be within [0, 1], got {jsd_beta}")
+    teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
+    temperatures = (temperature, teacher_temperature)
+    check_distill(hidden, head, teacher_hidden, teacher_head, divergence, jsd_beta, *temperatures, chunk_bytes)
     if divergence == "jsd" and jsd_beta in (0, 1):
         divergence = DIVERGENCES[int(jsd_beta)]
-    teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
-    for name, value in (("temperature", temperature), ("teacher_temperature", teacher_temperature)):
-        if value <= 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
-    temperatures = (temperature, teacher_temperature)
-    options = (DIVERGENCES.index(divergence), float(jsd_beta), temperatures, max(tokens, 1), chunk_bytes)
+    numbers = (DIVERGENCES.index(divergence), float(jsd_beta), temperatures, max(tokens, 1), chunk_bytes)
+    options = (*numbers, torch.is_grad_enabled())
     return _LinearDistill.apply(hidden, head, teacher_hidden.detach(), teacher_head.detach(), options)
 
 
 class _LinearDistill(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, head, teacher_hidden, teacher_head, options):
-        which, beta, (temperature, teacher_temperature), tokens, chunk_bytes = options
+        which, beta, (temperature, teacher_temperature), tokens, chunk_bytes, differentiable = options
+        wanted = [differentiable and needed for needed in ctx.needs_input_grad[:2]]
+        hidden = hidden.contiguous()
         made = Head.of(hidden, head, None, temperature, None)
         teacher = Head.of(teacher_hidden, teacher_head, None, teacher_temperature, None)
         values = torch.empty(len(hidden), device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            work, beside = (Pass(x, of, chunk_bytes // 2) for x, of in ((hidden, made), (teacher_hidden, teacher)))
-            sums = Sums(work, hidden=ctx.needs_input_grad[0], weight=ctx.needs_input_grad[1], bias=False)
+            slices = chunks(len(hidden), made.row_bytes + teacher.row_bytes, chunk_bytes)
+            work, beside = (Pass(x, of, slices) for x, of in ((hidden, made), (teacher_hidden, teacher)))
+            sums = Sums(work, hidden=wanted[0], weight=wanted[1], bias=False)
             for (at, part, logits), (_, _, theirs) in zip(work, beside, strict=True):
                 n = len(part)
                 rows, of_teacher = (Rows.empty(n, hidden.device) for _ in range(2))
@@ -155,7 +153,7 @@ class _LinearDistill(torch.autograd.Function):
                         num_warps=8,
                     )
                 sums.add(at, part, logits, None)
-        ctx.inputs, ctx.found, ctx.tokens = (hidden, head, None), sums.gradients, tokens
+        ctx.dtypes, ctx.found, ctx.tokens = dtypes_of(hidden, head, None), sums.gradients, tokens
         return values.sum() / tokens
 
     @staticmethod
@@ -163,5 +161,5 @@ class _LinearDistill(torch.autograd.Function):
         if ctx.found is None:
             raise RuntimeError("linear_distill_loss scales its gradients in place: its backward works once")
         found, ctx.found = ctx.found, None
-        gradients = in_dtypes(found, *ctx.inputs, of_loss / ctx.tokens)
+        gradients = in_dtypes(found, ctx.dtypes, of_loss / ctx.tokens)
         return gradients.hidden, gradients.weight, None, None, None

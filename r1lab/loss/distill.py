@@ -28,10 +28,12 @@ def linear_distill_loss(
     The student's distribution is that at `temperature`, the teacher's that at `teacher_temperature` (None: the same).
     Computed in float32 (float64 for float64 inputs), as many tokens at a time as `chunk_bytes` of logits hold.
 
-    Raises ValueError for an unknown divergence, or a temperature or jsd_beta out of range.
+    Raises ValueError for an unknown divergence, a temperature, jsd_beta or chunk_bytes out of range, or a teacher that
+    has another vocabulary or other tokens than the student.
     """
     teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
-    check_distill(divergence, jsd_beta, temperature, teacher_temperature)
+    temperatures = (temperature, teacher_temperature)
+    check_distill(hidden, head, teacher_hidden, teacher_head, divergence, jsd_beta, *temperatures, chunk_bytes)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     heads = head.to(dtype), teacher_head.detach().to(dtype)
     rows = max(1, chunk_bytes // (len(head) * dtype.itemsize))
@@ -65,8 +67,29 @@ def token_divergence(log_t: Tensor, log_s: Tensor, *, divergence: str, jsd_beta:
     return jsd_beta * _kl(log_t, log_m) + (1 - jsd_beta) * _kl(log_s, log_m)
 
 
-def check_distill(divergence: str, jsd_beta: float, temperature: float, teacher_temperature: float) -> None:
+def check_distill(
+    hidden: Tensor,
+    head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    divergence: str,
+    jsd_beta: float,
+    temperature: float,
+    teacher_temperature: float,
+    chunk_bytes: int,
+) -> None:
     """Raises ValueError for what `linear_distill_loss` refuses."""
+    check_divergence(divergence, jsd_beta, temperature, teacher_temperature)
+    if chunk_bytes <= 0:
+        raise ValueError(f"chunk_bytes must be above 0, got {chunk_bytes}")
+    if len(head) != len(teacher_head):
+        raise ValueError(f"student and teacher must have one vocabulary, got {len(head)} and {len(teacher_head)}")
+    if len(hidden) != len(teacher_hidden):
+        raise ValueError(f"student and teacher must have the same tokens, got {len(hidden)} and {len(teacher_hidden)}")
+
+
+def check_divergence(divergence: str, jsd_beta: float, temperature: float, teacher_temperature: float) -> None:
+    """Raises ValueError for a divergence that there is not, or numbers out of its range."""
     if divergence not in DIVERGENCES:
         raise ValueError(f"divergence {divergence!r} is not one of {', '.join(DIVERGENCES)}")
     if not 0 <= jsd_beta <= 1:
@@ -77,10 +100,9 @@ def check_distill(divergence: str, jsd_beta: float, temperature: float, teacher_
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """sum p (log p - log q); 0 where p is 0, and so is the gradient, whatever q is."""
     p = log_p.exp()
-    # Where p is 0 neither the term nor its gradient may be a NaN: both logarithms are put to 0 there beforehand.
-    nothing = p == 0
-    return (p * (log_p.masked_fill(nothing, 0.0) - log_q.masked_fill(nothing, 0.0))).sum(-1)
+    return (p * torch.where(p > 0, log_p - log_q, 0.0)).sum(-1)
 
 
 def _summed(

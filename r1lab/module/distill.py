@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r1lab.loss.distill import DIVERGENCES, check_distill
+from r1lab.loss.distill import DIVERGENCES, check_divergence
 from r1lab.loss.sft import sft_loss
 from r1lab.loss.sparse_distill import sampled_divergence, top_k_divergence
 from r1lab.module.logprobs import counted_hidden, scatter
@@ -78,7 +78,7 @@ class Distill(Taught):
         super().__init__(teacher=None if mode == "sft" else teacher, **policy_parts)
         _check_mode(mode, teacher is not None, student_fraction, sft_weight)
         if mode != "sft":
-            check_distill(mode if mode in DIVERGENCES else "forward_kl", jsd_beta, temperature, teacher_temperature)
+            check_divergence(mode if mode in DIVERGENCES else "forward_kl", jsd_beta, temperature, teacher_temperature)
         for name, number in (("k", k), ("num_draws", num_draws)):
             if number < 1:
                 raise ValueError(f"module.{name} must be at least 1, got {number}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
 
-from r1lab.loss import distill, grpo, logprob, sparse_distill
+from r1lab.loss import distill, grpo, logprob, ppo, sparse_distill
 from r1lab.loss.grpo import LossOutput
 from r1lab.loss.sharded_logprob import sharded_linear_logprob
 
@@ -74,8 +74,10 @@ class LinearHead:
         return function(hidden, weight, ids, temperature=temperature, entropy=entropy, **options, **self.budget)
 
     def fuses(self, loss: Callable, model: "PreTrainedModel", hidden: Tensor) -> bool:
-        """Whether `grpo_loss` takes the place of a loss: Triton's turn, and GRPO's loss with its parameters bound."""
-        bound = isinstance(loss, partial) and loss.func is grpo.grpo_loss
+        """Whether `grpo_loss` takes the place of a loss, or of PPO's but for the values' part: Triton's turn, and the
+        loss with its parameters bound.
+        """
+        bound = isinstance(loss, partial) and loss.func in (grpo.grpo_loss, ppo.ppo_loss)
         return bound and not self.stays_sharded(model) and self.takes_triton(hidden)
 
     def stays_sharded(self, model: "PreTrainedModel") -> bool:
@@ -130,11 +132,6 @@ class LinearHead:
         function = distill.linear_distill_loss
         if self.takes_triton(hidden):
             from r1lab.kernel.linear_distill_loss import linear_distill_loss as function
-
-            # Chunks of both go side by side, and are as long as their dtype lets them.
-            teacher_hidden, theirs = teacher_hidden.to(hidden.dtype), theirs.to(hidden.dtype)
-        if not torch.is_grad_enabled():
-            weight = weight.detach()  # the kernel makes gradients with the loss
         if any(value is not None for value in (*own.values(), *of_teacher.values())):
             raise ValueError(
                 "a whole distribution is distilled under plain heads, and one of these has a bias or a soft cap: take "
