@@ -71,7 +71,10 @@ class Flops(L.Callback):
             "flops/total": ranks * self.total
         }
         pl_module.log_dict(spent, on_step=True, on_epoch=False, batch_size=1)
-        trainer.should_stop = trainer.should_stop or (self.budget is not None and ranks * self.total >= self.budget)
+        if self.budget is not None:
+            # Ranks, which have prompts of their own, end with one another.
+            over = trainer.strategy.broadcast(ranks * self.total >= self.budget)
+            trainer.should_stop = trainer.should_stop or over
 
     def state_dict(self) -> dict[str, Any]:
         return {"spent": dict(self.spent)}
