@@ -179,7 +179,10 @@ class Pipeline:
             for part, name in names.items()
         }
         policy = read_record(work.folder).product
-        asked = json.loads(json.dumps({"policy_sha256": policy, "evaluation": evaluation, "tasks": tasks}))
+        asked = {"policy_sha256": policy, "evaluation": evaluation, "tasks": tasks}
+        if evaluation.get("teacher"):
+            asked["teacher_sha256"] = teacher_hash(evaluation["teacher"])
+        asked = json.loads(json.dumps(asked))
         path = work.folder / SCORES
         if path.exists() and (before := json.loads(path.read_text()))["asked"] == asked:
             return before["scores"]

@@ -7,10 +7,11 @@ from hydra import compose, initialize_config_dir
 
 from r1lab.entry import CONF, plain
 from r1lab.pipeline.pipeline import Pipeline
-from r1lab.pipeline.run import KINDS, Generate, compose_now
+from r1lab.pipeline.run import KINDS, Generate, compose_now, teacher_hash
 
 MODELS = {
     "r1": "tiny_bilingual",
+    "r1_smollm2": "smollm2",
     "distill_vs_rl": "tiny_student_medium",
     "distill_teachers": "tiny_student_bilingual",
     "distill_smollm2": "smollm2",
@@ -72,3 +73,6 @@ def test_students_are_taught_and_compared(tiny_run, tmp_path):
     assert "Top-k minus RL" in table
     flops = {name: json.loads((tmp_path / "seed_1" / name / "summary.json").read_text())["flops"] for name in kept[2:]}
     assert all(each["total"] >= 1e8 for each in flops.values())
+    # Scores beside a teacher are of its weights, wherever they lie.
+    asked = json.loads((tmp_path / "seed_1" / "rl" / "scores.json").read_text())["asked"]
+    assert asked["teacher_sha256"] == teacher_hash(str(tiny_run))
