@@ -53,6 +53,8 @@ def leaves(config: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], ob
 
 # The paper's distilled models: their data and their models are large, so that only their config is looked at.
 PAPERS = [name for name in EXPERIMENTS if re.fullmatch(r"distill_\d+(_\d+)?b", name)]
+# Alike to others, which the default tests have.
+SLOW = {"student_base", "student_base_bilingual", *PAPERS[1:]}
 # Those that need the words of two languages.
 BILINGUAL = {
     "student_base_bilingual",
@@ -65,7 +67,7 @@ BILINGUAL = {
 
 
 @pytest.fixture(scope="module")
-def given(train_small, tiny_run, teacher_samples, tmp_path_factory):
+def given(train_small, request, tmp_path_factory):
     """given(experiment): what it starts from."""
 
     def overrides(experiment):
@@ -76,9 +78,10 @@ def given(train_small, tiny_run, teacher_samples, tmp_path_factory):
             pq.write_table(pa.Table.from_pylist([document] * 8), path)
             return (f"data.documents.sources={{mine: {{path: '{path}', weight: 1}}}}", "data.batch_size=4")
         if experiment in ("distill", "opd"):
-            return (f"module.teacher.name={tiny_run}",)
+            return (f"module.teacher.name={request.getfixturevalue('tiny_run')}",)
         if experiment == "distill_sft":
-            return (f"data.folder={teacher_samples}", "~data.filters.correct", "data.batch_size=4")
+            folder = request.getfixturevalue("teacher_samples")
+            return (f"data.folder={folder}", "~data.filters.correct", "data.batch_size=4")
         if experiment != "reward_hacking":
             return untrained
         folder = tmp_path_factory.mktemp("reward_model")
@@ -88,7 +91,11 @@ def given(train_small, tiny_run, teacher_samples, tmp_path_factory):
     return overrides
 
 
-@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - {*PAPERS}))
+def marked(experiments):
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in experiments]
+
+
+@pytest.mark.parametrize("experiment", marked(name for name in EXPERIMENTS if name not in PAPERS))
 def test_two_steps(experiment, given, train_small, tmp_path):
     # Without its gate, which no base of two steps passes.
     options = ("callback=default", "callback.samples.shown=0")
@@ -100,7 +107,7 @@ def test_two_steps(experiment, given, train_small, tmp_path):
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
-@pytest.mark.parametrize("experiment", PAPERS)
+@pytest.mark.parametrize("experiment", marked(PAPERS))
 def test_the_papers_distilled_models_compose(experiment):
     """With the learning rates of 2501.12948v2, Table 6, batch 64, cosine to a tenth."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
