@@ -24,7 +24,8 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     advantage   rewards -> advantages: of a completion in its group, of a token by GAE
     loss        logprobs -> scalar, pure functions, the definitions: ratio, clip, kl, aggregate, grpo, ppo, sft,
                 distill, preference (hidden states -> logprobs: logprob, sharded_logprob)
-    kernel      Triton drop-ins for them: linear_logprob, k3, linear_grpo_loss, linear_distill_loss
+    kernel      Triton drop-ins for them, which know their checks and results alone: linear_logprob, k3,
+                linear_grpo_loss, linear_distill_loss
     model       the policy from a folder, the hub or a fresh config; the frozen reference; the value model and the
                 reward model; what they hold in memory; the shipped tiny bases, and the words of the bilingual one
     data        LightningDataModules: prompts for RL and their curriculum, documents for supervised training, pairs for

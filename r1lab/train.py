@@ -399,7 +399,7 @@ def drift(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModu
         return {}
     base = policy_maker(config)().to(module.policy.device).eval()
     prompts = [parts["task"].sample(evaluation["splits"][0], i) for i in range(evaluation["kl_prompts"])]
-    options = {"sampling": evaluation_sampling(config), "seed": evaluation["seed"]}
+    options = {"sampling": evaluation_sampling(config), "seed": evaluation["seed"], "head": module.head}
     found = kl_to_base(module.policy, base, parts["tokenizer"], parts["engine"], prompts, **options)
     return {"kl_to_base": found}
 

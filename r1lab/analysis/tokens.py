@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r1lab.analysis.curves import BLUE, ORANGE
 from r1lab.loss.kl import k1, k2, k3
 from r1lab.loss.ratio import importance_ratio
+from r1lab.module.head import AUTO, LinearHead
 from r1lab.module.logprobs import completion_logprobs
 from r1lab.rollout.collate import collate
 from r1lab.types import Completion, Prompt
@@ -23,15 +24,17 @@ def token_table(
     completion: Completion,
     *,
     temperature: float,
+    head: LinearHead = AUTO,
 ) -> pd.DataFrame:
     """One row a token of the completion, which `policy` sampled.
 
     Columns: token; logprob and base_logprob at `temperature`; ratio (policy to base, `r1lab.loss.ratio`); k1, k2, k3
-    (estimates of KL(policy || base) in nats, `r1lab.loss.kl`).
+    (estimates of KL(policy || base) in nats, `r1lab.loss.kl`). `head` applies the models' output heads.
     """
     batch = collate([prompt.ids], [completion.ids], tokenizer.pad_token_id or 0)
     logprobs, base_logprobs = (
-        completion_logprobs(model, batch.to(model.device), temperature=temperature)[0].cpu() for model in (policy, base)
+        completion_logprobs(model, batch.to(model.device), temperature=temperature, head=head)[0].cpu()
+        for model in (policy, base)
     )
     ratio = importance_ratio(logprobs, base_logprobs, batch.completion_mask, level="token")
     columns = {"logprob": logprobs, "base_logprob": base_logprobs, "ratio": ratio}

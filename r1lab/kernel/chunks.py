@@ -5,6 +5,12 @@ the logits' buffer, n V b <= chunk_bytes, freed at the end of a pass; with a gra
 gradient to the head, one float32 [V, H] where there are several chunks. The head's gradient in b-byte numbers is
 allocated when the buffer is free again. With one chunk it is the product itself, which sums in float32 inside, and
 there is no float32 copy. Chunks are never summed in low precision: rounding each biases training.
+
+Smaller, or only at times: where the products' dtype is not the inputs' (autocast, say) copies in it, of the head,
+V H b, and of the hidden states, N H b (a chunk of them, n H b, where `product` is not used); of `product`, n 12 V / 256
+for the sums of its tiles, and 8 N; per token, whatever N is, 17 bytes of `Rows` where they are of all tokens, and in
+the GRPO loss 36 for the terms of the loss and 24 for what is gathered of old and reference logprobs, advantages,
+weights and places.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,7 +47,13 @@ class Head(NamedTuple):
         """The head as it is applied to these hidden states: in autocast's dtype where that is on, else in theirs."""
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        bias = None if bias is None else bias.contiguous()
         return cls(weight.to(dtype), bias, temperature, softcap, weight.dtype == torch.float32)
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a token's logits."""
+        return _stride(len(self.weight)) * self.weight.dtype.itemsize
 
 
 class Gradients(NamedTuple):
@@ -52,12 +64,8 @@ class Gradients(NamedTuple):
     bias: Tensor | None
 
 
-def chunks(n: int, vocabulary: int, itemsize: int, chunk_bytes: int) -> list[slice]:
-    """Slices of n tokens, as few as the logits' budget allows, and of the same size but for the last."""
-    return _slices(n, _stride(vocabulary) * itemsize, chunk_bytes)
-
-
-def _slices(n: int, bytes_a_token: int, budget: int) -> list[slice]:
+def chunks(n: int, bytes_a_token: int, budget: int) -> list[slice]:
+    """Slices of n tokens, as few as the budget allows, and of the same size but for the last."""
     fit = max(1, budget // bytes_a_token)
     if n <= fit:
         return [slice(0, n)]
@@ -72,14 +80,23 @@ def _stride(vocabulary: int) -> int:
 
 
 class Pass:
-    """The chunks of one pass over the tokens: which they are, and their logits in one buffer."""
+    """The chunks of one pass over the tokens: which they are, and their logits in one buffer.
 
-    def __init__(self, hidden: Tensor, head: Head, chunk_bytes: int):
-        self.hidden, self.head = hidden, head
-        vocabulary, dtype = head.weight.shape[0], head.weight.dtype
-        self.slices = chunks(len(hidden), vocabulary, dtype.itemsize, chunk_bytes)
-        shape = (self.slices[0].stop, _stride(vocabulary))
-        self.buffer = torch.empty(shape, dtype=dtype, device=hidden.device)[:, :vocabulary]
+    other: a head whose logits are made in the buffer too, in turn.
+    """
+
+    def __init__(self, hidden: Tensor, head: Head, slices: list[slice], other: Head | None = None):
+        self.hidden, self.head, self.slices = hidden, head, slices
+        row_bytes = max(each.row_bytes for each in (head, other) if each is not None)
+        numbers = slices[0].stop * row_bytes // head.weight.dtype.itemsize
+        self.memory = torch.empty(numbers, dtype=head.weight.dtype, device=hidden.device)
+        self.buffer = self.buffer_of(head)
+
+    def buffer_of(self, head: Head) -> Tensor:
+        """[n, V] in the head's dtype."""
+        rows, vocabulary = self.slices[0].stop, len(head.weight)
+        stride = _stride(vocabulary)
+        return self.memory.view(head.weight.dtype)[: rows * stride].view(rows, stride)[:, :vocabulary]
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(tokens, their hidden states in the products' dtype, their logits); a chunk's logits live until the next."""
@@ -88,8 +105,9 @@ class Pass:
             yield tokens, hidden, self.logits(hidden, self.head)
 
     def logits(self, hidden: Tensor, head: Head) -> Tensor:
-        """Of a chunk under a head of the same vocabulary, over the buffer."""
-        return torch.mm(hidden, head.weight.T, out=self.buffer[: len(hidden)])
+        """Of a chunk under this head or the other, over the buffer."""
+        buffer = self.buffer if head is self.head else self.buffer_of(head)
+        return torch.mm(hidden, head.weight.T, out=buffer[: len(hidden)])
 
 
 class Sums:
@@ -162,12 +180,12 @@ def forward_pass(
     """
     out = Rows.empty(len(hidden), hidden.device)
     if pays(hidden, head.weight):
-        slices = _slices(len(hidden), partial_bytes(len(head.weight)), chunk_bytes)
+        slices = chunks(len(hidden), partial_bytes(len(head.weight)), chunk_bytes)
         product = _product(hidden, ids, head, slices[0].stop, entropy=entropy, hit=hit)
         for tokens in slices:
             product(tokens, out[tokens], None)
         return out
-    for tokens, _, logits in Pass(hidden, head, chunk_bytes):
+    for tokens, _, logits in Pass(hidden, head, chunks(len(hidden), head.row_bytes, chunk_bytes)):
         _statistics(logits, ids[tokens], head, out[tokens])
     return out
 
@@ -188,7 +206,7 @@ def backward_pass(
     if pays(hidden, head.weight) and of_entropy is None:
         return _backward_of_product(hidden, head, ids, log_normaliser, of_logprob, chunk_bytes, wanted)
     of_entropy = torch.zeros_like(of_logprob) if of_entropy is None else of_entropy
-    work = Pass(hidden, head, chunk_bytes)
+    work = Pass(hidden, head, chunks(len(hidden), head.row_bytes, chunk_bytes))
     sums = Sums(work, hidden=wanted[0], weight=wanted[1], bias=wanted[2])
     unit = None
     if head.weight.dtype == torch.float16:
@@ -222,7 +240,7 @@ def _backward_of_product(
     chunk_bytes: int,
     wanted: tuple[bool, bool, bool],
 ) -> Gradients:
-    work = Pass(hidden, head, chunk_bytes)
+    work = Pass(hidden, head, chunks(len(hidden), head.row_bytes, chunk_bytes))
     sums = Sums(work, hidden=wanted[0], weight=wanted[1], bias=wanted[2])
     product = _product(hidden, ids, head, work.slices[0].stop, log_normaliser=log_normaliser)
     every = Rows.empty(work.slices[0].stop, hidden.device)
@@ -250,16 +268,18 @@ def one_pass(
     coefficients(tokens, rows, reference's rows or None) -> derivative of the loss by the logprob of each of the chunk's
     tokens. of_entropy: the loss's derivative by each entropy.
     """
-    work = Pass(hidden, head, chunk_bytes)
+    # A reference whose logits are written does so in the same buffer.
+    written = reference[1] if reference is not None and not pays(reference[0], reference[1].weight) else None
+    row_bytes = max(each.row_bytes for each in (head, written) if each is not None)
+    work = Pass(hidden, head, chunks(len(hidden), row_bytes, chunk_bytes), written)
     sums = Sums(work, hidden=wanted[0], weight=wanted[1], bias=wanted[2])
     # The entropy's gradient needs the entropy, which one read does not know in time.
     store = of_entropy == 0
     at_a_time = work.slices[0].stop
     product = _product(hidden, ids, head, at_a_time, entropy=True) if store and pays(hidden, head.weight) else None
-    if reference is not None and pays(reference[0], reference[1].weight):
+    ref_product = None
+    if reference is not None and written is None:
         ref_product = _product(reference[0], ids, reference[1], at_a_time)
-    else:
-        ref_product = None
     every, of_reference = (Rows.empty(at_a_time, hidden.device) for _ in range(2))
     for tokens in work.slices:
         n = tokens.stop - tokens.start

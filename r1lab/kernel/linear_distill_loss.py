@@ -5,11 +5,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from r1lab.kernel.chunks import Head, Pass, Sums
-from r1lab.kernel.linear_logprob import CHUNK_BYTES, in_dtypes
+from r1lab.kernel.chunks import Head, Pass, Sums, chunks
+from r1lab.kernel.linear_logprob import CHUNK_BYTES, dtypes_of, in_dtypes
 from r1lab.kernel.rows import LN2, LOG2E, Rows, statistics
+from r1lab.loss.distill import DIVERGENCES, check_distill
 
-DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 BLOCK = 2048
 
 
@@ -93,28 +93,27 @@ def linear_distill_loss(
 
     chunk_bytes is of the logits of both; chunks.py says what else is allocated. Backward works once.
 
-    Raises ValueError for an unknown divergence, or a temperature or jsd_beta out of range.
+    Raises ValueError as the definition does.
     """
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"divergence {divergence!r} is not one of {', '.join(DIVERGENCES)}")
-    if not 0 < jsd_beta < 1:
-        raise ValueError(f"jsd_beta must be between 0 and 1, got {jsd_beta}")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    options = (DIVERGENCES.index(divergence), float(jsd_beta), temperature, max(tokens, 1), chunk_bytes)
+    check_distill(hidden, head, teacher_hidden, teacher_head, divergence, jsd_beta, temperature, chunk_bytes)
+    numbers = (DIVERGENCES.index(divergence), float(jsd_beta), temperature, max(tokens, 1), chunk_bytes)
+    options = (*numbers, torch.is_grad_enabled())
     return _LinearDistill.apply(hidden, head, teacher_hidden.detach(), teacher_head.detach(), options)
 
 
 class _LinearDistill(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, head, teacher_hidden, teacher_head, options):
-        which, beta, temperature, tokens, chunk_bytes = options
+        which, beta, temperature, tokens, chunk_bytes, differentiable = options
+        wanted = [differentiable and needed for needed in ctx.needs_input_grad[:2]]
+        hidden = hidden.contiguous()
         made = Head.of(hidden, head, None, temperature, None)
         teacher = Head.of(teacher_hidden, teacher_head, None, temperature, None)
         values = torch.empty(len(hidden), device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            work, beside = (Pass(x, of, chunk_bytes // 2) for x, of in ((hidden, made), (teacher_hidden, teacher)))
-            sums = Sums(work, hidden=ctx.needs_input_grad[0], weight=ctx.needs_input_grad[1], bias=False)
+            slices = chunks(len(hidden), made.row_bytes + teacher.row_bytes, chunk_bytes)
+            work, beside = (Pass(x, of, slices) for x, of in ((hidden, made), (teacher_hidden, teacher)))
+            sums = Sums(work, hidden=wanted[0], weight=wanted[1], bias=False)
             for (at, part, logits), (_, _, theirs) in zip(work, beside, strict=True):
                 n = len(part)
                 rows, of_teacher = (Rows.empty(n, hidden.device) for _ in range(2))
@@ -141,7 +140,7 @@ class _LinearDistill(torch.autograd.Function):
                         num_warps=8,
                     )
                 sums.add(at, part, logits, None)
-        ctx.inputs, ctx.found, ctx.tokens = (hidden, head, None), sums.gradients, tokens
+        ctx.dtypes, ctx.found, ctx.tokens = dtypes_of(hidden, head, None), sums.gradients, tokens
         return values.sum() / tokens
 
     @staticmethod
@@ -149,5 +148,5 @@ class _LinearDistill(torch.autograd.Function):
         if ctx.found is None:
             raise RuntimeError("linear_distill_loss scales its gradients in place: its backward works once")
         found, ctx.found = ctx.found, None
-        gradients = in_dtypes(found, *ctx.inputs, of_loss / ctx.tokens)
+        gradients = in_dtypes(found, ctx.dtypes, of_loss / ctx.tokens)
         return gradients.hidden, gradients.weight, None, None, None

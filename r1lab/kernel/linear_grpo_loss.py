@@ -14,22 +14,18 @@ from torch import Tensor
 from r1lab.kernel.chunks import Gradients, Head, backward_pass, forward_pass, one_pass
 from r1lab.kernel.k3 import ESTIMATORS, estimate, exp_of, k3_of
 from r1lab.kernel.launch import Repeated
-from r1lab.kernel.linear_logprob import CHUNK_BYTES, in_dtypes
+from r1lab.kernel.linear_logprob import CHUNK_BYTES, dtypes_of, in_dtypes
 from r1lab.kernel.rows import Rows
+from r1lab.loss.grpo import LossOutput, check_linear_grpo_loss
+from r1lab.loss.ratio import LARGEST
 
 MEANS = ("entropy", "ratio_mean", "clip_fraction_low", "clip_fraction_high", "clip_fraction", "kl")
 TERMS = ("loss", "policy_loss", "kl_loss", *MEANS)
 BLOCK = 256
+HELD = tl.constexpr(LARGEST)  # log-ratio
 
 
-class LossOutput(NamedTuple):
-    """`loss` scalar with gradient, `metrics` scalars without: all of them shares that add up over microbatches."""
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
-
-
-@triton.jit(do_not_specialize=["n", "length", "stride", "has_old", "has_ref", "by_row"])
+@triton.jit(do_not_specialize=["n", "length", "stride", "has_old", "has_ref", "by_row", "by_token"])
 def _gather_kernel(
     mask,
     counts,
@@ -45,10 +41,12 @@ def _gather_kernel(
     has_old,
     has_ref,
     by_row,
+    by_token,
     BLOCK: tl.constexpr,
 ):
     """Of the tokens that a row of [b, T] counts: where they are, old and reference logprobs, advantage and weight.
 
+    by_row: a token's weight is over those of its row; by_token: advantages are [b, T], not [b].
     One program a row. What the rows before it count, as all counts, is read by each.
     """
     row = tl.program_id(0)
@@ -58,7 +56,6 @@ def _gather_kernel(
         before += tl.sum(tl.load(counts + at, mask=at < row, other=0), axis=0).to(tl.int32)
     count = tl.load(counts + row).to(tl.float32)
     weight = 1.0 / (tl.where(by_row != 0, tl.maximum(count, 1.0), 1.0) * divisor)
-    advantage = tl.load(advantages + row)
     for start in range(0, length, BLOCK):
         at = start + tl.arange(0, BLOCK)
         flat = row.to(tl.int64) * length + at
@@ -69,6 +66,7 @@ def _gather_kernel(
         tl.store(place + to, flat, mask=here)
         tl.store(out + to, tl.load(old + flat, mask=here & (has_old != 0), other=0.0), mask=here)
         tl.store(out + stride + to, tl.load(ref + flat, mask=here & (has_ref != 0), other=0.0), mask=here)
+        advantage = tl.load(advantages + tl.where(by_token != 0, flat, row), mask=here, other=0.0)
         tl.store(out + 2 * stride + to, advantage, mask=here)
         tl.store(out + 3 * stride + to, weight, mask=here)
 
@@ -104,7 +102,9 @@ def _token_kernel(
     a = tl.load(advantage + at, mask=inside, other=0.0)
     w = tl.load(weight + at, mask=inside, other=0.0)
     apart = tl.load(log_ratio + at, mask=inside, other=0.0)
-    ratio = exp_of(apart - tl.load(old + at, mask=inside & (has_old != 0), other=0.0))
+    apart -= tl.load(old + at, mask=inside & (has_old != 0), other=0.0)
+    held = apart > HELD
+    ratio = exp_of(tl.where(held, HELD, apart))
     lp = tl.load(logprob + at, mask=inside, other=0.0)
     log_r = tl.load(ref_logprob + at, mask=inside & (has_ref != 0), other=0.0) - tl.where(has_ref != 0, lp, 0.0)
 
@@ -118,14 +118,14 @@ def _token_kernel(
 
     value, slope, ratio_slope = estimate(log_r, ratio, which)
     # Both at once where both are this token's: ratio (1 - r) + ratio (r - 1 - log r), which cancels for large r.
-    both = (which == 3) & (token_level != 0)
+    both = (which == 3) & (token_level != 0) & (held == 0)
     slope = tl.where(both, -ratio * log_r, slope)
     ratio_slope = tl.where(both, 0.0, ratio_slope)
     # 0 times an infinite estimate is no penalty.
     on = beta != 0
     of_logprob = tl.where(on, w * beta * slope, 0.0)
     surrogate = tl.where(low | high, 0.0, -w * a * ratio)
-    of_log_ratio = surrogate + tl.where(on, w * beta * ratio_slope * ratio, 0.0)
+    of_log_ratio = tl.where(held, 0.0, surrogate + tl.where(on, w * beta * ratio_slope * ratio, 0.0))
     if JOIN:
         tl.store(by_logprob + at, of_logprob + of_log_ratio, mask=inside)
     else:
@@ -176,29 +176,39 @@ def linear_grpo_loss(
     """`r1lab.loss.grpo.linear_grpo_loss`: value, metrics and gradients of the loss from the hidden states.
 
     hidden [N, H] and ids [N] of the tokens that completion_mask [b, T] counts, in its order; head [V, H], bias [V];
-    old_logprobs (None: those of the hidden states, on policy), ref_logprobs [b, T]; advantages [b]. reference: instead
-    of ref_logprobs, the reference's hidden states [N, H'], head [V, H'] and bias: policy, reference and KL in one pass.
+    old_logprobs (None: those of the hidden states, on policy), ref_logprobs [b, T]; advantages [b] or
+    [b, T]. reference: instead of ref_logprobs, the reference's hidden states [N, H'], head [V', H'] and bias: policy,
+    reference and KL in one pass.
 
     One pass of 6NHV FLOP (2NH'V more for `reference`). ratio_level="sequence", whose gradient at a token needs the
     logprobs of all tokens of its row, and float16, whose numbers are too few for gradients not yet scaled, take a
     pass for the logprobs before: 8NHV. chunks.py says what is allocated. Nothing but the presence of a bias, a soft
     cap and an entropy bonus compiles a kernel anew. Backward scales the gradients in place, so it works once.
 
-    Raises ValueError for shapes that do not match, unknown names, a KL term without a reference.
+    Where nothing wants a gradient it is a forward pass, 2NHV. Raises ValueError as the definition does.
     """
-    _check(old_logprobs, ref_logprobs, advantages, completion_mask, ids, hidden, reference)
-    _check_name("kl", kl, ESTIMATORS)
-    _check_name("kl_placement", kl_placement, ("loss", "reward", "none"))
-    _check_name("aggregate", aggregate, ("sequence_mean", "token_mean", "constant_length"))
-    _check_name("ratio level", ratio_level, ("token", "sequence"))
-    if ratio_cap is not None and ratio_cap <= 1:
-        raise ValueError(f"ratio_cap must be above 1, got {ratio_cap}")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    check_linear_grpo_loss(
+        hidden,
+        ids,
+        old_logprobs,
+        ref_logprobs,
+        advantages,
+        completion_mask,
+        reference,
+        temperature=temperature,
+        softcap=softcap,
+        chunk_bytes=chunk_bytes,
+        epsilon_low=epsilon_low,
+        epsilon_high=epsilon_high,
+        ratio_cap=ratio_cap,
+        ratio_level=ratio_level,
+        beta=beta,
+        kl=kl,
+        kl_placement=kl_placement,
+        aggregate=aggregate,
+    )
     penalised = kl_placement == "loss" and beta != 0
     has_ref = ref_logprobs is not None or reference is not None
-    if penalised and not has_ref:
-        raise ValueError(f"beta {beta} with the KL in the loss needs ref_logprobs: set a reference, or beta to 0")
 
     of_entropy = -float(entropy_coef) / max(tokens, 1)
     batch = _tokens(
@@ -224,7 +234,7 @@ def linear_grpo_loss(
         level=ratio_level,
         of_entropy=of_entropy,
     )
-    options = (temperature, softcap, chunk_bytes, batch, reference)
+    options = (temperature, softcap, chunk_bytes, batch, reference, torch.is_grad_enabled())
     loss, sums = _LinearGRPO.apply(hidden, head, bias, ids.contiguous(), options)
 
     part = dict(zip(TERMS, sums.unbind(), strict=True))
@@ -294,6 +304,7 @@ def _tokens(
             int(old is not None),
             int(ref is not None),
             int(by_row),
+            int(advantages.ndim == 2),
             BLOCK=1024,
         )
     old, ref, advantage, weight = out[:, :n].unbind()
@@ -352,18 +363,19 @@ class _Coefficients:
 class _LinearGRPO(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, head, bias, ids, options):
-        temperature, softcap, chunk_bytes, batch, reference = options
+        temperature, softcap, chunk_bytes, batch, reference, differentiable = options
+        hidden = hidden.contiguous()
         made = Head.of(hidden, head, bias, temperature, softcap)
         if reference is not None:
             ref_hidden, ref_head, ref_bias = reference
             reference = ref_hidden.detach(), Head.of(ref_hidden, ref_head.detach(), ref_bias, temperature, softcap)
         terms = torch.empty(len(TERMS), -(-len(ids) // 16) * 16, device=hidden.device)[:, : len(ids)]
-        wanted = ctx.needs_input_grad[:3]
+        wanted = tuple(differentiable and needed for needed in ctx.needs_input_grad[:3])
         with torch.autocast(hidden.device.type, enabled=False):
-            two_passes = batch.level == "sequence" or made.weight.dtype == torch.float16
+            two_passes = batch.level == "sequence" or made.weight.dtype == torch.float16 or not any(wanted)
             run = _two_passes if two_passes else _single_pass
             found = run(hidden, made, ids, batch, terms, chunk_bytes, reference, wanted)
-        ctx.inputs, ctx.found = (hidden, head, bias), found
+        ctx.dtypes, ctx.found = dtypes_of(hidden, head, bias), found
         ctx.mark_non_differentiable(sums := terms.sum(dim=1))
         # In memory of its own: with a gradient it is no view of what has none.
         return sums[0].clone(), sums
@@ -373,7 +385,7 @@ class _LinearGRPO(torch.autograd.Function):
         if ctx.found is None:
             raise RuntimeError("linear_grpo_loss scales its gradients in place: its backward works once")
         found, ctx.found = ctx.found, None
-        return *in_dtypes(found, *ctx.inputs, of_loss), None, None
+        return *in_dtypes(found, ctx.dtypes, of_loss), None, None
 
 
 def _single_pass(
@@ -400,10 +412,13 @@ def _two_passes(
     rows = forward_pass(hidden, head, ids, chunk_bytes, entropy=True)
     log_ratio = torch.zeros_like(rows.logprob) if batch.old is None else rows.logprob - batch.old
     if batch.level == "sequence":
-        log_ratio = batch.row_means(log_ratio)
+        free = log_ratio <= LARGEST
+        log_ratio = batch.row_means(log_ratio.clamp(max=LARGEST))
     by_logprob, by_log_ratio = _Coefficients(batch, terms, join=False)(every, rows, ref, log_ratio, None)
+    if not any(wanted):
+        return Gradients(None, None, None)
     if batch.level == "sequence":
-        by_log_ratio = batch.row_means(by_log_ratio)
+        by_log_ratio = torch.where(free, batch.row_means(by_log_ratio), 0.0)
     return backward_pass(
         hidden,
         head,
@@ -415,31 +430,3 @@ def _two_passes(
         chunk_bytes,
         wanted=wanted,
     )
-
-
-def _check_name(argument: str, name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise ValueError(f"{argument} {name!r} is not one of {', '.join(known)}")
-
-
-def _check(
-    old_logprobs: Tensor | None,
-    ref_logprobs: Tensor | None,
-    advantages: Tensor,
-    completion_mask: Tensor,
-    ids: Tensor,
-    hidden: Tensor,
-    reference: tuple[Tensor, Tensor, Tensor | None] | None,
-) -> None:
-    shape = list(completion_mask.shape)
-    if completion_mask.dtype != torch.bool or len(shape) != 2:
-        raise ValueError(f"completion_mask must be bool [b, T], got {completion_mask.dtype} {shape}")
-    for name, values in {"old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}.items():
-        if values is not None and list(values.shape) != shape:
-            raise ValueError(f"{name} must be {shape} like completion_mask, got {list(values.shape)}")
-    if list(advantages.shape) != shape[:1]:
-        raise ValueError(f"advantages must be {shape[:1]}, got {list(advantages.shape)}")
-    if ids.shape != hidden.shape[:1]:
-        raise ValueError(f"ids must be {list(hidden.shape[:1])} like hidden, got {list(ids.shape)}")
-    if reference is not None and (ref_logprobs is not None or reference[0].shape[0] != len(ids)):
-        raise ValueError("reference takes the place of ref_logprobs, and has a hidden state for each id")

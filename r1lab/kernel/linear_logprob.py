@@ -1,22 +1,15 @@
 """Hidden states -> per-token logprob, entropy and argmax hit, without the [N, V] logits."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from r1lab.kernel.chunks import Gradients, Head, backward_pass, forward_pass, scaled
 from r1lab.kernel.rows import Rows, gradient, statistics
+from r1lab.loss.logprob import Statistics, check_head
 
 CHUNK_BYTES = 1 << 30
-
-
-class Statistics(NamedTuple):
-    """Of each token: logprob of its id, entropy (float32 [N], nats), and whether its id is the argmax (bool [N])."""
-
-    logprob: Tensor
-    entropy: Tensor
-    hit: Tensor
 
 
 @torch.compiler.disable
@@ -39,9 +32,7 @@ def linear_logprob(
 
     Raises ValueError for a temperature, soft cap or chunk_bytes that is not positive, or an unknown choice of entropy.
     """
-    _check(temperature, softcap, chunk_bytes)
-    if entropy not in ("none", "value", "gradient"):
-        raise ValueError(f"entropy must be none, value or gradient, got {entropy!r}")
+    check_head(temperature, softcap, entropy, chunk_bytes)
     options = (temperature, softcap, chunk_bytes, entropy != "none")
     logprob, entropies = _LinearLogprob.apply(hidden, head, bias, ids, options)
     if entropy == "none":
@@ -61,11 +52,14 @@ def linear_statistics(
     softcap: float | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Statistics:
-    """Forward only, for old and reference logprobs and evaluation: 2NHV FLOP, the logits written and read once."""
-    _check(temperature, softcap, chunk_bytes)
+    """`r1lab.loss.logprob.linear_statistics`: 2NHV FLOP, the logits written and read once or not at all.
+
+    Where the logits are not written (see product.py) an id within 1e-5 of the largest is a hit.
+    """
+    check_head(temperature, softcap, "value", chunk_bytes)
     made = Head.of(hidden, head, bias, temperature, softcap)
     with torch.autocast(hidden.device.type, enabled=False):
-        rows = forward_pass(hidden, made, ids.contiguous(), chunk_bytes, entropy=True, hit=True)
+        rows = forward_pass(hidden.contiguous(), made, ids.contiguous(), chunk_bytes, entropy=True, hit=True)
     return Statistics(rows.logprob, rows.entropy, rows.hit)
 
 
@@ -79,20 +73,15 @@ def logprob(
     softcap: float | None = None,
     entropy: Literal["none", "value", "gradient"] = "none",
 ) -> tuple[Tensor, Tensor | None]:
-    """`linear_logprob` of logits [N, V] that already exist: one read; backward one read and one write of [N, V]."""
-    _check(temperature, softcap, 1)
-    if entropy not in ("none", "value", "gradient"):
-        raise ValueError(f"entropy must be none, value or gradient, got {entropy!r}")
+    """`r1lab.loss.logprob.logprob`: logits [N, V] are read once; backward reads them and writes [N, V] once each.
+
+    Logits whose rows are not contiguous are copied.
+    """
+    check_head(temperature, softcap, entropy, 1)
     logprobs, entropies = _Logprob.apply(logits, ids, bias, temperature, softcap)
     if entropy == "none":
         return logprobs, None
     return logprobs, entropies if entropy == "gradient" else entropies.detach()
-
-
-def _check(temperature: float, softcap: float | None, chunk_bytes: int) -> None:
-    for name, value in (("temperature", temperature), ("softcap", softcap), ("chunk_bytes", chunk_bytes)):
-        if value is not None and value <= 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
 
 
 def _contiguous(gradient: Tensor | None, like: Tensor | None) -> Tensor | None:
@@ -107,7 +96,7 @@ class _LinearLogprob(torch.autograd.Function):
     def forward(ctx, hidden, head, bias, ids, options):
         temperature, softcap, chunk_bytes, entropy = options
         ctx.set_materialize_grads(False)
-        ids = ids.contiguous()
+        hidden, ids = hidden.contiguous(), ids.contiguous()
         made = Head.of(hidden, head, bias, temperature, softcap)
         with torch.autocast(hidden.device.type, enabled=False):
             rows = forward_pass(hidden, made, ids, chunk_bytes, entropy=entropy)
@@ -125,7 +114,7 @@ class _LinearLogprob(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             found = backward_pass(
                 hidden,
-                Head(head.to(dtype), bias, temperature, softcap, head.dtype == torch.float32),
+                Head.of(hidden, head, bias, temperature, softcap)._replace(weight=head.to(dtype)),
                 ids,
                 log_normaliser,
                 entropy,
@@ -134,23 +123,25 @@ class _LinearLogprob(torch.autograd.Function):
                 chunk_bytes,
                 wanted=ctx.needs_input_grad[:3],
             )
-        return (*in_dtypes(found, hidden, head, bias, torch.ones((), device=hidden.device)), *nothing[3:])
+        return (*in_dtypes(found, dtypes_of(hidden, head, bias), torch.ones((), device=hidden.device)), *nothing[3:])
 
 
-def in_dtypes(found: Gradients, hidden: Tensor, head: Tensor, bias: Tensor | None, factor: Tensor) -> Gradients:
+def dtypes_of(*inputs: Tensor | None) -> list[torch.dtype | None]:
+    return [None if x is None else x.dtype for x in inputs]
+
+
+def in_dtypes(found: Gradients, dtypes: list[torch.dtype | None], factor: Tensor) -> Gradients:
     """The gradients times a number on the device, each in its input's dtype."""
-    return Gradients(
-        *(
-            None if gradient is None else scaled(gradient, factor, source.dtype)
-            for gradient, source in zip(found, (hidden, head, bias), strict=True)
-        )
-    )
+    pairs = zip(found, dtypes, strict=True)
+    return Gradients(*(None if gradient is None else scaled(gradient, factor, dtype) for gradient, dtype in pairs))
 
 
 class _Logprob(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, ids, bias, temperature, softcap):
         ctx.set_materialize_grads(False)
+        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        ids, bias = ids.contiguous(), None if bias is None else bias.contiguous()
         rows = Rows.empty(len(logits), logits.device)
         statistics(logits, ids, bias, rows, temperature=temperature, softcap=softcap)
         ctx.save_for_backward(logits, ids, bias, rows.log_normaliser, rows.entropy)
@@ -163,8 +154,8 @@ class _Logprob(torch.autograd.Function):
             return (None,) * 5
         logits, ids, bias, log_normaliser, entropy = ctx.saved_tensors
         temperature, softcap = ctx.options
-        out = logits.clone()
+        out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         given = (log_normaliser, entropy, _contiguous(of_logprob, entropy), _contiguous(of_entropy, entropy))
-        gradient(out, ids, bias, *given, temperature=temperature, softcap=softcap)
-        of_bias = out.float().sum(0).to(bias.dtype) if ctx.needs_input_grad[2] else None
+        gradient(logits, ids, bias, *given, temperature=temperature, softcap=softcap, out=out)
+        of_bias = out.sum(0, dtype=torch.float32).to(bias.dtype) if ctx.needs_input_grad[2] else None
         return out if ctx.needs_input_grad[0] else None, None, of_bias, None, None

@@ -122,7 +122,9 @@ def _row_kernel(
 @triton.jit
 def _gradient_kernel(
     logits,
+    out,
     stride,
+    out_stride,
     ids,
     bias,
     log_normaliser,
@@ -140,6 +142,7 @@ def _gradient_kernel(
 ):
     row = tl.program_id(0)
     logits += row.to(tl.int64) * stride
+    out += row.to(tl.int64) * out_stride
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < vocabulary
     raw = tl.load(logits + columns, mask=columns < padded, other=0.0)
@@ -154,7 +157,7 @@ def _gradient_kernel(
     gradient *= slope
     if HAS_CAP:
         gradient *= 1 - (z / softcap) * (z / softcap)
-    tl.store(logits + columns, gradient.to(raw.dtype), mask=columns < padded)
+    tl.store(out + columns, gradient.to(raw.dtype), mask=columns < padded)
 
 
 @triton.jit
@@ -192,7 +195,8 @@ def _scale_kernel(
 def _padded(logits: Tensor) -> int:
     """Columns that may be touched: whole vectors where the rows lie apart for it, as those of `chunks.buffer` do."""
     padded = triton.cdiv(logits.shape[1], PADDING) * PADDING
-    return padded if logits.stride(0) == padded else logits.shape[1]
+    whole = logits.stride(0) == padded and logits.storage_offset() % padded == 0
+    return padded if whole else logits.shape[1]
 
 
 @dataclass
@@ -268,14 +272,21 @@ def gradient(
     *,
     temperature: float,
     softcap: float | None,
+    out: Tensor | None = None,
 ) -> None:
-    """Over logits [n, V], write the gradient of sum_i of_logprob_i logprob_i + of_entropy_i entropy_i."""
+    """Over logits [n, V], or into `out` like them, write the gradient of sum_i of_logprob_i logprob_i + of_entropy_i
+    entropy_i.
+    """
     n, vocabulary = logits.shape
+    padded = _padded(logits) if out is None else vocabulary
+    out = logits if out is None else out
     if n == 0:
         return
     _gradient_kernel[(n, triton.cdiv(vocabulary, BLOCK))](
         logits,
+        out,
         logits.stride(0),
+        out.stride(0),
         ids,
         bias,
         log_normaliser,
@@ -283,7 +294,7 @@ def gradient(
         of_logprob,
         of_entropy,
         vocabulary,
-        _padded(logits),
+        padded,
         LOG2E / temperature,
         0.0 if softcap is None else float(softcap),
         1.0 / temperature,

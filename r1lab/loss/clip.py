@@ -18,10 +18,7 @@ def clipped_surrogate(
     Raises ValueError for a negative epsilon, or a `ratio_cap` of at most 1, which would stop learning from negative
     advantages on policy.
     """
-    if epsilon_low < 0 or epsilon_high < 0:
-        raise ValueError(f"epsilon_low and epsilon_high must be at least 0, got {epsilon_low} and {epsilon_high}")
-    if ratio_cap is not None and ratio_cap <= 1:
-        raise ValueError(f"ratio_cap must be above 1, got {ratio_cap}")
+    check_clip(epsilon_low, epsilon_high, ratio_cap)
     negative = advantages < 0
     clipped_low = negative & (ratio < 1 - epsilon_low)
     clipped_high = (advantages > 0) & (ratio > 1 + epsilon_high)
@@ -30,3 +27,11 @@ def clipped_surrogate(
         ratio = torch.where(negative, ratio.clamp(max=ratio_cap), ratio)
     objective = torch.min(ratio * advantages, ratio.clamp(1 - epsilon_low, 1 + epsilon_high) * advantages)
     return objective, clipped_low, clipped_high
+
+
+def check_clip(epsilon_low: float, epsilon_high: float, ratio_cap: float | None) -> None:
+    """Raises ValueError for what `clipped_surrogate` refuses."""
+    if epsilon_low < 0 or epsilon_high < 0:
+        raise ValueError(f"epsilon_low and epsilon_high must be at least 0, got {epsilon_low} and {epsilon_high}")
+    if ratio_cap is not None and ratio_cap <= 1:
+        raise ValueError(f"ratio_cap must be above 1, got {ratio_cap}")

@@ -29,9 +29,10 @@ def linear_distill_loss(
     m = beta t + (1 - beta) s and beta = jsd_beta (GKD, arXiv 2306.13649, eq. 1). A token that both forbid adds nothing.
     Computed in float32 (float64 for float64 inputs), as many tokens at a time as `chunk_bytes` of logits hold.
 
-    Raises ValueError for an unknown divergence, or a temperature or jsd_beta out of range.
+    Raises ValueError for an unknown divergence, a temperature, jsd_beta or chunk_bytes out of range, or a teacher that
+    has another vocabulary or other tokens than the student.
     """
-    check_distill(divergence, jsd_beta, temperature)
+    check_distill(hidden, head, teacher_hidden, teacher_head, divergence, jsd_beta, temperature, chunk_bytes)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     heads = head.to(dtype), teacher_head.detach().to(dtype)
     rows = max(1, chunk_bytes // (len(head) * dtype.itemsize))
@@ -45,14 +46,28 @@ def linear_distill_loss(
     return total / max(tokens, 1)
 
 
-def check_distill(divergence: str, jsd_beta: float, temperature: float) -> None:
+def check_distill(
+    hidden: Tensor,
+    head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    divergence: str,
+    jsd_beta: float,
+    temperature: float,
+    chunk_bytes: int,
+) -> None:
     """Raises ValueError for what `linear_distill_loss` refuses."""
     if divergence not in DIVERGENCES:
         raise ValueError(f"divergence {divergence!r} is not one of {', '.join(DIVERGENCES)}")
     if not 0 < jsd_beta < 1:
         raise ValueError(f"jsd_beta must be between 0 and 1, got {jsd_beta}")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    for name, value in (("temperature", temperature), ("chunk_bytes", chunk_bytes)):
+        if value <= 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
+    if len(head) != len(teacher_head):
+        raise ValueError(f"student and teacher must have one vocabulary, got {len(head)} and {len(teacher_head)}")
+    if len(hidden) != len(teacher_hidden):
+        raise ValueError(f"student and teacher must have the same tokens, got {len(hidden)} and {len(teacher_hidden)}")
 
 
 def _divergence(
@@ -68,9 +83,15 @@ def _divergence(
     log_s = (hidden.to(head.dtype) @ head.T / temperature).log_softmax(-1)
     log_t = (teacher_hidden.to(head.dtype) @ teacher_head.T / temperature).log_softmax(-1)
     if divergence == "forward_kl":
-        return (log_t.exp() * (log_t - log_s)).sum()
+        return _kl(log_t, log_s)
     if divergence == "reverse_kl":
-        return (log_s.exp() * (log_s - log_t)).sum()
-    t, s = log_t.exp(), log_s.exp()
-    log_m = (jsd_beta * t + (1 - jsd_beta) * s).log()
-    return (jsd_beta * t * (log_t - log_m) + (1 - jsd_beta) * s * (log_s - log_m)).sum()
+        return _kl(log_s, log_t)
+    m = jsd_beta * log_t.exp() + (1 - jsd_beta) * log_s.exp()
+    log_m = torch.where(m > 0, m, 1.0).log()
+    return jsd_beta * _kl(log_t, log_m) + (1 - jsd_beta) * _kl(log_s, log_m)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """sum p (log p - log q); 0 where p is 0, and so is the gradient, whatever q is."""
+    p = log_p.exp()
+    return (p * torch.where(p > 0, log_p - log_q, 0.0)).sum()

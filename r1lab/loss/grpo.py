@@ -1,15 +1,15 @@
 """The loss of group relative policy optimisation and its variants."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from r1lab.loss.aggregate import AGGREGATES, token_mean
-from r1lab.loss.clip import clipped_surrogate
+from r1lab.loss.clip import check_clip, clipped_surrogate
 from r1lab.loss.kl import KL_ESTIMATORS, PLACEMENTS, k3
-from r1lab.loss.logprob import CHUNK_BYTES, linear_logprob
-from r1lab.loss.ratio import importance_ratio
+from r1lab.loss.logprob import CHUNK_BYTES, check_head, linear_logprob
+from r1lab.loss.ratio import LEVELS, importance_ratio
 
 
 class LossOutput(NamedTuple):
@@ -68,7 +68,17 @@ def grpo_loss(
         completion_mask=completion_mask,
         entropy=entropy,
     )
-    _check_names(kl=(kl, KL_ESTIMATORS), kl_placement=(kl_placement, PLACEMENTS), aggregate=(aggregate, AGGREGATES))
+    _check_options(
+        ref_logprobs is not None,
+        epsilon_low=epsilon_low,
+        epsilon_high=epsilon_high,
+        ratio_cap=ratio_cap,
+        ratio_level=ratio_level,
+        beta=beta,
+        kl=kl,
+        kl_placement=kl_placement,
+        aggregate=aggregate,
+    )
     size = {"sequences": sequences, "tokens": tokens, "max_length": max_length}
     reduce = AGGREGATES[aggregate]
 
@@ -82,8 +92,6 @@ def grpo_loss(
     )
     parts = {"policy_loss": -reduce(objective, completion_mask, **size)}
     if kl_placement == "loss" and beta != 0:
-        if ref_logprobs is None:
-            raise ValueError(f"beta {beta} with the KL in the loss needs ref_logprobs: set a reference, or beta to 0")
         estimate = KL_ESTIMATORS[kl](logprobs, ref_logprobs.detach(), ratio)
         parts["kl_loss"] = beta * reduce(estimate, completion_mask, **size)
     if entropy_coef != 0:
@@ -121,8 +129,18 @@ def linear_grpo_loss(
     softcap: float | None = None,
     reference: tuple[Tensor, Tensor, Tensor | None] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
+    sequences: int,
+    tokens: int,
+    max_length: int,
+    epsilon_low: float,
+    epsilon_high: float,
+    ratio_cap: float | None,
+    ratio_level: str,
+    beta: float,
+    kl: str,
+    kl_placement: str,
+    aggregate: str,
     entropy_coef: float,
-    **loss,
 ) -> LossOutput:
     """`grpo_loss` from the hidden states: hidden [N, H] and ids [N] of the tokens that completion_mask [b, T] counts,
     in its order; head [V, H], bias [V].
@@ -130,15 +148,27 @@ def linear_grpo_loss(
     old_logprobs [b, T], or None for those of the hidden states themselves: on policy, ratio 1 with a gradient.
     reference: instead of ref_logprobs, the reference's hidden states [N, H'], head [V, H'] and bias, without gradient.
     The head's arguments are those of `linear_logprob`, the others those of `grpo_loss`; entropy is always a metric.
+
+    Raises ValueError as these two do, and for hidden states that are not as many as the ids.
     """
     options = {"temperature": temperature, "softcap": softcap, "chunk_bytes": chunk_bytes}
+    loss = {
+        "epsilon_low": epsilon_low,
+        "epsilon_high": epsilon_high,
+        "ratio_cap": ratio_cap,
+        "ratio_level": ratio_level,
+        "beta": beta,
+        "kl": kl,
+        "kl_placement": kl_placement,
+        "aggregate": aggregate,
+    }
+    tensors = (old_logprobs, ref_logprobs, advantages, completion_mask)
+    check_linear_grpo_loss(hidden, ids, *tensors, reference, **options, **loss)
 
     def placed(values: Tensor) -> Tensor:
         return values.new_zeros(completion_mask.shape).masked_scatter(completion_mask, values)
 
     if reference is not None:
-        if ref_logprobs is not None:
-            raise ValueError("reference takes the place of ref_logprobs")
         ref_hidden, ref_head, ref_bias = reference
         with torch.no_grad():
             ref_logprobs = placed(linear_logprob(ref_hidden, ref_head, ids, bias=ref_bias, **options)[0])
@@ -146,9 +176,66 @@ def linear_grpo_loss(
     logprobs, entropy = (placed(x) for x in linear_logprob(hidden, head, ids, bias=bias, entropy=kind, **options))
     if old_logprobs is None:
         old_logprobs = logprobs.detach()
-    return grpo_loss(
-        logprobs, old_logprobs, ref_logprobs, advantages, completion_mask, entropy, entropy_coef=entropy_coef, **loss
-    )
+    tensors = (logprobs, old_logprobs, ref_logprobs, advantages, completion_mask, entropy)
+    size = {"sequences": sequences, "tokens": tokens, "max_length": max_length}
+    return grpo_loss(*tensors, entropy_coef=entropy_coef, **size, **loss)
+
+
+def check_linear_grpo_loss(
+    hidden: Tensor,
+    ids: Tensor,
+    old_logprobs: Tensor | None,
+    ref_logprobs: Tensor | None,
+    advantages: Tensor,
+    completion_mask: Tensor,
+    reference: tuple[Tensor, Tensor, Tensor | None] | None,
+    *,
+    temperature: float,
+    softcap: float | None,
+    chunk_bytes: int,
+    **loss: Any,
+) -> None:
+    """Raises ValueError for what `linear_grpo_loss` refuses; `loss`: names and numbers of `grpo_loss`."""
+    check_head(temperature, softcap, "none", chunk_bytes)
+    _check_options(ref_logprobs is not None or reference is not None, **loss)
+    shape = list(completion_mask.shape)
+    if completion_mask.dtype != torch.bool or len(shape) != 2:
+        raise ValueError(f"completion_mask must be bool [b, T], got {completion_mask.dtype} {shape}")
+    for name, values in {"old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}.items():
+        if values is not None and list(values.shape) != shape:
+            raise ValueError(f"{name} must be {shape} like completion_mask, got {list(values.shape)}")
+    if list(advantages.shape) not in (shape[:1], shape):
+        raise ValueError(f"advantages must be {shape[:1]} or {shape}, got {list(advantages.shape)}")
+    if ids.shape != hidden.shape[:1]:
+        raise ValueError(f"ids must be {list(hidden.shape[:1])} like hidden, got {list(ids.shape)}")
+    if reference is not None and (ref_logprobs is not None or reference[0].shape[0] != len(ids)):
+        raise ValueError("reference takes the place of ref_logprobs, and has a hidden state for each id")
+
+
+def _check_options(
+    has_reference: bool,
+    *,
+    epsilon_low: float,
+    epsilon_high: float,
+    ratio_cap: float | None,
+    ratio_level: str,
+    beta: float,
+    kl: str,
+    kl_placement: str,
+    aggregate: str,
+) -> None:
+    check_clip(epsilon_low, epsilon_high, ratio_cap)
+    choices = {
+        "kl": (kl, KL_ESTIMATORS),
+        "kl_placement": (kl_placement, PLACEMENTS),
+        "aggregate": (aggregate, AGGREGATES),
+        "ratio level": (ratio_level, LEVELS),
+    }
+    for argument, (name, known) in choices.items():
+        if name not in known:
+            raise ValueError(f"{argument} {name!r} is not one of {', '.join(known)}")
+    if kl_placement == "loss" and beta != 0 and not has_reference:
+        raise ValueError(f"beta {beta} with the KL in the loss needs ref_logprobs: set a reference, or beta to 0")
 
 
 def check_shapes(logprobs: Tensor, *, completion_mask: Tensor, **others: Tensor | None) -> None:
@@ -160,9 +247,3 @@ def check_shapes(logprobs: Tensor, *, completion_mask: Tensor, **others: Tensor 
             raise ValueError(f"{name} must be {list(logprobs.shape)} like logprobs, got {list(values.shape)}")
     if completion_mask.dtype != torch.bool:
         raise ValueError(f"completion_mask must be bool, got {completion_mask.dtype}")
-
-
-def _check_names(**choices) -> None:
-    for argument, (name, known) in choices.items():
-        if name not in known:
-            raise ValueError(f"{argument} {name!r} is not one of {', '.join(known)}")

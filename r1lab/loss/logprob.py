@@ -1,12 +1,20 @@
-"""Log-probability of given tokens under a linear output head: the definition."""
+"""Log-probability of given tokens under a linear output head, or under logits: the definitions."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = 256 << 20
+
+
+class Statistics(NamedTuple):
+    """Of each token: logprob of its id, entropy ([N], nats), and whether its id is the argmax (bool [N])."""
+
+    logprob: Tensor
+    entropy: Tensor
+    hit: Tensor
 
 
 def linear_logprob(
@@ -35,7 +43,7 @@ def linear_logprob(
     check_head(temperature, softcap, entropy, chunk_bytes)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     head, bias = head.to(dtype), None if bias is None else bias.to(dtype)
-    rows = max(1, chunk_bytes // (head.shape[0] * dtype.itemsize))
+    rows = _rows(head, chunk_bytes)
     if len(hidden) <= rows:
         return _logprob(hidden, head, ids, bias, temperature, softcap, entropy)
 
@@ -48,6 +56,48 @@ def linear_logprob(
     parts = [part(h, head, i) for h, i in zip(hidden.split(rows), ids.split(rows), strict=True)]
     logprobs, entropies = zip(*parts, strict=True)
     return torch.cat(logprobs), None if entropy == "none" else torch.cat(entropies)
+
+
+@torch.no_grad()
+def linear_statistics(
+    hidden: Tensor,
+    head: Tensor,
+    ids: Tensor,
+    *,
+    temperature: float,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Statistics:
+    """What `linear_logprob` finds of each token, without gradient, and whether its id has the largest logit (or one
+    of several that are as large). Raises ValueError as `linear_logprob` does.
+    """
+    check_head(temperature, softcap, "value", chunk_bytes)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    head, bias = head.to(dtype), None if bias is None else bias.to(dtype)
+    rows = _rows(head, chunk_bytes)
+    parts = []
+    for h, i in zip(hidden.split(rows), ids.split(rows), strict=True):
+        z = _scaled(h.to(dtype) @ head.T, bias, temperature, softcap)
+        hit = z.gather(-1, i[:, None]).squeeze(-1) >= z.amax(-1)
+        parts.append((*_of_scaled(z, i, "value"), hit))
+    return Statistics(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def logprob(
+    logits: Tensor,
+    ids: Tensor,
+    *,
+    temperature: float,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    entropy: Literal["none", "value", "gradient"] = "none",
+) -> tuple[Tensor, Tensor | None]:
+    """`linear_logprob` of logits [N, V] that already exist, hidden head^T, all at once."""
+    check_head(temperature, softcap, entropy, 1)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    bias = None if bias is None else bias.to(dtype)
+    return _of_scaled(_scaled(logits.to(dtype), bias, temperature, softcap), ids, entropy)
 
 
 def check_head(temperature: float, softcap: float | None, entropy: str, chunk_bytes: int) -> None:
@@ -68,13 +118,24 @@ def _logprob(
     softcap: float | None,
     entropy: str,
 ) -> tuple[Tensor, Tensor | None]:
-    logits = hidden.to(head.dtype) @ head.T
+    return _of_scaled(_scaled(hidden.to(head.dtype) @ head.T, bias, temperature, softcap), ids, entropy)
+
+
+def _rows(head: Tensor, chunk_bytes: int) -> int:
+    """Of logits that fit."""
+    return max(1, chunk_bytes // (head.shape[0] * head.dtype.itemsize))
+
+
+def _scaled(logits: Tensor, bias: Tensor | None, temperature: float, softcap: float | None) -> Tensor:
+    """z as `linear_logprob` defines it."""
     if bias is not None:
         logits = logits + bias
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    if temperature != 1:
-        logits = logits / temperature
+    return logits if temperature == 1 else logits / temperature
+
+
+def _of_scaled(logits: Tensor, ids: Tensor, entropy: str) -> tuple[Tensor, Tensor | None]:
     log_normaliser = logits.logsumexp(dim=-1)
     logprob = logits.gather(-1, ids[:, None]).squeeze(-1) - log_normaliser
     if entropy == "none":

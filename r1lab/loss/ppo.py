@@ -6,6 +6,8 @@ from torch import Tensor
 from r1lab.loss.aggregate import token_mean
 from r1lab.loss.grpo import LossOutput, check_shapes, grpo_loss
 
+VALUE_OPTIONS = ("value_clip", "value_coef")  # of `ppo_loss`, beside those of `grpo_loss`
+
 
 def ppo_loss(
     logprobs: Tensor,
@@ -40,12 +42,29 @@ def ppo_loss(
     policy = grpo_loss(
         logprobs, old_logprobs, ref_logprobs, advantages, completion_mask, entropy, **size, **policy_options
     )
+    tensors = (values, old_values, returns, completion_mask)
+    value = value_share(*tensors, tokens=tokens, value_clip=value_clip, value_coef=value_coef)
+    return LossOutput(policy.loss + value.loss, policy.metrics | value.metrics)
+
+
+def value_share(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    completion_mask: Tensor,
+    *,
+    tokens: int,
+    value_clip: float | None,
+    value_coef: float,
+) -> LossOutput:
+    """What `ppo_loss` adds to the policy's share of the minibatch loss, and its metrics."""
+    size = {"sequences": len(values), "tokens": tokens, "max_length": 1}
     values, old_values, returns = (torch.where(completion_mask, x, 0.0) for x in (values, old_values, returns))
     errors, clipped = value_loss(values, old_values.detach(), returns.detach(), value_clip=value_clip)
     loss = value_coef * token_mean(errors, completion_mask, **size)
     fraction = token_mean(clipped.to(values.dtype), completion_mask, **size)
     metrics = {"value_loss": loss.detach(), "value_clip_fraction": fraction}
-    return LossOutput(policy.loss + loss, policy.metrics | metrics)
+    return LossOutput(loss, metrics)
 
 
 def value_loss(

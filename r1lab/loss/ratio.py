@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 LEVELS = ("token", "sequence")
-_LARGEST = 80.0
+LARGEST = 80.0  # log-ratio: above it the ratio is held, and float32 does not overflow
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, completion_mask: Tensor, *, level: str) -> Tensor:
@@ -18,7 +18,7 @@ def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, completion_mask: Te
     Raises ValueError for an unknown level.
     """
     # Masked, and kept below float32's overflow, before the exponential: inf * 0 would put NaN into the gradient.
-    log_ratio = torch.where(completion_mask, logprobs - old_logprobs.detach(), 0.0).clamp(max=_LARGEST)
+    log_ratio = torch.where(completion_mask, logprobs - old_logprobs.detach(), 0.0).clamp(max=LARGEST)
     if level == "token":
         return log_ratio.exp()
     if level == "sequence":

@@ -79,15 +79,17 @@ class _ShardedLogprob(torch.autograd.Function):
         everyones, head, bias, places, log_normaliser, entropy = ctx.saved_tensors
         _, temperature, softcap, _, group = ctx.options
         g, h = (_gather(x, ctx.counts, group) for x in (of_logprob, of_entropy))
-        tensors = [head] if bias is None else [head, bias]
-        sums = [torch.zeros_like(x, dtype=log_normaliser.dtype) for x in tensors]
+        # Wide from the start: a gradient comes in its input's dtype, and rounded once a chunk the sums would be biased.
+        wide = log_normaliser.dtype
+        tensors = [x.detach().to(wide).requires_grad_() for x in (head, bias) if x is not None]
+        sums = [torch.zeros_like(x) for x in tensors]
         of_hidden = []
         parts = (x.split(ctx.rows) for x in (everyones, places, log_normaliser, entropy, g, h))
         for part, place, normaliser, bits, of_p, of_bits in zip(*parts, strict=True):
-            inputs = [x.detach().requires_grad_() for x in (part, *tensors)]
+            inputs = [part.detach().to(wide).requires_grad_(), *tensors]
             with torch.enable_grad():
                 made = inputs if bias is not None else [*inputs, None]
-                z = _logits(*made, temperature, softcap, log_normaliser.dtype)
+                z = _logits(*made, temperature, softcap, wide)
             log_p = z.detach() - normaliser[:, None]
             p = log_p.exp()
             bend = of_bits[:, None] * torch.where(p > 0, log_p + bits[:, None], 0.0)
@@ -101,7 +103,7 @@ class _ShardedLogprob(torch.autograd.Function):
         dist.all_reduce(total, group=group)
         of_head, of_bias = (*sums, None)[:2]
         of_bias = None if bias is None else of_bias.to(bias.dtype)
-        return total[_own(ctx.counts, group)], of_head.to(head.dtype), of_bias, None, None
+        return total[_own(ctx.counts, group)].to(everyones.dtype), of_head.to(head.dtype), of_bias, None, None
 
 
 def _logits(

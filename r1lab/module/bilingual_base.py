@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r1lab.model.bilingual import LANGUAGES, SYMBOLS
 from r1lab.module.evaluation import evaluate, sample
 from r1lab.module.forced import SHARES, forced_accuracy
+from r1lab.module.head import AUTO, LinearHead
 from r1lab.module.logprobs import completion_logprobs
 from r1lab.reward.language_consistency import VocabularyConsistency
 from r1lab.rollout.collate import collate
@@ -40,7 +41,9 @@ def measure_bilingual_base(module, data) -> dict:
         "forced": {
             name: forced_accuracy(policy, tokenizer, chains, share=share, **options) for name, share in SHARES.items()
         },
-        "results": {name: step_accuracy(policy, tokenizer, chains, task.text, name) for name in LANGUAGES},
+        "results": {
+            name: step_accuracy(policy, tokenizer, chains, task.text, name, head=module.head) for name in LANGUAGES
+        },
         "consistency": consistency_by_language(
             [prompt for prompt in prompts for _ in range(4)], completions, task.vocabularies
         ),
@@ -56,6 +59,8 @@ def step_accuracy(
     chains: Sequence[Chain],
     text: Callable[[Chain, str], str],
     language: str,
+    *,
+    head: LinearHead = AUTO,
 ) -> float:
     """Mean probability of each step's result, after a prompt and a right working in one language up to there."""
 
@@ -68,7 +73,7 @@ def step_accuracy(
         [ids(write(f"<think> {chain.working()}")) for chain in chains],
         tokenizer.pad_token_id,
     ).to(model.device)
-    logprobs, _ = completion_logprobs(model, batch, temperature=1.0)
+    logprobs, _ = completion_logprobs(model, batch, temperature=1.0, head=head)
     return float(logprobs.exp()[after(batch.completion_ids, ids(write("="))[0]) & batch.completion_mask].mean())
 
 

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.loss.kl import k3
 from r1lab.module.evaluation import sample
+from r1lab.module.head import AUTO, LinearHead
 from r1lab.module.logprobs import completion_logprobs
 from r1lab.rollout.collate import collate, microbatches
 from r1lab.rollout.engine import RolloutEngine
@@ -26,6 +27,7 @@ def kl_to_base(
     *,
     sampling: Sampling,
     seed: int,
+    head: LinearHead = AUTO,
 ) -> float:
     """KL(policy || base) in nats a token: the mean of k3 over the tokens of one completion a prompt, by the policy.
 
@@ -37,7 +39,8 @@ def kl_to_base(
     for part in microbatches([len(prompt) + len(ids) for prompt, ids in rows], _MICROBATCH_TOKENS):
         batch = collate(*zip(*(rows[i] for i in part), strict=True), tokenizer.pad_token_id).to(policy.device)
         logprobs, ref_logprobs = (
-            completion_logprobs(model, batch, temperature=sampling.temperature)[0] for model in (policy, base)
+            completion_logprobs(model, batch, temperature=sampling.temperature, head=head)[0]
+            for model in (policy, base)
         )
         total += float(k3(logprobs, ref_logprobs)[batch.completion_mask].sum())
         tokens += int(batch.completion_mask.sum())

@@ -384,9 +384,14 @@ class GRPO(PolicyModule):
             self.advantages_of(rollout, rows),
             batch.completion_mask,
             temperature=self.temperature,
-            **self.loss.keywords,
+            **self.policy_options,
             **self.loss_options(**size),
         )
+
+    @property
+    def policy_options(self) -> dict[str, Any]:
+        """Bound parameters of the loss, those of `grpo_loss` alone."""
+        return self.loss.keywords
 
     def loss_tensors(
         self, rollout: Rollout, rows: list[int], batch: Batch, hidden: Tensor

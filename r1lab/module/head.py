@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
 
-from r1lab.loss import grpo, logprob
+from r1lab.loss import grpo, logprob, ppo
 from r1lab.loss.grpo import LossOutput
 from r1lab.loss.sharded_logprob import sharded_linear_logprob
 
@@ -69,8 +69,10 @@ class LinearHead:
         return function(hidden, weight, ids, temperature=temperature, entropy=entropy, **options, **self.budget)
 
     def fuses(self, loss: Callable, model: "PreTrainedModel", hidden: Tensor) -> bool:
-        """Whether `grpo_loss` takes the place of a loss: Triton's turn, and GRPO's loss with its parameters bound."""
-        bound = isinstance(loss, partial) and loss.func is grpo.grpo_loss
+        """Whether `grpo_loss` takes the place of a loss, or of PPO's but for the values' part: Triton's turn, and the
+        loss with its parameters bound.
+        """
+        bound = isinstance(loss, partial) and loss.func in (grpo.grpo_loss, ppo.ppo_loss)
         return bound and not self.stays_sharded(model) and self.takes_triton(hidden)
 
     def stays_sharded(self, model: "PreTrainedModel") -> bool:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from r1lab.loss.grpo import LossOutput
 from r1lab.loss.kl import token_penalty
-from r1lab.loss.ppo import explained_variance
+from r1lab.loss.ppo import VALUE_OPTIONS, explained_variance, value_share
 from r1lab.model.value import CRITICS, value_model
 from r1lab.module.grpo import GRPO, Rollout
 from r1lab.module.logprobs import counted_hidden, scatter
@@ -128,6 +129,20 @@ class PPO(GRPO):
         policy = super().loss_tensors(rollout, rows, batch, hidden)
         old_values, returns = (self.padded(x, rows) for x in (rollout.values, rollout.returns))
         return *policy, self.values(batch, hidden), old_values, returns
+
+    @property
+    def policy_options(self) -> dict[str, Any]:
+        return {name: value for name, value in self.loss.keywords.items() if name not in VALUE_OPTIONS}
+
+    def fused_loss(
+        self, rollout: ValuedRollout, rows: list[int], batch: Batch, hidden: Tensor, **size: int
+    ) -> LossOutput:
+        policy = super().fused_loss(rollout, rows, batch, hidden, **size)
+        old_values, returns = (self.padded(x, rows) for x in (rollout.values, rollout.returns))
+        tensors = (self.values(batch, hidden), old_values, returns, batch.completion_mask)
+        options = {name: self.loss.keywords[name] for name in VALUE_OPTIONS}
+        value = value_share(*tensors, tokens=size["tokens"], **options)
+        return LossOutput(policy.loss + value.loss, policy.metrics | value.metrics)
 
     def advantages_of(self, rollout: ValuedRollout, rows: list[int]) -> Tensor:
         return self.padded(rollout.token_advantages, rows)

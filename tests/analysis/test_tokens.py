@@ -6,6 +6,7 @@ import torch
 from r1lab.analysis.tokens import token_table, tokens_figure
 from r1lab.model.policy import load_policy, load_tokenizer
 from r1lab.types import Completion, Prompt
+from tests.module.test_drift import Counted
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,9 @@ def test_each_token_against_its_definition(two_policies):
     policy, base = two_policies
     tokenizer = load_tokenizer("tiny")
     prompt, completion = record(tokenizer, "User: 7 + 5 Assistant:", "<answer> 12 </answer>")
-    table = token_table(policy, base, tokenizer, prompt, completion, temperature=1.0)
+    head = Counted()
+    table = token_table(policy, base, tokenizer, prompt, completion, temperature=1.0, head=head)
+    assert head.passes == 2
     assert table["token"].tolist() == ["<answer>", "12", "</answer>", "<eos>"]
     with torch.no_grad():
         logits = base(torch.tensor([[*prompt.ids, *completion.ids]])).logits[0, len(prompt.ids) - 1 : -1].double()

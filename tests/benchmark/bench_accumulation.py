@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from r1lab.kernel.chunks import chunks, scaled
+from r1lab.kernel.chunks import Head, chunks, scaled
 from r1lab.run_folder import commit, device_name
 from tests.benchmark.bench_head import RESULTS, SHAPES, Inputs, append, r1lab, timed
 
@@ -34,7 +34,7 @@ def point(x: Inputs, mib: int) -> dict[str, Any]:
     step_ms = median(step)
     x.hidden.grad = x.head.grad = None
     vocabulary, width = x.head.shape
-    slices = chunks(len(x.hidden), vocabulary, 2, mib << 20)
+    slices = chunks(len(x.hidden), Head.of(x.hidden, x.head, None, 1.0, None).row_bytes, mib << 20)
     hidden = x.hidden.detach()[slices[0]]
     share = torch.randn(len(hidden), vocabulary, device="cuda").bfloat16()
     narrow = torch.empty(vocabulary, width, dtype=torch.bfloat16, device="cuda")

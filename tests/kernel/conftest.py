@@ -1,5 +1,7 @@
 """Kernels on the GPU with R1LAB_TEST_GPU=1 at full size, elsewhere in Triton's interpreter on small shapes."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -37,6 +39,40 @@ def poisoned(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", made)
     monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: poison(empty_like(*args, **kwargs)))
+
+
+@pytest.fixture
+def product_of_the_gpu(monkeypatch):
+    """What a GPU of Hopper's kind takes for bfloat16, here in the interpreter for any dtype, in small tiles."""
+    from r1lab.kernel import chunks, product
+
+    monkeypatch.setattr(product, "TILE", {"BM": 16, "BN": 64, "BK": 16, "num_warps": 4})
+    monkeypatch.setattr(chunks, "pays", lambda hidden, weight: len(hidden) > 0)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often a function of `chunks` is called: calls(owner, its name) -> a list as long as that."""
+
+    def count(owner, name):
+        made, function = [], getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **kwargs: made.append(name) or function(*args, **kwargs))
+        return made
+
+    return count
+
+
+@pytest.fixture(scope="session")
+def same_signature():
+    """The same parameters, and defaults but for the budget."""
+
+    def check(ours, definition):
+        given = [list(inspect.signature(function).parameters.values()) for function in (ours, definition)]
+        for mine, theirs in zip(*given, strict=True):
+            assert (mine.name, mine.kind, mine.annotation) == (theirs.name, theirs.kind, theirs.annotation)
+            assert mine.default == theirs.default or mine.name == "chunk_bytes"
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from r1lab.kernel.chunks import Sums
 from r1lab.kernel.linear_grpo_loss import linear_grpo_loss
 from r1lab.loss import grpo as definition
 
@@ -44,6 +45,7 @@ class Inputs:
         self.ids = torch.randint(vocabulary, (n,), generator=generator)
         self.ids[-1], self.ids[0] = vocabulary - 1, 0
         own = (hidden.double() @ head.double().T / 0.8).log_softmax(-1).gather(1, self.ids[:, None]).squeeze(1)
+        self.own = torch.full((b, length), math.nan).masked_scatter(self.mask, own.float()).to(device)
         self.old, self.ref = (
             torch.full((b, length), math.nan).masked_scatter(self.mask, own.float() + spread * randn(n).clamp(-3, 3))
             for _ in range(2)
@@ -66,12 +68,13 @@ class Inputs:
         options = BASE | ({"bias": tensors[2]} if len(tensors) > 2 else {}) | changes
         if options.pop("fused_reference", False):
             ref, options["reference"] = False, (*(cast(x) for x in self.ref_tensors), None)
+        advantages = options.pop("advantages", self.advantages)
         out = function(
             *tensors[:2],
             self.ids,
             cast(self.old) if old else None,
             cast(self.ref) if ref else None,
-            cast(self.advantages),
+            cast(advantages),
             self.mask,
             **options,
         )
@@ -129,6 +132,7 @@ OPTIONS = [
     {"kl": "k1", "old": False},
     {"ratio_level": "sequence", "kl": "ratio_k3", "aggregate": "token_mean", "entropy_coef": 0.1},
     {"kl_placement": "none", "ref": False, "beta": 0.0},
+    {"ratio_level": "sequence"},
     {"fused_reference": True},
 ]
 
@@ -143,12 +147,8 @@ def test_against_float64(device, options, dtype, chunk_bytes, assert_close_to_fl
 
 
 @pytest.mark.skipif(GPU, reason="there it is taken without being told")
-@pytest.mark.parametrize("options", OPTIONS[:5:2] + OPTIONS[-1:], ids=str)
-def test_with_the_product_of_the_gpu(device, options, monkeypatch, assert_close_to_float64):
-    from r1lab.kernel import chunks, product
-
-    monkeypatch.setattr(product, "TILE", {"BM": 16, "BN": 64, "BK": 16, "num_warps": 4})
-    monkeypatch.setattr(chunks, "pays", lambda hidden, weight: len(hidden) > 0)
+@pytest.mark.parametrize("options", OPTIONS[:5:2] + OPTIONS[-2:], ids=str)
+def test_with_the_product_of_the_gpu(device, options, product_of_the_gpu, assert_close_to_float64):
     check(Inputs((3, 9, 8, 150), device, torch.bfloat16), assert_close_to_float64, chunk_bytes=1 << 12, **options)
 
 
@@ -162,9 +162,85 @@ def test_bias_and_soft_cap(device, assert_close_to_float64):
     check(Inputs(SHAPES[0], device, biased=True), assert_close_to_float64, softcap=3.0)
 
 
-def test_far_apart_policies(device, assert_close_to_float64):
-    # |log-ratio| up to 30
-    check(Inputs(SHAPES[0], device, spread=10.0), assert_close_to_float64, kl="ratio_k3", ratio_cap=3.0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_far_apart_policies(device, dtype, assert_close_to_float64):
+    # log-ratios of 30 and -30 in turn
+    inputs = Inputs(SHAPES[0], device, dtype)
+    turns = 30.0 * (-1) ** torch.arange(inputs.mask.shape[1], device=device)
+    inputs.old, inputs.ref = inputs.own - turns, inputs.own + turns.roll(1) / 2
+    inputs.advantages = inputs.advantages.abs()
+    check(inputs, assert_close_to_float64, kl="ratio_k3")
+    inputs.advantages = -inputs.advantages
+    check(inputs, assert_close_to_float64, ratio_cap=3.0)
+
+
+def assert_as_defined(inputs, rtol=1e-4, **options):
+    fused, ours = inputs.run(linear_grpo_loss, **options)
+    exact, theirs = inputs.run(definition.linear_grpo_loss, torch.float64, **options)
+    assert all(x.isfinite().all() for x in theirs)
+    torch.testing.assert_close(fused.loss.double(), exact.loss, rtol=rtol, atol=1e-6)
+    for mine, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.double(), their, rtol=rtol, atol=rtol * their.abs().max().item())
+
+
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("log_ratio", [85.0, 95.0, math.inf])
+def test_the_log_ratio_is_held_where_the_definition_holds_it(device, log_ratio, advantage):
+    """One token of a row: at token level its gradient ends there, at sequence level the row's mean has it at 80."""
+    inputs = Inputs((2, 3, 4, 65), device)
+    inputs.old[0, 0] = inputs.own[0, 0] - log_ratio
+    inputs.advantages = torch.full_like(inputs.advantages, advantage)
+    for level, kl in (("token", "k3"), ("token", "ratio_k3"), ("sequence", "k3")):
+        assert_as_defined(inputs, ratio_level=level, kl=kl)
+
+
+def test_float16_holds_the_log_ratio_too(device):
+    inputs = Inputs((2, 3, 4, 65), device, torch.float16)
+    inputs.old[0, 0] = -math.inf
+    inputs.advantages = inputs.advantages.abs()
+    assert_as_defined(inputs, rtol=1e-2)
+
+
+@pytest.mark.parametrize("entropy_coef", [0.0, 0.1])
+@pytest.mark.parametrize("ratio_level", ["token", "sequence"])
+def test_forbidden_tokens(device, ratio_level, entropy_coef):
+    inputs = Inputs((2, 3, 4, 65), device, biased=True)
+    forbidden = [v for v in (3, 50) if v not in inputs.ids.tolist()]
+    with torch.no_grad():
+        inputs.tensors[2][forbidden] = -math.inf
+    assert forbidden
+    assert_as_defined(inputs, rtol=1e-3, ratio_level=ratio_level, entropy_coef=entropy_coef)
+
+
+def test_an_advantage_a_token(device, assert_close_to_float64):
+    inputs = Inputs(SHAPES[0], device)
+    expanded = inputs.advantages[:, None].expand_as(inputs.mask)
+    out, gradients = inputs.run(linear_grpo_loss, advantages=expanded)
+    expected, others = inputs.run(linear_grpo_loss)
+    assert torch.equal(out.loss, expected.loss) and all(map(torch.equal, gradients, others))
+    own = torch.randn(inputs.mask.shape, generator=torch.Generator().manual_seed(1)).to(device)
+    check(inputs, assert_close_to_float64, advantages=own.masked_fill(~inputs.mask, math.nan))
+
+
+@pytest.mark.parametrize("kinds", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
+def test_a_reference_in_another_dtype_with_another_vocabulary(device, kinds, assert_close_to_float64):
+    inputs = Inputs(SHAPES[0], device, kinds[0])
+    hidden, head = inputs.ref_tensors
+    inputs.ref_tensors = [hidden.to(kinds[1]), torch.cat([head, head[:70]]).to(kinds[1])]
+    check(inputs, assert_close_to_float64, fused_reference=True, chunk_bytes=1 << 25 if GPU else 1 << 11)
+
+
+def test_strided_inputs(device):
+    inputs = Inputs(SHAPES[0], device, biased=True)
+    expected = inputs.run(linear_grpo_loss)[1]
+
+    def apart(x):
+        return torch.stack([x, x], dim=-1)[..., 0]
+
+    arguments = (apart(x) for x in (inputs.ids, inputs.old, inputs.ref, inputs.advantages, inputs.mask))
+    hidden, head, bias = inputs.tensors
+    out = linear_grpo_loss(hidden.T.contiguous().T, head, *arguments, bias=apart(bias), **BASE)
+    torch.testing.assert_close(torch.autograd.grad(2 * out.loss, inputs.tensors), expected)
 
 
 def test_all_options_agree_with_the_definition(device):
@@ -204,14 +280,30 @@ def test_autocast_keeps_float32_gradients(device):
         torch.testing.assert_close(ours, theirs, rtol=0.2, atol=0.05 * theirs.abs().max().item())
 
 
-def test_frozen_head(device):
+def test_a_frozen_head_costs_no_product(device, calls):
+    made = calls(Sums, "_add_weight")
     inputs = Inputs(SHAPES[0], device)
     hidden, head = inputs.tensors
     out = linear_grpo_loss(
         hidden, head.detach(), inputs.ids, inputs.old, inputs.ref, inputs.advantages, inputs.mask, **BASE
     )
     (2 * out.loss).backward()
+    assert not made
     torch.testing.assert_close(hidden.grad, inputs.run(linear_grpo_loss)[1][0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_without_gradient_it_is_a_forward_pass(device, dtype, calls):
+    inputs = Inputs(SHAPES[0], device, dtype)
+    made = calls(Sums, "add")
+    arguments = (inputs.ids, inputs.old, inputs.ref, inputs.advantages, inputs.mask)
+    with torch.no_grad():
+        out = linear_grpo_loss(*inputs.tensors, *arguments, **BASE)
+    assert not made and not out.loss.requires_grad
+    expected, _ = inputs.run(linear_grpo_loss)
+    assert made
+    torch.testing.assert_close(out.loss, expected.loss.detach())
+    torch.testing.assert_close(out.metrics, expected.metrics)
 
 
 def test_in_a_compiled_model_that_gathers_gradients(device):
@@ -257,11 +349,20 @@ def test_backward_works_once(device):
         ({"ratio_cap": 1.0}, "ratio_cap must be above 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"ref": False}, "needs ref_logprobs"),
+        ({"epsilon_low": -0.1}, "epsilon_low and epsilon_high must be at least 0"),
+        ({"softcap": 0.0}, "softcap must be above 0"),
+        ({"chunk_bytes": -1}, "chunk_bytes must be above 0"),
+        ({"advantages": torch.ones(1, 1, 1)}, "advantages must be"),
     ],
 )
 def test_what_is_refused(device, changes, message):
-    with pytest.raises(ValueError, match=message):
-        Inputs(SHAPES[-1], device).run(linear_grpo_loss, **changes)
+    for function in (linear_grpo_loss, definition.linear_grpo_loss):
+        with pytest.raises(ValueError, match=message):
+            Inputs(SHAPES[-1], device).run(function, **changes)
+
+
+def test_signature(same_signature):
+    same_signature(linear_grpo_loss, definition.linear_grpo_loss)
 
 
 @pytest.mark.skipif(not GPU, reason="the interpreter compiles nothing")
@@ -276,11 +377,15 @@ def test_a_sweep_compiles_once(device):
     def compiled():
         return sum(len(cache) for kernel in kernels for caches in kernel.device_caches.values() for cache in caches[:1])
 
+    aggregates = ["sequence_mean", "token_mean", "constant_length"]
+
     def trial(number):
-        inputs = Inputs((3, 20 + number, 64, 50257), device, torch.bfloat16)
+        inputs = Inputs((2 + number % 4, 20 + number, 64, 50257), device, torch.bfloat16)
         changes = {"beta": number * 0.01, "epsilon_low": 0.1 + number * 0.01, "epsilon_high": 1.0 + number}
+        changes |= {"aggregate": aggregates[number % 3], "temperature": 0.5 + number * 0.05}
         for kl, ratio_cap in (("k3", None), ("ratio_k3", 2.0 + number)):
-            inputs.run(linear_grpo_loss, **changes, kl=kl, ratio_cap=ratio_cap, temperature=0.5 + number * 0.05)
+            for level in ("token", "sequence"):
+                inputs.run(linear_grpo_loss, **changes, kl=kl, ratio_cap=ratio_cap, ratio_level=level)
 
     trial(0)
     before = compiled()

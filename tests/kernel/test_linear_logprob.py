@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from r1lab.kernel import chunks
 from r1lab.kernel.linear_logprob import linear_logprob, linear_statistics, logprob
 from r1lab.loss import logprob as definition
 
@@ -39,25 +40,47 @@ def materialised(hidden, head, ids, *, temperature, bias, softcap, entropy):
 
 
 def results(function, tensors, ids, weights, **options):
-    values = function(*tensors[:2], ids, bias=tensors[2], temperature=0.9, entropy="gradient", **options)
-    total = sum((w * v).sum() for w, v in zip(weights, values, strict=True))
+    options = {"entropy": "gradient"} | options
+    values = function(*tensors[:2], ids, bias=tensors[2], temperature=0.9, **options)
+    values = values[:1] if options["entropy"] == "none" else values
+    total = sum((w * v).sum() for w, v in zip(weights, values, strict=False))
     given = [x for x in tensors if x is not None]
     return *(v.detach() for v in values), *torch.autograd.grad(total, given)
 
 
 @pytest.mark.parametrize(("biased", "softcap"), [(False, None), (True, 5.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_against_float64(device, shape, dtype, biased, softcap, assert_close_to_float64):
+@pytest.mark.parametrize(
+    ("shape", "entropy"), [*((shape, "gradient") for shape in SHAPES), (SHAPES[1], "none")], ids=str
+)
+def test_against_float64(device, shape, entropy, dtype, biased, softcap, assert_close_to_float64):
     *tensors, ids, weights = inputs(shape, device, dtype, biased=biased)
     doubles = [None if x is None else x.detach().double().requires_grad_() for x in tensors]
-    options = {"softcap": softcap}
+    options = {"softcap": softcap, "entropy": entropy}
     exact = results(materialised, doubles, ids, weights.double(), **options)
     same = results(materialised, tensors, ids, weights, **options)
-    for chunks in (1, 3):
-        budget = -(-shape[0] // chunks) * (shape[2] + 64) * dtype.itemsize
+    for pieces in (1, 3):
+        budget = -(-shape[0] // pieces) * (shape[2] + 64) * dtype.itemsize
         fused = results(linear_logprob, tensors, ids, weights, chunk_bytes=budget, **options)
         assert_close_to_float64(fused, same, exact)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it is taken without being told")
+@pytest.mark.parametrize(("biased", "softcap"), [(False, None), (True, 5.0)])
+@pytest.mark.parametrize("entropy", ["none", "gradient"])
+def test_with_the_product_of_the_gpu(
+    device, entropy, biased, softcap, product_of_the_gpu, calls, assert_close_to_float64
+):
+    made = calls(chunks, "_backward_of_product")
+    *tensors, ids, weights = inputs((20, 24, 150), device, torch.float32, biased=biased)
+    doubles = [None if x is None else x.detach().double().requires_grad_() for x in tensors]
+    options = {"softcap": softcap, "entropy": entropy}
+    exact = results(materialised, doubles, ids, weights.double(), **options)
+    same = results(materialised, tensors, ids, weights, **options)
+    for budget in (1 << 20, 16 * 192 * 4):
+        fused = results(linear_logprob, tensors, ids, weights, chunk_bytes=budget, **options)
+        assert_close_to_float64(fused, same, exact, slack=3e-6)
+    assert len(made) == (2 if entropy == "none" else 0)
 
 
 def test_gradients_of_tiny_size_survive_float16(device):
@@ -74,6 +97,51 @@ def test_forward_only(device):
     torch.testing.assert_close((found.logprob, found.entropy), (logprobs.detach(), entropy))
     assert not found.logprob.requires_grad and not entropy.requires_grad
     assert torch.equal(found.hit, (hidden @ head.T).gather(1, ids[:, None])[:, 0] >= (hidden @ head.T).amax(1))
+
+
+def apart(x):
+    """The same numbers, each with another between it and the next."""
+    return torch.stack([x, x], dim=-1)[..., 0]
+
+
+def test_statistics_as_defined(device):
+    hidden, head, bias, ids, _ = inputs(SHAPES[-1], device, torch.float32, biased=True)
+    ids[1:3] = (hidden @ head.T + bias)[1:3].argmax(1)
+    options = {"temperature": 0.9, "softcap": 5.0, "chunk_bytes": 3 * SHAPES[-1][2] * 4}
+    found = linear_statistics(hidden.T.contiguous().T, head, apart(ids), bias=apart(bias), **options)
+    expected = definition.linear_statistics(hidden, head, ids, bias=bias, **options)
+    torch.testing.assert_close(tuple(found), tuple(expected), rtol=1e-4, atol=1e-5)
+    assert found.hit[1:3].all() and not found.hit.all() and not found.logprob.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("entropy", ["none", "value", "gradient"])
+def test_logits_that_lie_anyhow(device, entropy, dtype):
+    hidden, head, bias, ids, weights = inputs(SHAPES[1], device, dtype, biased=True)
+    logits = (hidden @ head.T).detach()
+
+    def run(function, *tensors):
+        tensors = [x.detach().requires_grad_() for x in tensors]
+        options = {"temperature": 0.7, "bias": tensors[1], "softcap": 5.0, "entropy": entropy}
+        values = [x for x in function(tensors[0], apart(ids), **options) if x is not None]
+        before = tensors[0].detach().clone()
+        total = sum((w * v).sum() for w, v in zip(weights, values, strict=False) if v.requires_grad)
+        gradients = torch.autograd.grad(total, tensors)
+        assert torch.equal(tensors[0], before)
+        return *(v.detach() for v in values), *gradients
+
+    exact = run(definition.logprob, logits, bias)
+    # The interpreter truncates to bfloat16, a GPU rounds.
+    close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2**-6, "atol": 2e-3}
+    wide = torch.full((len(logits), logits.shape[1] + 70), math.nan, dtype=dtype, device=device)
+    wide[:, 70:] = logits
+    for lying in (logits, logits.T.contiguous().T, wide[:, 70:]):
+        torch.testing.assert_close(run(logprob, lying, apart(bias)), exact, **close)
+
+
+@pytest.mark.parametrize("name", ["linear_logprob", "linear_statistics", "logprob"])
+def test_signature(name, same_signature):
+    same_signature(globals()[name], getattr(definition, name))
 
 
 def test_logits_that_exist(device, assert_close_to_float64):

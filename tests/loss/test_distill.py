@@ -52,6 +52,25 @@ def test_chunks_change_nothing_and_the_gradient_is_right(divergence):
     assert torch.autograd.gradcheck(lambda h, w: linear_distill_loss(h, w, *teacher, **options), (hidden, head))
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_a_token_that_both_forbid_adds_nothing(divergence):
+    hidden, head, *teacher = (x.detach().abs() for x in inputs())
+    options = {"divergence": divergence, "jsd_beta": 0.3, "temperature": 0.7, "tokens": 3}
+
+    def forbidding(head, forbidden):
+        rows = head.new_full((forbidden, head.shape[1]), -math.inf)
+        return torch.cat([rows, head])
+
+    def loss(head, forbidden=1):
+        return linear_distill_loss(
+            hidden, forbidding(head, forbidden), teacher[0], forbidding(teacher[1], forbidden), **options
+        )
+
+    head.requires_grad_()
+    torch.testing.assert_close(loss(head), loss(head, forbidden=0))
+    assert torch.autograd.gradcheck(loss, head)
+
+
 def test_the_teacher_has_no_gradient_and_agreement_no_loss():
     hidden, head, *_ = inputs()
     for divergence in DIVERGENCES:
@@ -67,8 +86,14 @@ def test_the_teacher_has_no_gradient_and_agreement_no_loss():
         ({"divergence": "kl"}, "divergence 'kl' is not one of forward_kl, reverse_kl, jsd"),
         ({"divergence": "jsd", "jsd_beta": 1.0}, "jsd_beta must be between 0 and 1"),
         ({"divergence": "jsd", "temperature": 0.0}, "temperature must be above 0"),
+        ({"divergence": "jsd", "chunk_bytes": 0}, "chunk_bytes must be above 0"),
     ],
 )
 def test_what_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         linear_distill_loss(ONE, STUDENT, ONE, TEACHER, **(OPTIONS | changes))
+
+
+def test_a_teacher_of_another_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="student and teacher must have one vocabulary, got 2 and 1"):
+        linear_distill_loss(ONE, STUDENT, ONE, TEACHER[:1], divergence="jsd", **OPTIONS)

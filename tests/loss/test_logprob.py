@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from r1lab.loss.logprob import linear_logprob
+from r1lab.loss.logprob import linear_logprob, linear_statistics, logprob
 
 
 def test_hand_worked():
@@ -144,3 +144,29 @@ def test_gradcheck(chunk_bytes):
         )
 
     assert torch.autograd.gradcheck(both, (hidden, head, bias))
+
+
+def test_logits_that_exist():
+    hidden, head, bias, ids = inputs()
+    options = {"temperature": 0.7, "bias": bias, "softcap": 2.0, "entropy": "gradient"}
+    expected = linear_logprob(hidden, head, ids, **options)
+    found = logprob(hidden @ head.T, ids, **options)
+    torch.testing.assert_close(found, expected)
+    gradients = (torch.autograd.grad(sum(x.sum() for x in xs), (hidden, head, bias)) for xs in (found, expected))
+    torch.testing.assert_close(*gradients)
+    assert logprob(hidden @ head.T, ids, temperature=0.7)[1] is None
+    half = logprob((hidden @ head.T).bfloat16(), ids, temperature=0.7, entropy="value")
+    assert all(x.dtype == torch.float32 for x in half)
+
+
+@pytest.mark.parametrize("chunk_bytes", [2 * 5 * 8, 1 << 20])
+def test_statistics(chunk_bytes):
+    # logits 2, 1, 1 under the hidden state 1 and -2, -1, -1 under -1: the last two share the place of the largest
+    hidden, head = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]], requires_grad=True), torch.tensor([[2.0], [1.0], [1.0]])
+    found = linear_statistics(hidden, head, torch.tensor([0, 1, 0, 2]), temperature=2.0, chunk_bytes=chunk_bytes)
+    assert found.hit.tolist() == [True, False, False, True] and not found.logprob.requires_grad
+    hidden, head, bias, ids = inputs()
+    options = {"temperature": 0.7, "bias": bias, "softcap": 2.0, "chunk_bytes": chunk_bytes}
+    found = linear_statistics(hidden, head, ids, **options)
+    expected = linear_logprob(hidden, head, ids, entropy="value", **options)
+    torch.testing.assert_close((found.logprob, found.entropy), tuple(x.detach() for x in expected))

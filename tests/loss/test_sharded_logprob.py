@@ -96,6 +96,30 @@ def compare(rank):
         torch.testing.assert_close(gradients, (of_hidden[rank], of_head[rows], of_bias[rows]))
 
 
+def in_bfloat16(rank):
+    """Gradients that nearly cancel, two tokens at a time: each rounded once, at the end."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(n, WIDTH, generator=generator).bfloat16() for n in (32, VOCABULARY))
+    ids = torch.randint(VOCABULARY, (32,), generator=generator)
+    # Both ranks have the same tokens, and weights of other signs and nearly one size.
+    weights = torch.randn(2, 32, generator=generator) * 0.01 + torch.tensor([[1.0], [-1.0]])
+    weights[:, 16:] *= -1
+    hidden[16:], ids[16:] = hidden[:16], ids[:16]
+    rows = slice(FIRST[rank], (*FIRST, VOCABULARY)[rank + 1])
+
+    def gradients(function, hidden, head, weight, **options):
+        hidden, head = (x.detach().requires_grad_() for x in (hidden, head))
+        loss = (weight * function(hidden, head, ids, temperature=0.8, **options)[0]).sum()
+        return torch.autograd.grad(loss, (hidden, head))
+
+    options = {"first": rows.start, "chunk_bytes": 2 * 4 * (rows.stop - rows.start)}
+    ours = gradients(sharded_linear_logprob, hidden, head[rows], weights[rank], **options)
+    every = [gradients(linear_logprob, hidden.double(), head.double(), weight.double()) for weight in weights]
+    for mine, exact in zip(ours, (every[rank][0], (every[0][1] + every[1][1])[rows]), strict=True):
+        assert mine.dtype == torch.bfloat16
+        torch.testing.assert_close(mine.double(), exact, rtol=2**-8, atol=1e-3 * exact.abs().max().item())
+
+
 def head_of_fsdp(rank):
     """A head in the shards of FSDP2, gathered and not: the gradient in shards is the mean over the ranks."""
     layer = nn.Linear(WIDTH, VOCABULARY)
@@ -127,6 +151,7 @@ def start(rank, path):
         "gloo", init_method=f"file://{path}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
     compare(rank)
+    in_bfloat16(rank)
     head_of_fsdp(rank)
     dist.destroy_process_group()
 

@@ -13,6 +13,7 @@ from r1lab.rollout.hf import CachedLoop
 from r1lab.rollout.sampling import Sampling
 from r1lab.task.bilingual import Bilingual
 from r1lab.types import Completion, Prompt
+from tests.module.test_drift import Counted
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +56,18 @@ def test_consistency_is_of_the_reasoning_by_the_language_of_the_prompt():
 def test_what_the_gate_is_told(base, monkeypatch):
     monkeypatch.setattr("r1lab.module.bilingual_base.PROBLEMS", 12)
     policy, tokenizer, task = base
+    head = Counted()
     module = SimpleNamespace(
         policy=policy,
         tokenizer=tokenizer,
         engine=CachedLoop(tokenizer),
         validation_sampling=Sampling(1.0, 6),
         evaluation_seed=1,
+        head=head,
     )
     data = SimpleNamespace(task=task, documents=SimpleNamespace(hash=lambda: "of the corpus"))
     measured = measure_bilingual_base(module, data)
     assert list(measured["forced"]) == list(SHARES) and measured["corpus_sha256"] == "of the corpus"
     assert set(measured["results"]) == set(measured["consistency"]) == set(LANGUAGES)
+    assert head.passes == len(LANGUAGES)
     assert measured["sampled"]["num_prompts"] == 12

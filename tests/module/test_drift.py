@@ -8,11 +8,24 @@ import torch
 from r1lab.model.policy import new_policy
 from r1lab.module.drift import kl_to_base
 from r1lab.module.evaluation import EVALUATION_STEP
+from r1lab.module.head import LinearHead
 from r1lab.rollout.sampling import Sampling
 from r1lab.types import Completion, Prompt
 from tests.module.test_logprobs import COMPLETIONS, CONFIG, PROMPTS
 
 TOKENIZER = SimpleNamespace(pad_token_id=0)
+
+
+class Counted(LinearHead):
+    """The definitions, counting the passes."""
+
+    def __init__(self):
+        super().__init__("torch")
+        self.passes = 0
+
+    def logprob(self, *args, **kwargs):
+        self.passes += 1
+        return super().logprob(*args, **kwargs)
 
 
 def measured(policy, base, temperature=1.0):
@@ -22,7 +35,10 @@ def measured(policy, base, temperature=1.0):
 
     prompts = [Prompt(tuple(ids), "", "", index=i) for i, ids in enumerate(PROMPTS)]
     engine = SimpleNamespace(generate=generate)
-    return kl_to_base(policy, base, TOKENIZER, engine, prompts, sampling=Sampling(temperature, 8), seed=7)
+    head = Counted()
+    found = kl_to_base(policy, base, TOKENIZER, engine, prompts, sampling=Sampling(temperature, 8), seed=7, head=head)
+    assert head.passes == 2
+    return found
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -7,6 +7,7 @@ import torch
 from r1lab.analysis.run import load_run
 from r1lab.loss.grpo import grpo_loss
 from r1lab.loss.ppo import ppo_loss
+from r1lab.loss.sft import sft_loss
 from r1lab.module import head as module
 from r1lab.module.head import LinearHead
 from tests.module.test_grpo import SPREAD
@@ -44,12 +45,13 @@ def test_auto_is_pytorch_on_a_cpu():
     assert not LinearHead("auto").takes_triton(torch.zeros(1, 1))
 
 
-def test_only_the_loss_of_grpo_is_fused():
+def test_only_the_losses_of_grpo_and_ppo_are_fused():
     pytest.importorskip("triton")
     bound = partial(grpo_loss, epsilon_low=0.2)
     given = SimpleNamespace(get_output_embeddings=lambda: torch.nn.Linear(1, 2)), torch.zeros(1, 1)
     assert LinearHead("triton").fuses(bound, *given)
-    assert not LinearHead("triton").fuses(partial(ppo_loss, epsilon_low=0.2), *given)
+    assert LinearHead("triton").fuses(partial(ppo_loss, epsilon_low=0.2), *given)
+    assert not LinearHead("triton").fuses(partial(sft_loss, tokens=1), *given)
     assert not LinearHead("torch").fuses(bound, *given)
 
 
@@ -66,13 +68,18 @@ def test_only_the_loss_of_grpo_is_fused():
     ],
     ids=lambda overrides: ",".join(overrides) or "default",
 )
-def test_training_is_the_same_by_either(overrides, train_small, tmp_path):
+def test_training_is_the_same_by_either(overrides, train_small, tmp_path, monkeypatch):
     pytest.importorskip("triton")
     own = () if "experiment=tiny_base" in overrides else SPREAD
+    fused = []
+    monkeypatch.setattr(
+        LinearHead, "grpo_loss", lambda *a, made=LinearHead.grpo_loss, **k: fused.append(1) or made(*a, **k)
+    )
     triton, plain = (
         load_run(train_small(tmp_path / name, *overrides, *own, "evaluate=false", f"kernel={name}")).metrics
         for name in ("triton", "torch")
     )
+    assert bool(fused) == ("experiment=tiny_base" not in overrides)
     assert set(triton) == set(plain)
     for name in (name for name in plain if name.startswith(("loss/", "optimizer/"))):
         assert triton[name].tolist() == pytest.approx(plain[name].tolist(), rel=2e-3, abs=2e-5), name
