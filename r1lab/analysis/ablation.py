@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from r1lab.analysis.against import against_lines
 from r1lab.analysis.effects import effects
 from r1lab.analysis.replay import replayed
 from r1lab.analysis.sweep import Sweep, SweepError, load_sweep
@@ -24,16 +23,15 @@ log = logging.getLogger("r1lab.sweeper")
 EPILOG = """\
 examples:
   python -m r1lab.analysis.ablation sweeps/results/beta
-  python -m r1lab.analysis.ablation sweeps/results/lr_pruned --against sweeps/results/lr
+  python -m r1lab.analysis.ablation sweeps/results/lr_pruned --against sweeps/results/lr   # and the other way round
   python -m r1lab.analysis.ablation sweeps/results/lr --replay MedianPruner n_warmup_steps=30
   python -m r1lab.analysis.ablation --storage sqlite:///sweeps.db --study beta --output sweeps/results/beta
 
 writes, into the folder of the sweep or --output:
-  table.md     one row a point: mean over seeds with its 95 % interval, difference to the baseline, adjusted p
+  table.md     one row a point: mean over seeds with its 95 % interval, difference to the baseline, adjusted p (grids)
   trials.csv   one row a trial and seed
   figure.png   effects with every seed, learning curves; heat map, importance, Pareto front where they apply
-  verdict.md   question, set-up, finding, decision, what would change it
-  against.md   with --against: steps used, best value, share of the steps saved
+  verdict.md   question, set-up, finding, decision, what would change it; with --against also what pruning saves
 
 The study is only read, so a sweep that still runs may be summed up at any time.
 """
@@ -46,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source, output = places(options)
         sweep = load_sweep(source, options.study)
         if options.replay:
-            print(replayed(sweep, options.replay[0], settings(options.replay[1:])))
+            print(replayed(sweep, options.replay[0], settings(options.replay[1:])).told)
             return 0
         other = load_other(options)
         paths = write_all(sweep, output, other, Console())
@@ -133,10 +131,9 @@ def load_other(options: argparse.Namespace) -> Sweep | None:
 def write_all(sweep: Sweep, output: Path, other: Sweep | None, console: Console) -> list[Path]:
     """Print the tables and the verdict, and write the files, each whole."""
     found = effects(sweep)
-    text = verdict(sweep, found)
-    comparison = "".join(f"- {line}\n" for line in against_lines(sweep, other))
+    text = verdict(sweep, found, other)
     print_tables(sweep, found, console)
-    console.print(text + comparison, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "table.md", markdown(sweep, found))
     write_whole(output / "trials.csv", trials_csv(sweep).to_csv(index=False))
@@ -144,14 +141,7 @@ def write_all(sweep: Sweep, output: Path, other: Sweep | None, console: Console)
     figure, temporary = output / "figure.png", output / ".figure.tmp.png"
     sweep_figure(sweep, found).savefig(temporary)
     temporary.replace(figure)
-    paths = [output / "table.md", output / "trials.csv", figure, output / "verdict.md"]
-    against = output / "against.md"
-    if comparison:
-        write_whole(against, comparison)
-        paths.append(against)
-    else:
-        against.unlink(missing_ok=True)
-    return paths
+    return [output / "table.md", output / "trials.csv", figure, output / "verdict.md"]
 
 
 if __name__ == "__main__":

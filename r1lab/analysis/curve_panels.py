@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from r1lab.analysis.curves import BLUE, GREEN, GREY, ORANGE
-from r1lab.analysis.effects import Effect, mean_of, of_objective, ranked, shared_points
+from r1lab.analysis.effects import Effect, held_at, mean_of, of_objective, ranked, shared_points
 from r1lab.analysis.palette import level_colors, plain, say, shorten
 from r1lab.analysis.setting import describe, key, label, short_names
 from r1lab.analysis.sweep import Sweep
@@ -22,7 +22,7 @@ def draw_level_curves(axes: Axes, *, sweep: Sweep, param: str) -> None:
     points = shared_points(sweep, param)
     for level in sweep.levels(param):
         draw_band(axes, band(sweep, points[key(level)], metric), colors[key(level)], shorten(label(level), 20))
-    _finish(axes, metric, f"learning curves by {param}", param)
+    _finish(axes, metric, f"learning curves by {param}{held_at(sweep, param)}", param)
 
 
 def draw_best_curves(axes: Axes, *, sweep: Sweep, found: Sequence[Effect]) -> None:
@@ -44,7 +44,7 @@ def draw_best_curves(axes: Axes, *, sweep: Sweep, found: Sequence[Effect]) -> No
             table = band(sweep, [point], metric)
             if point in best[1:]:
                 table[["low", "high"]] = float("nan")
-            text = shorten(describe(sweep.settings[point], names) or "all", 60)
+            text = shorten(describe(sweep.settings[point], names) or "all", 90)
             draw_band(axes, table, color, text + " (baseline)" * (point == sweep.baseline))
     _finish(axes, metric, "learning curves: the best points, and all runs", None)
 
@@ -56,7 +56,8 @@ def curve_metric(sweep: Sweep) -> str | None:
 
 
 def band(sweep: Sweep, points: Sequence[int], metric: str) -> pd.DataFrame:
-    """step, mean, low, high of counted seeds; low and high are NaN where they are undefined.
+    """step, mean, low, high of counted seeds; low and high are NaN where they are undefined, and within 0 and 1 where
+    no score can be beyond.
 
     Only steps that every run of these points has: else a mean would move because a run is missing.
     """
@@ -69,7 +70,10 @@ def band(sweep: Sweep, points: Sequence[int], metric: str) -> pd.DataFrame:
             # Points with the same seed are one piece of evidence.
             mean = mean_of(at_step.astype({metric: float}).groupby(["block", "seed"])[metric].mean())
             found.append({"step": step, "mean": mean.mean, "low": mean.low, "high": mean.high})
-    return pd.DataFrame(found, columns=["step", "mean", "low", "high"]).astype(float)
+    table = pd.DataFrame(found, columns=["step", "mean", "low", "high"]).astype(float)
+    if "pass_at" in metric:
+        table[["low", "high"]] = table[["low", "high"]].clip(0, 1)
+    return table
 
 
 def draw_band(axes: Axes, table: pd.DataFrame, color: str, text: str) -> None:
@@ -80,10 +84,7 @@ def draw_band(axes: Axes, table: pd.DataFrame, color: str, text: str) -> None:
 def _finish(axes: Axes, metric: str, title: str, legend_title: str | None) -> None:
     axes.set_xlabel("training step", fontsize=9)
     axes.set_ylabel(metric, fontsize=9)
-    lines = [line.get_ydata() for line in axes.lines]
-    # Scores are within 0 and 1, though an interval of few seeds is not.
-    if lines and all(((y >= 0) & (y <= 1)).all() for y in map(pd.Series, lines)):
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -0.04), min(high, 1.04))
-    axes.legend(fontsize=8, edgecolor="none", framealpha=0.85, loc="best", title=legend_title, title_fontsize=8)
+    # Single runs are everywhere: their legend is under the panel.
+    place = {"loc": "best"} if legend_title else {"loc": "upper left", "bbox_to_anchor": (0, -0.14)}
+    axes.legend(fontsize=8, edgecolor="none", framealpha=0.85, title=legend_title, title_fontsize=8, **place)
     plain(axes, title)

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from r1lab.analysis.effects import ALPHA, Effect, of_objective, ranked
-from r1lab.analysis.number import number, p_value
+from r1lab.analysis.effects import ALPHA, Effect, compared, differences, of_objective, ranked
+from r1lab.analysis.number import interval, number, p_value
 from r1lab.analysis.progress import is_unfinished
 from r1lab.analysis.setting import describe, short_names
 from r1lab.analysis.sweep import Sweep
+from r1lab.metric.holm import holm
 
 
 def decision(sweep: Sweep, found: Sequence[Effect]) -> str:
@@ -21,6 +22,8 @@ def _decision(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) ->
     if sweep.baseline is None:
         best = ranked(sweep, first)
         return f"none, since {sweep.baseline_note}. The best mean is that of {name_of(sweep, best[0])}."
+    if sweep.is_search:
+        return _of_search(sweep, first)
     if all(effect.p is None for effect in first):
         return f"keep the baseline. Nothing could be tested: {_why_untested(first)}."
     better = [e for e in ranked(sweep, first) if e.is_significant and gain(sweep, e) > 0]
@@ -28,7 +31,9 @@ def _decision(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) ->
     unspoiled = [e for e in enough if not _worse_elsewhere(sweep, e, found)]
     if unspoiled:
         best = unspoiled[0]
-        return f"change to {name_of(sweep, best)}: it is better, {rule} (p {p_value(best.p)}).{_without_shape(best)}"
+        change = interval(best.comparison.difference, sign=True)
+        text = f"change to {name_of(sweep, best)}: it is better by {change}, {rule} (p {p_value(best.p)})."
+        return text + _without_shape(best) + _like(sweep, best, first)
     if enough:
         return f"keep the baseline. {name_of(sweep, enough[0])} is better but significantly worse in another objective."
     if better:
@@ -36,6 +41,32 @@ def _decision(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) ->
         text = f"{name_of(sweep, better[0])} is significantly better, but its {gained} is below {number(minimum)}"
         return f"keep the baseline. {text}."
     return f"keep the baseline. No level is better ({rule} is the rule); that does not show that they are equal."
+
+
+def _of_search(sweep: Sweep, first: Sequence[Effect]) -> str:
+    """The best of many was chosen by the numbers that a test would take."""
+    others = [e for e in ranked(sweep, first) if e.comparison and e.comparison.difference.n]
+    if not others or gain(sweep, others[0]) <= 0:
+        return "keep the baseline: no other point has a better mean."
+    change = interval(others[0].comparison.difference, sign=True)
+    return (
+        f"keep the baseline, until {name_of(sweep, others[0])} ({change}) is better on seeds of its own: the best of "
+        f"{len(first)} points is not tested on those that chose it."
+    )
+
+
+def _like(sweep: Sweep, best: Effect, first: Sequence[Effect]) -> str:
+    """The points that a paired test does not tell apart from the best one."""
+    others = [e for e in ranked(sweep, first) if e.point not in (best.point, sweep.baseline)]
+    tests = [compared(differences(sweep, best.point, best.objective, e.point)).p for e in others]
+    known = [(e, p) for e, p in zip(others, tests, strict=True) if p is not None]
+    adjusted = holm([p for _, p in known])
+    alike = [name_of(sweep, e) for (e, _), p in zip(known, adjusted, strict=True) if p > ALPHA]
+    if not alike:
+        return ""
+    return (
+        f" Not told apart from it (paired, after Holm), so that the simplest of all may be taken: {'; '.join(alike)}."
+    )
 
 
 def _without_shape(effect: Effect) -> str:

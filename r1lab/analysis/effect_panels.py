@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from r1lab.analysis.curves import BLUE, GREY, VERMILLION
-from r1lab.analysis.effects import Effect, Margin, factors, margins, matrix, of_objective, shown, values
+from r1lab.analysis.effects import Effect, Margin, factors, held_at, margins, matrix, of_objective, shown, values
 from r1lab.analysis.number import change, interval, number, p_value
 from r1lab.analysis.palette import block_markers, plain, point_colors, shorten
 from r1lab.analysis.setting import describe, key, label, short_names
@@ -71,9 +71,18 @@ def _draw_mean(axes: Axes, y: float, mean: MeanInterval, color: str) -> None:
 def _draw_dots(axes: Axes, y: float, column: pd.Series, color: str, markers: dict[str, str]) -> None:
     """A dot a value below the mean, blocks under each other."""
     for place, (block, marker) in enumerate(markers.items()):
-        dots = column[column.index.get_level_values("block") == block]
+        dots = column[column.index.get_level_values("block") == block].round(9)
         low = y + 0.16 + 0.22 * place / max(1, len(markers) - 1)
-        axes.scatter(dots, [low] * len(dots), s=16, color=color, alpha=0.6, lw=0, marker=marker)
+        # Equal ones lie under each other.
+        axes.scatter(
+            dots,
+            low + 0.07 * dots.groupby(dots.to_numpy()).cumcount(),
+            s=16,
+            color=color,
+            alpha=0.6,
+            lw=0,
+            marker=marker,
+        )
 
 
 def _label_rows(axes: Axes, heights: Sequence[float], texts: Sequence[str], notes: Sequence[str] | None) -> None:
@@ -118,7 +127,7 @@ def draw_margins(axes: Axes, *, sweep: Sweep, objective: str) -> None:
             _draw_mean(axes, y, margin.mean, GREY if is_base else BLUE)
             _draw_dots(axes, y, margin.by_seed, GREY if is_base else BLUE, markers)
             heights.append(y)
-            texts.append(shorten(describe({name: margin.level}, short_names(sweep.treatments))))
+            texts.append(shorten(describe({name: margin.level}, short_names(sweep.treatments)) + held_at(sweep, name)))
             notes.append("baseline" if is_base else _margin_note(margin))
             y += 1
         y += 0.5
@@ -140,14 +149,14 @@ def draw_matrix(axes: Axes, *, sweep: Sweep, objective: str) -> None:
     low, high = np.nanmin(table), np.nanmax(table)
     for (i, j), value in np.ndenumerate(table):
         is_dark = np.isfinite(value) and value < (low + high) / 2
-        text = number(value) if np.isfinite(value) else "none"
+        text = number(value)
         axes.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if is_dark else "black")
     if sweep.baseline is not None:
         setting = sweep.settings[sweep.baseline]
         i, j = ([key(v) for v in sweep.levels(name)].index(key(setting[name])) for name in (first, second))
         axes.add_patch(Rectangle((j - 0.48, i - 0.47), 0.96, 0.94, fill=False, ec=VERMILLION, lw=2.5))
-    axes.set_xticks(range(table.shape[1]), [shorten(label(v), 14) for v in sweep.levels(second)])
-    axes.set_yticks(range(table.shape[0]), [shorten(label(v), 14) for v in sweep.levels(first)])
+    axes.set_xticks(range(table.shape[1]), [shorten(label(v), 18) for v in sweep.levels(second)])
+    axes.set_yticks(range(table.shape[0]), [shorten(label(v), 18) for v in sweep.levels(first)])
     axes.set_xlabel(second, fontsize=9)
     axes.set_ylabel(first, fontsize=9)
     axes.figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02).ax.tick_params(labelsize=8)

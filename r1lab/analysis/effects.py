@@ -1,12 +1,13 @@
 """What a sweep shows: the mean of each point, its difference to the baseline, and what may explain it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from r1lab.analysis.setting import key
+from r1lab.analysis.setting import describe, key, short_names
 from r1lab.analysis.sweep import Sweep
 from r1lab.metric.holm import holm
 from r1lab.metric.mean_interval import MeanInterval, mean_interval
@@ -36,7 +37,8 @@ MEASURES = (
 @dataclass(frozen=True)
 class Effect:
     """One objective at one point. comparison: with the baseline over common (block, seed); None at the baseline itself
-    and without one. p: adjusted over all comparisons of the sweep; None where no test is defined."""
+    and without one. p: adjusted over all comparisons of the sweep; None where no test is defined, and in a search,
+    whose best point was chosen by the very numbers that a test would take."""
 
     point: int
     objective: str
@@ -61,9 +63,15 @@ class Margin:
     by_seed: pd.Series
 
 
-def effects(sweep: Sweep) -> list[Effect]:
-    """All points, by objective and then by point; p values adjusted together (`r1lab.metric.holm`)."""
-    found = [_effect(sweep, point, name) for name in sweep.objectives for point in range(len(sweep.settings))]
+def effects(sweep: Sweep, columns: Sequence[str] | None = None) -> list[Effect]:
+    """All points, by column and then by point; p values adjusted together (`r1lab.metric.holm`).
+
+    Args:
+        columns: of Sweep.seeds; None: the objectives.
+    """
+    found = [_effect(sweep, p, name) for name in columns or sweep.objectives for p in range(len(sweep.settings))]
+    if sweep.is_search:
+        return found
     tested = [i for i, effect in enumerate(found) if effect.comparison and effect.comparison.p is not None]
     for i, p in zip(tested, holm([found[i].comparison.p for i in tested]), strict=True):
         found[i] = replace(found[i], p=p)
@@ -78,7 +86,12 @@ def _effect(sweep: Sweep, point: int, objective: str) -> Effect:
     mean = mean_of(values(sweep, [point], objective))
     if sweep.baseline is None or point == sweep.baseline:
         return Effect(point, objective, mean)
-    return Effect(point, objective, mean, paired(differences(sweep, point, objective).to_numpy()))
+    return Effect(point, objective, mean, compared(differences(sweep, point, objective)))
+
+
+def compared(change: pd.Series) -> Paired:
+    """Differences indexed (block, seed): tested inside the blocks, like the means."""
+    return paired([group.to_numpy() for _, group in change.groupby("block")])
 
 
 def values(sweep: Sweep, points: Sequence[int], column: str) -> pd.Series:
@@ -89,10 +102,11 @@ def values(sweep: Sweep, points: Sequence[int], column: str) -> pd.Series:
     return rows.set_index(["point", "block", "seed"])[column].astype(float).dropna().sort_index()
 
 
-def differences(sweep: Sweep, point: int, column: str) -> pd.Series:
-    """Point minus baseline for each (block, seed) that both have."""
-    here, base = (values(sweep, [p], column).droplevel("point") for p in (point, sweep.baseline))
-    return (here - base).dropna().sort_index()
+def differences(sweep: Sweep, point: int, column: str, other: int | None = None) -> pd.Series:
+    """Point minus another one, by default the baseline, for each (block, seed) that both have."""
+    other = sweep.baseline if other is None else other
+    here, there = (values(sweep, [p], column).droplevel("point") for p in (point, other))
+    return (here - there).dropna().sort_index()
 
 
 def mean_of(column: pd.Series) -> MeanInterval:
@@ -136,8 +150,8 @@ def margins(sweep: Sweep, param: str, objective: str) -> list[Margin]:
     found = []
     for level in sweep.levels(param):
         column = table[key(level)] if key(level) in table else pd.Series(dtype=float, index=table.index)
-        compared = mean_interval([column - table[base]]) if base in table and key(level) != base else None
-        found.append(Margin(param, level, mean_of(column), compared, column))
+        change = mean_of(column - table[base]) if base in table and key(level) != base else None
+        found.append(Margin(param, level, mean_of(column), change, column))
     return found
 
 
@@ -153,6 +167,22 @@ def shared_points(sweep: Sweep, param: str) -> dict[Any, list[int]]:
         level: [point for rest, point in points.items() if not shared or rest in shared]
         for level, points in rests.items()
     }
+
+
+def is_complete(sweep: Sweep) -> bool:
+    """Whether a crossed grid has all combinations of its levels."""
+    return len(sweep.settings) == math.prod(len(sweep.levels(name)) for name in sweep.treatments)
+
+
+def held_at(sweep: Sweep, param: str) -> str:
+    """` at b=1`: in a grid with holes the settings of the others that every level of a parameter has; else nothing."""
+    if is_complete(sweep) or not is_crossed(sweep):
+        return ""
+    others = [name for name in factors(sweep) if name != param]
+    points = shared_points(sweep, param)[key(sweep.levels(param)[0])]
+    names = short_names(sweep.treatments)
+    rests = [describe({name: sweep.settings[point][name] for name in others}, names) for point in points]
+    return f" at {' or '.join(dict.fromkeys(rests))}"
 
 
 def matrix(sweep: Sweep, objective: str) -> pd.DataFrame:

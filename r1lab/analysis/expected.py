@@ -1,34 +1,39 @@
 """What papers report beside what a sweep found: agrees, the opposite, or not settled."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from r1lab.analysis.decision import point_name
-from r1lab.analysis.effects import differences, measures
-from r1lab.analysis.number import interval
+from r1lab.analysis.effects import ALPHA, Effect, effects, measures
+from r1lab.analysis.number import interval, p_value
 from r1lab.analysis.setting import key
 from r1lab.analysis.sweep import Sweep
-from r1lab.metric.mean_interval import MeanInterval, mean_interval
+from r1lab.metric.mean_interval import MeanInterval
 
 LOWER, EQUAL = "lower", "equal"  # the third is higher
 
 
-def papers(sweep: Sweep) -> str:
+def papers(sweep: Sweep, found: Sequence[Effect]) -> str:
     """A sentence for each entry of the sweep's `expected`; empty without any."""
-    return " ".join(_sentence(sweep, entry) for entry in sweep.record.get("expected") or [])
+    return " ".join(_sentence(sweep, entry, found) for entry in sweep.record.get("expected") or [])
 
 
-def _sentence(sweep: Sweep, entry: dict[str, Any]) -> str:
+def _sentence(sweep: Sweep, entry: dict[str, Any], found: Sequence[Effect]) -> str:
     column = entry.get("measure") or sweep.objectives[0]
     title = {name: title for title, name in measures(sweep).items()}.get(column, column)
     point = _point(sweep, entry["point"])
     if point is None or sweep.baseline in (None, point):
         return f"{entry['source']} on {entry['point']}: there is nothing to compare."
-    found = mean_interval([differences(sweep, point, column)])
+    # Another outcome than the objectives is corrected over the points alone.
+    known = found if column in sweep.objectives else effects(sweep, [column])
+    effect = next(e for e in known if e.point == point and e.objective == column)
+    change = effect.comparison.difference
     told = f"{entry['source']}: {title} of {point_name(sweep, point)} {entry['direction']}"
-    if not found.n:
+    if not change.n:
         return f"{told}; here not measured."
-    outcome = judged(found, entry["direction"], sweep.record.get("minimum_effect") or 0.0)
-    return f"{told}; here {outcome} ({interval(found, sign=True)})."
+    outcome = judged(change, effect.p, entry["direction"], sweep.record.get("minimum_effect") or 0.0)
+    p = "" if effect.p is None else f", p {p_value(effect.p)}"
+    return f"{told}; here {outcome} ({interval(change, sign=True)}{p})."
 
 
 def _point(sweep: Sweep, wanted: dict[str, Any]) -> int | None:
@@ -38,19 +43,19 @@ def _point(sweep: Sweep, wanted: dict[str, Any]) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def judged(difference: MeanInterval, direction: str, minimum: float) -> str:
-    """`agrees`, `the opposite` (`it differs`) or `not settled`, by the 95 % interval of one difference, unadjusted.
+def judged(difference: MeanInterval, p: float | None, direction: str, minimum: float) -> str:
+    """`agrees`, `the opposite` (`it differs`) or `not settled`: a difference counts where p, adjusted, says so.
 
-    `equal` agrees where the interval lies within the smallest difference that matters, and is contradicted by one that
-    leaves 0 out and does not.
+    `equal` agrees where the 95 % interval lies within the smallest difference that matters.
     """
-    low, high = difference.low, difference.high
-    if difference.sd == 0:  # the same in every pair
-        low = high = difference.mean
-    if low is None or high is None:
-        return "not settled"
-    above, below = low > 0, high < 0
+    is_sure = p is not None and p <= ALPHA
     if direction == EQUAL:
-        within = -minimum <= low and high <= minimum
-        return "agrees" if within else "it differs" if above or below else "not settled"
-    return "agrees" if (above, below)[direction == LOWER] else "the opposite" if above or below else "not settled"
+        low, high = difference.low, difference.high
+        if difference.sd == 0:  # the same in every pair
+            low = high = difference.mean
+        if low is not None and -minimum <= low and high <= minimum:
+            return "agrees"
+        return "it differs" if is_sure else "not settled"
+    if not is_sure:
+        return "not settled"
+    return "agrees" if (difference.mean < 0) == (direction == LOWER) else "the opposite"

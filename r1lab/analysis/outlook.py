@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from r1lab.analysis.curve_panels import curve_metric
-from r1lab.analysis.decision import gain, name_of, point_name
+from r1lab.analysis.decision import name_of, point_name
 from r1lab.analysis.effects import ALPHA, Effect, differences, of_objective, ranked, values
 from r1lab.analysis.number import counted, interval, number
 from r1lab.analysis.sweep import Sweep
@@ -18,8 +17,7 @@ def what_would_change_it(sweep: Sweep, found: Sequence[Effect]) -> str:
     first = of_objective(found, sweep.objectives[0])
     lines = [
         _still_rising(sweep),
-        _detectable(sweep, first, found),
-        _seeds_needed(sweep, first, found),
+        *([] if sweep.is_search else [_detectable(sweep, first, found), _seeds_needed(sweep, first, found)]),
         _bases(sweep, first),
     ]
     if sweep.is_search and len(first) > 1:
@@ -50,46 +48,47 @@ def alpha(found: Sequence[Effect]) -> float:
     return ALPHA / max(1, sum(effect.p is not None for effect in found))
 
 
-def pooled_sd(first: Sequence[Effect]) -> float | None:
-    """Of a paired difference, over all points that have one."""
-    known = [e.comparison.difference for e in first if e.comparison and e.comparison.difference.sd]
-    freedom = sum(difference.n - 1 for difference in known)
-    return float(np.sqrt(sum((d.n - 1) * d.sd**2 for d in known) / freedom)) if known else None
+def _unsettled(first: Sequence[Effect]) -> list[Effect]:
+    """The largest difference first."""
+    found = [e for e in first if e.comparison and e.comparison.difference.n and not e.is_significant]
+    return sorted(found, key=lambda effect: -abs(effect.comparison.difference.mean))
 
 
 def _detectable(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) -> str:
-    sd = pooled_sd(first)
-    if sd is None:
-        return "The smallest detectable effect is unknown: no difference to the baseline has a spread."
-    n = min(e.comparison.difference.n for e in first if e.comparison and e.comparison.difference.sd)
-    effect = detectable_effect(sd, n, alpha=alpha(found))
-    text = f"With {counted(n, 'pair')} a true difference of {number(effect)} would have been found four times in five"
-    if effect > 1 and "pass_at" in sweep.objectives[0]:
-        text = f"With {counted(n, 'pair')} no difference that an accuracy can have would surely have been found"
-    minimum = sweep.record.get("minimum_effect")
-    pairs = pairs_needed(minimum, sd, alpha=alpha(found)) if minimum else None
-    return f"{text}, and {counted(pairs, 'pair')} would find one of {number(minimum)}." if pairs else f"{text}."
+    """Of each difference that is open, by its own spread: one that is large has no say in how well others are seen."""
+    told, minimum = [], sweep.record.get("minimum_effect")
+    for effect in _unsettled(first):
+        change, groups = effect.comparison.difference, _blocks(sweep, effect)
+        if not change.sd:
+            continue
+        least = detectable_effect(change.sd, change.n, groups=groups, alpha=alpha(found))
+        pairs = pairs_needed(minimum, change.sd, groups=groups, alpha=alpha(found)) if minimum else None
+        more = f" ({counted(pairs, 'pair')} for {number(minimum)})" if pairs else ""
+        can_be = least <= 1 or "pass_at" not in sweep.objectives[0]
+        seen = number(least) if can_be else "no difference that an accuracy can have"
+        told.append(f"{seen} with {counted(change.n, 'pair')}{more} of {name_of(sweep, effect)}")
+    return f"Would have been found four times in five: {'; '.join(told)}." if told else ""
+
+
+def _blocks(sweep: Sweep, effect: Effect) -> int:
+    """In how many blocks the pairs of an effect lie."""
+    return differences(sweep, effect.point, effect.objective).index.get_level_values("block").nunique()
 
 
 def _seeds_needed(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) -> str:
-    unsettled = [e for e in first if e.comparison and e.comparison.difference.n and not e.is_significant]
+    unsettled = _unsettled(first)
     if not unsettled:
         return "No difference is unsettled." if any(e.comparison for e in first) else ""
-    if sweep.is_search:
-        # A search meets many bad points; only a better one could change the decision.
-        unsettled = [effect for effect in unsettled if gain(sweep, effect) > 0]
-        if not unsettled:
-            return "No better point is unsettled."
-    largest = max(unsettled, key=lambda effect: abs(effect.comparison.difference.mean))
-    sd = largest.comparison.difference.sd or pooled_sd(first)
+    largest = unsettled[0]
+    sd = largest.comparison.difference.sd
     size = abs(largest.comparison.difference.mean)
     if not sd or not size:
         return f"How many seeds would settle {name_of(sweep, largest)} is unknown: its differences have no spread."
-    pairs = pairs_needed(size, sd, alpha=alpha(found))
+    blocks = _blocks(sweep, largest)
+    pairs = pairs_needed(size, sd, groups=blocks, alpha=alpha(found))
     if pairs is not None:
         # The pairs that are there have not settled it.
         pairs = max(pairs, largest.comparison.difference.n + 1)
-    blocks = max(1, differences(sweep, largest.point, largest.objective).index.get_level_values("block").nunique())
     seeds = "more than ten thousand pairs" if pairs is None else counted(-(-pairs // blocks), "seed")
     each = " on each base" if pairs and blocks > 1 else ""
     shown = interval(largest.comparison.difference, sign=True)

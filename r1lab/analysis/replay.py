@@ -27,16 +27,25 @@ class Replay:
     lost: float
 
 
-def replay_line(sweep: Sweep, unpruned: Sweep) -> str:
-    """A sentence on the pruner of a sweep over the curves of another one; empty where there is none to replay."""
+@dataclass(frozen=True)
+class Replayed:
+    """Over many orders: the means of `Replay`, and a sentence with all of it."""
+
+    saved: float
+    lost: float
+    told: str
+
+
+def replay_of(sweep: Sweep, unpruned: Sweep) -> Replayed | None:
+    """The pruner of a sweep over the curves of another one; None where there is none to replay."""
     name, options = sweep.record.get("pruner"), sweep.record.get("pruner_options")
     if not name or options is None or unpruned.record.get("pruner") or len(_full(unpruned)) < 2:
-        return ""
+        return None
     return replayed(unpruned, name, options)
 
 
-def replayed(unpruned: Sweep, name: str, options: Mapping[str, Any]) -> str:
-    """A sentence on what a pruner would have saved and lost in a sweep that ran without one.
+def replayed(unpruned: Sweep, name: str, options: Mapping[str, Any]) -> Replayed:
+    """What a pruner would have saved and lost in a sweep that ran without one.
 
     Args:
         name, options: of a class of `optuna.pruners`, and its arguments.
@@ -58,12 +67,13 @@ def replayed(unpruned: Sweep, name: str, options: Mapping[str, Any]) -> str:
     low, high = np.percentile([one.saved for one in found], [2.5, 97.5])
     kept = np.mean([one.lost == 0 for one in found])
     lost = mean_interval([[one.lost for one in found]])
-    return (
+    saved = float(np.mean([one.saved for one in found]))
+    told = (
         f"{name} replayed over the {len(trials)} full curves of {unpruned.name}, in {_ORDERS} orders: "
-        f"{np.mean([one.saved for one in found]):.0%} of the steps saved ({low:.0%} to {high:.0%}); the best point is "
-        f"kept in {kept:.0%} of them, and the best one left is worse by "
-        f"{interval(lost) if lost.sd else number(lost.mean)}."
+        f"{saved:.0%} of the steps saved ({low:.0%} to {high:.0%}); the best point is kept in {kept:.0%} of them, and "
+        f"the best one left is worse by {interval(lost) if lost.sd else number(lost.mean)}."
     )
+    return Replayed(saved, lost.mean, told)
 
 
 def _full(sweep: Sweep) -> list[FrozenTrial]:

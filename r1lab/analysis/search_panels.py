@@ -1,11 +1,12 @@
 """Panels of a sampler's search: which parameters mattered, where it looked, and the Pareto front."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -15,7 +16,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from r1lab.analysis.curves import BLUE, GREY, VERMILLION
 from r1lab.analysis.effects import Effect, of_objective
 from r1lab.analysis.number import number
-from r1lab.analysis.palette import plain, say, shorten
+from r1lab.analysis.palette import plain, shorten
 from r1lab.analysis.setting import describe, key, label, short_names
 from r1lab.analysis.sweep import Sweep, SweepError
 from r1lab.metric.pareto import pareto_front
@@ -44,12 +45,8 @@ def importances(sweep: Sweep) -> dict[str, float]:
     return found
 
 
-def draw_importance(axes: Axes, *, sweep: Sweep) -> None:
+def draw_importance(axes: Axes, *, sweep: Sweep, found: Mapping[str, float]) -> None:
     title = f"importance for {sweep.objectives[0]} (fANOVA)"
-    try:
-        found = importances(sweep)
-    except SweepError as error:
-        return say(axes, title, f"no importance: {error}")
     names = short_names([*sweep.treatments, *sweep.blocks])
     axes.barh(
         range(len(found)), list(found.values()), color=[GREY if n in sweep.blocks else BLUE for n in found], height=0.6
@@ -65,10 +62,16 @@ def draw_importance(axes: Axes, *, sweep: Sweep) -> None:
 
 
 def draw_parallel(axes: Axes, *, sweep: Sweep) -> None:
-    """One line a finished trial through its value of each parameter; coloured by its objective, the best on top."""
+    """One line a trial through its value of each parameter: a finished one coloured by its objective, the best on top,
+    and one that was pruned grey, the darker the better its last value."""
     params, objective = [*sweep.treatments, *sweep.blocks], sweep.objectives[0]
     rows = sweep.points[sweep.points[objective].notna()].sort_values(objective, ascending=sweep.maximize(objective))
-    scales = [_scale(sweep, name, list(rows[name])) for name in params]
+    pruned = _pruned(sweep, objective)
+    scales = [_scale(sweep, name, [*rows[name], *pruned[name]]) for name in params]
+    darkness = Normalize(pruned["last"].min(), pruned["last"].max()) if len(pruned) else None
+    for _, row in pruned.iterrows():
+        heights = [_height(row[name], scale) for name, scale in zip(params, scales, strict=True)]
+        axes.plot(range(len(params)), heights, color=colormaps["Greys"](0.25 + 0.5 * darkness(row["last"])), lw=0.8)
     colors = Normalize(rows[objective].min(), rows[objective].max())
     cmap = colormaps["viridis"] if sweep.maximize(objective) else colormaps["viridis_r"]
     for order, (_, row) in enumerate(rows.iterrows()):
@@ -79,7 +82,8 @@ def draw_parallel(axes: Axes, *, sweep: Sweep) -> None:
         axes.axvline(x, color="black", lw=0.8, zorder=4)
         for text, height in scale["ticks"]:
             _write_beside(axes, shorten(text, 16), x, height)
-    plain(axes, "parallel coordinates: one line a finished trial", "x")
+    more = "; pruned ones grey, the darker the better their last value" if len(pruned) else ""
+    plain(axes, f"parallel coordinates: one line a finished trial{more}", "x")
     axes.set_xticks(range(len(params)), [shorten(name, 24) for name in params])
     axes.set_xlim(-0.1, len(params) - 1 + 0.35)
     axes.set_yticks([])
@@ -87,6 +91,15 @@ def draw_parallel(axes: Axes, *, sweep: Sweep) -> None:
     bar = axes.figure.colorbar(ScalarMappable(colors, cmap), ax=axes, pad=0.01, shrink=0.9)
     bar.set_label(objective, fontsize=9)
     bar.ax.tick_params(labelsize=8)
+
+
+def _pruned(sweep: Sweep, objective: str) -> pd.DataFrame:
+    """The pruned trials' rows with their `last` value, the worst first, signed so that higher is better."""
+    sign = 1 if sweep.maximize(objective) else -1
+    reported = {t.number: t.intermediate_values for t in sweep.study.get_trials(deepcopy=False)}
+    rows = sweep.points[sweep.points["state"] == "PRUNED"]
+    last = [sign * values[max(values)] if (values := reported[number]) else float("nan") for number in rows["trial"]]
+    return rows.assign(last=last).dropna(subset=["last"]).sort_values("last")
 
 
 def _write_beside(axes: Axes, text: str, x: float, y: float) -> None:

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from r1lab.analysis.curve_panels import draw_best_curves, draw_level_curves
 from r1lab.analysis.effect_panels import draw_effects, draw_margins, draw_matrix
 from r1lab.analysis.effects import Effect, factors, is_crossed, margins, of_objective, shown
-from r1lab.analysis.search_panels import draw_importance, draw_parallel, draw_pareto
-from r1lab.analysis.sweep import Sweep
+from r1lab.analysis.search_panels import draw_importance, draw_parallel, draw_pareto, importances
+from r1lab.analysis.sweep import Sweep, SweepError
 
 # A panel draws itself into the axes that it is called with.
 Panel = partial[None]
@@ -44,7 +44,7 @@ def panel_rows(sweep: Sweep, found: Sequence[Effect]) -> list[list[Panel]]:
         partial(draw_best_curves, sweep=sweep, found=found)
     ]
     if sweep.is_search:
-        rows = [[effects[0], partial(draw_importance, sweep=sweep)], [partial(draw_parallel, sweep=sweep)]]
+        rows = [[effects[0], *_importance(sweep)], [partial(draw_parallel, sweep=sweep)]]
         rows.append([partial(draw_best_curves, sweep=sweep, found=found)])
     elif not is_crossed(sweep):
         rows = [[effects[0], partial(draw_best_curves, sweep=sweep, found=found)]]
@@ -63,6 +63,14 @@ def panel_rows(sweep: Sweep, found: Sequence[Effect]) -> list[list[Panel]]:
         rows = [*rows[:-1], [rows[-1][0], pareto]] if len(rows[-1]) == 1 else [*rows, [pareto]]
         rows += [effects[i : i + 2] for i in range(1, len(effects), 2)]
     return rows
+
+
+def _importance(sweep: Sweep) -> list[Panel]:
+    """Nothing where few trials were finished, as in a search that prunes well."""
+    try:
+        return [partial(draw_importance, sweep=sweep, found=importances(sweep))]
+    except SweepError:
+        return []
 
 
 def _height(sweep: Sweep, found: Sequence[Effect], row: Sequence[Panel]) -> float:

@@ -11,6 +11,7 @@ from r1lab.analysis.effects import (
     Effect,
     differences,
     factors,
+    held_at,
     is_crossed,
     margins,
     matrix,
@@ -41,7 +42,9 @@ def _row(sweep: Sweep, point: int, by_place: dict[tuple[int, str], Effect]) -> d
         row |= {name: interval(effect.mean, gap="\n"), "n": str(effect.mean.n)}
         if sweep.baseline is not None:
             title = "difference" if len(sweep.objectives) == 1 else f"difference in {name}"
-            row |= {title: _difference(sweep, effect), f"p{title.removeprefix('difference')}": p_value(effect.p)}
+            row[title] = _difference(sweep, effect)
+            if not sweep.is_search:
+                row[f"p{title.removeprefix('difference')}"] = p_value(effect.p)
     for title, column in measures(sweep).items():
         row[title] = number(mean_of(values(sweep, [point], column)).mean)
     return row | {"trials": states(sweep, point)}
@@ -62,18 +65,20 @@ def states(sweep: Sweep, point: int) -> str:
 
 def notes(sweep: Sweep, found: Sequence[Effect]) -> list[str]:
     """What the table's numbers mean, and what is undefined in it and why."""
-    over = "seeds" if not sweep.blocks else f"seeds, inside each {' and '.join(sweep.blocks)}"
-    lines = [f"Brackets: 95 % t interval of the mean over {over}. n: runs that count."]
+    over = "seeds"
+    if sweep.blocks:
+        over += f", inside each {' and '.join(sweep.blocks)}: for these alone, whose spread is not in it"
+    lines = [f"Brackets: 95 % t interval of the mean over {over}; unadjusted. n: runs that count."]
     tested = [effect for effect in found if effect.comparison]
     if sweep.baseline_note:
         lines.append(f"No differences: {sweep.baseline_note}.")
     elif tested:
         pairs = "seed" if not sweep.blocks else f"({', '.join(sweep.blocks)}, seed)"
         family = sum(effect.p is not None for effect in tested)
-        lines.append(
-            f"Differences: paired by {pairs}; p: two-sided paired t test, after Holm over {family} comparisons."
-        )
-    lines += _sign_flips(tested)
+        test = f"p: two-sided paired t test, after Holm over {family} comparisons"
+        untested = "untested, since the same seeds chose the points"
+        lines.append(f"Differences: paired by {pairs}; {untested if sweep.is_search else test}.")
+    lines += [] if sweep.is_search else _sign_flips(tested)
     undefined: dict[str, list[str]] = {}
     for effect in found:
         if effect.mean.note:
@@ -109,13 +114,15 @@ def _listed(places: list[str]) -> str:
 
 
 def block_table(sweep: Sweep, objective: str) -> pd.DataFrame:
-    """Each point's difference to the baseline on each level of the blocks: is the effect the same everywhere?"""
-    rows = []
+    """Each point's difference to the baseline on each level of the blocks: is the effect the same everywhere? And with
+    those as the units: what would be said of others than these."""
+    rows, unit = [], " x ".join(sweep.blocks)
     for point in range(len(sweep.settings)):
         if point != sweep.baseline:
             change = differences(sweep, point, objective)
             row = {name: label(sweep.settings[point].get(name)) for name in sweep.treatments}
-            rows.append(row | {block: interval(mean_interval([d]), sign=True) for block, d in change.groupby("block")})
+            row |= {block: interval(mean_interval([d]), sign=True) for block, d in change.groupby("block")}
+            rows.append(row | {f"over {unit}": interval(mean_interval([change.groupby("block").mean()]), sign=True)})
     return pd.DataFrame(rows).fillna(NONE)
 
 
@@ -131,7 +138,7 @@ def factor_tables(sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
     for objective in sweep.objectives:
         rows = [
             {
-                "parameter": margin.param,
+                "parameter": margin.param + held_at(sweep, margin.param),
                 "level": label(margin.level),
                 "mean": interval(margin.mean),
                 "n": str(margin.mean.n),

@@ -2,26 +2,43 @@
 
 from collections.abc import Sequence
 
+from r1lab.analysis.against import against_lines, pruning_decision
 from r1lab.analysis.decision import decision, name_of, point_name
-from r1lab.analysis.effects import Effect, differences, mean_of, measures, of_objective, ranked, values
+from r1lab.analysis.effects import (
+    Effect,
+    differences,
+    factors,
+    is_complete,
+    is_crossed,
+    margins,
+    mean_of,
+    measures,
+    of_objective,
+    ranked,
+    values,
+)
 from r1lab.analysis.expected import papers
 from r1lab.analysis.number import counted, interval, number, p_value
 from r1lab.analysis.outlook import what_would_change_it
 from r1lab.analysis.progress import progress, wall_hours
+from r1lab.analysis.setting import describe, short_names
 from r1lab.analysis.sweep import Sweep
-from r1lab.metric.mean_interval import mean_interval
 
 # How many differences are told one by one.
 TOLD = 4
 
 
-def verdict(sweep: Sweep, found: Sequence[Effect]) -> str:
-    """Five lines: question, set-up, finding, decision, what would change it."""
+def verdict(sweep: Sweep, found: Sequence[Effect], other: Sweep | None = None) -> str:
+    """Five lines: question, set-up, finding, decision, what would change it.
+
+    Args:
+        other: a sweep of the same question, with or without pruning.
+    """
     parts = {
         "Question": sweep.record.get("question") or "none was noted.",
         "Set-up": set_up(sweep),
-        "Finding": finding(sweep, found),
-        "Decision": decision(sweep, found),
+        "Finding": " ".join([finding(sweep, found), *against_lines(sweep, other)]),
+        "Decision": f"{decision(sweep, found)} {pruning_decision(sweep, other)}",
         "What would change it": what_would_change_it(sweep, found),
     }
     return "".join(f"- **{title}:** {' '.join(text.split())}\n" for title, text in parts.items())
@@ -44,7 +61,7 @@ def finding(sweep: Sweep, found: Sequence[Effect]) -> str:
     text += _front(sweep) + _held_out(sweep, of_objective(found, sweep.objectives[0])) + _secondary(sweep)
     if sweep.record.get("reported"):
         text += f" Reported: {sweep.record['reported'].strip().rstrip('.')}."
-    return f"{text} {papers(sweep)}".rstrip()
+    return f"{text} {papers(sweep, found)}".rstrip()
 
 
 def _objective_finding(sweep: Sweep, found: Sequence[Effect]) -> str:
@@ -54,15 +71,33 @@ def _objective_finding(sweep: Sweep, found: Sequence[Effect]) -> str:
         return f"{name}: best {_mean(sweep, order[0])}, worst {_mean(sweep, order[-1])}." if order else f"{name}: none."
     compared = [effect for effect in order if effect.comparison and effect.comparison.difference.n]
     if not sweep.is_search:
-        # The surest first, and of those without a test the largest; of a search the best.
+        # After the best one the surest first, and of those without a test the largest; of a search the best.
         compared.sort(key=lambda e: (e.p is None, e.p or 0.0, -abs(e.comparison.difference.mean)))
-    told = [_difference(sweep, effect) for effect in compared[:TOLD]]
+    best = [effect for effect in order if effect in compared][:1]
+    first = [*best, *(effect for effect in compared if effect not in best)][:TOLD]
+    told = [_difference(sweep, effect) for effect in first]
     significant = sum(effect.is_significant for effect in compared)
     text = f"{name}: baseline {_mean(sweep, base)}; against it {'; '.join(told) or 'nothing could be paired'}"
     if len(compared) > TOLD:
         text += f"; and {len(compared) - TOLD} more"
     tested = sum(effect.p is not None for effect in compared)
-    return f"{text}. Significant after Holm: {significant} of {tested}."
+    text += "." if sweep.is_search else f". Significant after Holm: {significant} of {tested}."
+    return text + _main_effects(sweep, name)
+
+
+def _main_effects(sweep: Sweep, objective: str) -> str:
+    """Of a whole grid of several factors: each level's difference, over all levels of the others."""
+    names = factors(sweep)
+    if not is_crossed(sweep) or len(names) < 2 or not is_complete(sweep):
+        return ""
+    short = short_names(sweep.treatments)
+    told = [
+        f"{describe({name: margin.level}, short)} {interval(margin.difference, sign=True)}"
+        for name in names
+        for margin in margins(sweep, name, objective)
+        if margin.difference is not None
+    ]
+    return f" Over all levels of the other factors, unadjusted: {'; '.join(told)}." if told else ""
 
 
 def _front(sweep: Sweep) -> str:
@@ -77,15 +112,16 @@ def _front(sweep: Sweep) -> str:
 
 
 def _held_out(sweep: Sweep, found: Sequence[Effect]) -> str:
-    """The best point on prompts that did not choose it."""
-    best = next((effect for effect in ranked(sweep, found) if effect.comparison), None)
+    """The best point beside the baseline, on prompts that did not choose it."""
+    order = ranked(sweep, found)
+    best = next((effect for effect in order if effect.comparison), None)
     column = "after/heldout/pass_at_1"
     named = {column, column.removeprefix("after/")} & set(sweep.objectives)
     if best is None or named or differences(sweep, best.point, column).empty:
         return ""
-    change = mean_interval([differences(sweep, best.point, column)])
-    shown = interval(change, sign=True)
-    return f" Held-out pass@1 of {name_of(sweep, best)}, the best one: {shown} against the baseline's, unadjusted."
+    shown = interval(mean_of(differences(sweep, best.point, column)), sign=True)
+    title = "the best point" if best is order[0] else "the best other point"
+    return f" Held-out pass@1 of {name_of(sweep, best)}, {title}: {shown} against the baseline's, unadjusted."
 
 
 def _secondary(sweep: Sweep) -> str:
@@ -104,7 +140,7 @@ def _outcome(sweep: Sweep, column: str) -> str:
     tell = lambda point, told: f"{point_name(sweep, point)} {told}"  # noqa: E731
     if sweep.baseline not in known:
         return "; ".join(tell(point, interval(means[point])) for point in known[:TOLD])
-    changes = {point: mean_interval([differences(sweep, point, column)]) for point in known if point != sweep.baseline}
+    changes = {point: mean_of(differences(sweep, point, column)) for point in known if point != sweep.baseline}
     order = sorted((p for p in changes if changes[p].n), key=lambda point: -abs(changes[point].mean))[:TOLD]
     base = tell(sweep.baseline, interval(means[sweep.baseline]))
     return "; ".join([base, *(tell(point, interval(changes[point], sign=True)) for point in order)])
@@ -115,5 +151,7 @@ def _mean(sweep: Sweep, effect: Effect) -> str:
 
 
 def _difference(sweep: Sweep, effect: Effect) -> str:
-    p = "untested" if effect.p is None else f"p {p_value(effect.p)}"
-    return f"{name_of(sweep, effect)} {interval(effect.comparison.difference, sign=True)} ({p})"
+    told = f"{name_of(sweep, effect)} {interval(effect.comparison.difference, sign=True)}"
+    if sweep.is_search:
+        return told
+    return f"{told} ({'untested' if effect.p is None else f'p {p_value(effect.p)}'})"

@@ -51,9 +51,13 @@ def mean_interval(groups: Sequence[Sequence[float]], *, level: float = 0.95) -> 
     if all(equal(array) for array in arrays):
         return MeanInterval(mean, None, None, 0.0, n, f"all {n} values are equal" if k == 1 else "no spread in a group")
     sd = float(np.sqrt(sum(((array - array.mean()) ** 2).sum() for array in arrays) / (n - k)))
-    error = sd / k * float(np.sqrt(sum(1 / len(array) for array in arrays)))
-    half = float(stdtrit(n - k, (1 + level) / 2)) * error
+    half = float(stdtrit(n - k, (1 + level) / 2)) * standard_error(sd, [len(array) for array in arrays])
     return MeanInterval(mean, mean - half, mean + half, sd, n)
+
+
+def standard_error(sd: float, sizes: Sequence[int]) -> float:
+    """Of the mean of the means of groups of these sizes, whose values have the standard deviation sd."""
+    return sd / len(sizes) * float(np.sqrt(sum(1 / size for size in sizes)))
 
 
 def equal(values: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr
 
-from r1lab.metric.mean_interval import MeanInterval, equal, mean_interval
+from r1lab.metric.mean_interval import MeanInterval, equal, mean_interval, standard_error
 
 # 2^14 sign patterns are quick to enumerate.
 MOST_EXACT = 14
@@ -23,21 +23,24 @@ class Paired:
     sign_flip_p: float | None
 
 
-def paired(differences: Sequence[float], *, level: float = 0.95) -> Paired:
-    """Compare by the differences of n pairs, treatment minus baseline.
+def paired(groups: Sequence[Sequence[float]], *, level: float = 0.95) -> Paired:
+    """Compare by the differences of n pairs, treatment minus baseline; groups as in `mean_interval`.
 
-    p is that of the paired t test (Student 1908). Where all differences are equal t is undefined, and p is that of the
-    sign-flip test. A single pair has no p.
+    p is that of the paired t test (Student 1908), with n - k degrees of freedom in k groups: it is about these groups,
+    and another draw of pairs inside them. Where t is undefined, all differences of a group being equal or single, p is
+    that of the sign-flip test. A single pair has no p.
 
     Raises:
         ValueError: a difference that is not finite.
     """
-    values = np.asarray(differences, dtype=float)
-    interval = mean_interval([values], level=level)
+    arrays = [np.asarray(group, dtype=float) for group in groups if len(group)]
+    interval = mean_interval(arrays, level=level)
+    # Each group counts once, whatever its size.
+    values = np.concatenate([array / len(array) for array in arrays]) if arrays else np.zeros(0)
     exact = sign_flip_p(values) if 2 <= len(values) <= MOST_EXACT else None
     if interval.sd:
-        t = interval.mean / (interval.sd / np.sqrt(len(values)))
-        return Paired(interval, float(2 * stdtr(len(values) - 1, -abs(t))), "t", exact)
+        t = interval.mean / standard_error(interval.sd, [len(array) for array in arrays])
+        return Paired(interval, float(2 * stdtr(len(values) - len(arrays), -abs(t))), "t", exact)
     return Paired(interval, exact, "sign flip" if exact is not None else "", exact)
 
 

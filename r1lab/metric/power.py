@@ -7,50 +7,52 @@ from scipy.special import gammaincinv, ndtr, stdtrit
 _QUANTILES = (np.arange(2000) + 0.5) / 2000
 
 
-def power(effect: float, sd: float, n: int, *, alpha: float = 0.05) -> float:
+def power(effect: float, sd: float, n: int, *, groups: int = 1, alpha: float = 0.05) -> float:
     """The chance that a two-sided paired t test at level alpha calls a true mean difference significant.
 
     The noncentral t distribution as a mean over that of the estimated variance; scipy's own fails at the large
     noncentralities that two pairs need.
 
     Args:
-        effect: true mean difference. sd: of one difference, above 0, same units. n: pairs, at least 2.
+        effect: true mean difference. sd: of one difference, above 0, same units. n: pairs, more than groups.
+        groups: in which the pairs lie, equally many in each (`r1lab.metric.paired.paired`).
 
     Raises:
-        ValueError: n below 2, or sd not above 0.
+        ValueError: as many groups as pairs, or sd not above 0.
     """
-    if n < 2 or not sd > 0:
+    freedom = n - groups
+    if freedom < 1 or not sd > 0:
         raise ValueError(f"needs two pairs and a spread, got n={n}, sd={sd}")
-    estimated = np.sqrt(2 * gammaincinv((n - 1) / 2, _QUANTILES) / (n - 1))
-    reach, shift = stdtrit(n - 1, 1 - alpha / 2) * estimated, abs(effect) / sd * np.sqrt(n)
+    estimated = np.sqrt(2 * gammaincinv(freedom / 2, _QUANTILES) / freedom)
+    reach, shift = stdtrit(freedom, 1 - alpha / 2) * estimated, abs(effect) / sd * np.sqrt(n)
     return float((ndtr(shift - reach) + ndtr(-shift - reach)).mean())
 
 
-def detectable_effect(sd: float, n: int, *, alpha: float = 0.05, target: float = 0.8) -> float:
+def detectable_effect(sd: float, n: int, *, groups: int = 1, alpha: float = 0.05, target: float = 0.8) -> float:
     """The smallest true difference that the test detects with chance `target`; units of sd.
 
     Raises:
         ValueError: as `power`.
     """
     low, high = 0.0, sd
-    while power(high, sd, n, alpha=alpha) < target:
+    while power(high, sd, n, groups=groups, alpha=alpha) < target:
         low, high = high, 2 * high
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (low, middle) if power(middle, sd, n, alpha=alpha) >= target else (middle, high)
+        low, high = (low, middle) if power(middle, sd, n, groups=groups, alpha=alpha) >= target else (middle, high)
     return high
 
 
 def pairs_needed(
-    effect: float, sd: float, *, alpha: float = 0.05, target: float = 0.8, most: int = 10_000
+    effect: float, sd: float, *, groups: int = 1, alpha: float = 0.05, target: float = 0.8, most: int = 10_000
 ) -> int | None:
-    """The fewest pairs, at least 2, that detect a true difference with chance `target`; None: more than `most`."""
-    low, high = 1, 2
-    while power(effect, sd, high, alpha=alpha) < target:
+    """The fewest pairs, more than groups, to detect a true difference with chance `target`; None: more than `most`."""
+    low, high = groups, groups + 1
+    while power(effect, sd, high, groups=groups, alpha=alpha) < target:
         low, high = high, 2 * high
         if low >= most:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(effect, sd, middle, alpha=alpha) >= target else (middle, high)
+        low, high = (low, middle) if power(effect, sd, middle, groups=groups, alpha=alpha) >= target else (middle, high)
     return high if high <= most else None

@@ -26,9 +26,9 @@ def test_a_database_and_a_second_sweep(write_sweep, beta_sweep, tmp_path, capsys
         writer.trial({"a": 1}, {1: 0.5})
     arguments = ["--storage", url, "--study", "other", "--against", str(beta_sweep.folder)]
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
-    assert "89% of the steps saved" in (tmp_path / "out/against.md").read_text()  # 100 of 900
+    assert "89% of the steps saved" in (tmp_path / "out/verdict.md").read_text()  # 100 of 900
     assert main(["--storage", url, "--study", "other", "--against", "beside", "--output", str(tmp_path / "out")]) == 0
-    assert "0% of the steps saved" in (tmp_path / "out/against.md").read_text()
+    assert " 0% of the steps saved" in (tmp_path / "out/verdict.md").read_text()
     capsys.readouterr()
     assert main(arguments) == 1
     assert capsys.readouterr().err == "error: --storage needs --output, the folder to write to\n"

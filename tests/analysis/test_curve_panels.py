@@ -17,8 +17,8 @@ def test_band_over_seeds(write_sweep, tmp_path):
     assert curve_metric(sweep) == SCORE
     table = band(sweep, [0], SCORE)
     assert table["step"].tolist() == [50, 100]
-    # .2 +- 4.302653 * .1 / sqrt(3)
-    np.testing.assert_allclose(table.iloc[0], [50, 0.2, 0.2 - 0.248414, 0.2 + 0.248414], atol=1e-6)
+    # .2 +- 4.302653 * .1 / sqrt(3), of which no score can be below 0
+    np.testing.assert_allclose(table.iloc[0], [50, 0.2, 0.0, 0.2 + 0.248414], atol=1e-6)
     assert band(sweep, [1], SCORE).empty  # pruned
 
 

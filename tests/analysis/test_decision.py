@@ -25,7 +25,10 @@ def decided(write_sweep, tmp_path):
 def test_surely_better(decided):
     # t = .1025 / (.0035 / 2) is far out; the sign-flip test of four pairs ends at 2/16.
     text = decided(0.1, 0.11, 0.1, 0.1, minimum_effect=0.05)
-    assert text.startswith("change to a=2: it is better, at least 0.050 and significant after Holm (p <0.001).")
+    change = "+0.102 [+0.095, +0.110]"
+    assert text.startswith(
+        f"change to a=2: it is better by {change}, at least 0.050 and significant after Holm (p <0.001)."
+    )
     assert "With 4 pairs this rests on differences that are normally distributed" in text and "gives p 0.125" in text
 
 
@@ -45,6 +48,22 @@ def test_smaller_is_better(decided):
 
 def test_one_seed(decided):
     assert decided(0.3, seeds=[1]) == "keep the baseline. Nothing could be tested: one pair."
+
+
+def test_points_that_are_not_told_apart_are_named(write_sweep, tmp_path):
+    writer = write_sweep(tmp_path / "three", {"a": [1, 2, 3, 4]}, baseline={"a": 1})
+    for level, values in ((1, (0.1, 0.1, 0.1)), (2, (0.5, 0.51, 0.52)), (3, (0.52, 0.5, 0.5)), (4, (0.2, 0.21, 0.2))):
+        writer.trial({"a": level}, dict(enumerate(values, 1)))
+    sweep = load_sweep(writer.folder)
+    text = decision(sweep, effects(sweep))
+    assert text.startswith("change to a=2: ") and text.endswith("so that the simplest of all may be taken: a=3.")
+
+
+def test_the_best_of_a_search_is_not_tested(decided):
+    assert decided(0.1, 0.11, 0.1, 0.1, sampler="tpe") == (
+        "keep the baseline, until a=2 (+0.102 [+0.095, +0.110]) is better on seeds of its own: the best of 2 points is "
+        "not tested on those that chose it."
+    )
 
 
 def test_no_baseline(decided):

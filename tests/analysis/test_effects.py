@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from r1lab.analysis.effects import effects, margins, matrix, measures, of_objective, ranked, shown
+from r1lab.analysis.effects import effects, held_at, margins, matrix, measures, of_objective, ranked, shown
 from r1lab.analysis.sweep import load_sweep
 
 SCORE = "validation/pass_at_1"
@@ -31,9 +31,20 @@ def test_pairs_are_block_and_seed(write_sweep, tmp_path):
     # Mean of base means .2 and .7; the interval has what is inside a base alone: sd .1, .1 / 2 * sqrt(2/3) * t(4).
     assert base.mean.mean == pytest.approx(0.45)
     assert base.mean.high - base.mean.mean == pytest.approx(0.113348, abs=1e-6)
-    # Pairs (a, 1), (a, 2), (b, 2): .1, .1, .2
+    # Pairs (a, 1), (a, 2), (b, 2): .1, .1, .2, of which each base counts once
     assert treated.comparison.difference.n == 3
-    assert treated.comparison.difference.mean == pytest.approx(0.4 / 3)
+    assert treated.comparison.difference.mean == pytest.approx(0.15)
+
+
+def test_differences_are_tested_inside_the_bases_like_the_means(write_sweep, tmp_path):
+    params = {"a": [1, 2], "model.name": ["x", "y"]}
+    writer = write_sweep(tmp_path / "inside", params, blocks=["model.name"], baseline={"a": 1})
+    for base, gain in (("x", 0.1), ("y", 0.5)):
+        writer.trial({"a": 1, "model.name": base}, {1: 0.2, 2: 0.2, 3: 0.2})
+        writer.trial({"a": 2, "model.name": base}, {1: 0.2 + gain, 2: 0.21 + gain, 3: 0.22 + gain})
+    _, treated = effects(load_sweep(writer.folder))
+    # sd .01 inside, error .01 / sqrt(6), t(4) = 2.776445; the .4 between the bases is in the table of each.
+    assert treated.comparison.difference.high - 0.31 == pytest.approx(0.011335, abs=1e-6) and treated.is_significant
 
 
 @pytest.fixture
@@ -67,7 +78,7 @@ def test_margins_compare_like_with_like(write_sweep, tmp_path):
     # a=2 was never run with b=2, so that a=1's .9 is left out.
     sweep = load_sweep(writer.folder)
     assert [margin.mean.mean for margin in margins(sweep, "a", SCORE)] == [0.1, 0.2]
-    assert np.isnan(matrix(sweep, SCORE).iloc[1, 1])
+    assert np.isnan(matrix(sweep, SCORE).iloc[1, 1]) and held_at(sweep, "a") == " at b=1"
 
 
 def test_measures_are_those_that_are_there(beta_sweep):
@@ -82,7 +93,7 @@ def test_of_a_search_the_best_and_the_baseline(write_sweep, tmp_path):
         writer.trial({"lr": i / 20}, {1: i / 20})
     sweep = load_sweep(writer.folder)
     found = shown(sweep, of_objective(effects(sweep), SCORE))
-    assert [effect.point for effect in found] == [*range(19, 9, -1), 0]
+    assert [effect.point for effect in found] == [*range(19, 9, -1), 0] and {effect.p for effect in found} == {None}
 
 
 def test_smaller_may_be_better(write_sweep, tmp_path):

@@ -1,7 +1,7 @@
 from optuna.trial import create_trial
 
 from r1lab.analysis.ablation import main
-from r1lab.analysis.replay import replay, replay_line
+from r1lab.analysis.replay import replay, replay_of
 from r1lab.analysis.sweep import load_sweep
 
 MEDIAN = {"n_startup_trials": 1, "n_warmup_steps": 0}
@@ -37,12 +37,16 @@ def test_the_line_of_two_sweeps(write_sweep, tmp_path):
         curve = dict(zip((10, 20, 30), values, strict=True))
         full.trial({"lr": i / 10}, {1: values[-1]}, intermediate=curve)
         pruned.trial({"lr": i / 10}, {1: values[-1]}, intermediate=curve)
-    line = replay_line(load_sweep(pruned.folder), load_sweep(full.folder))
+    found = replay_of(load_sweep(pruned.folder), load_sweep(full.folder))
+    line = found.told
     assert line.startswith("MedianPruner replayed over the 3 full curves of full, in 100 orders: ")
-    assert line.endswith("the best point is kept in 100% of them, and the best one left is worse by 0.000.")
+    assert (
+        line.endswith("the best point is kept in 100% of them, and the best one left is worse by 0.000.")
+        and found.lost == 0
+    )
     # Between two that were pruned, or from one without a pruner, there is nothing to replay.
-    assert replay_line(load_sweep(full.folder), load_sweep(pruned.folder)) == ""
-    assert replay_line(load_sweep(pruned.folder), load_sweep(pruned.folder)) == ""
+    assert replay_of(load_sweep(full.folder), load_sweep(pruned.folder)) is None
+    assert replay_of(load_sweep(pruned.folder), load_sweep(pruned.folder)) is None
 
 
 def test_any_pruner_over_a_sweep_from_the_command_line(write_sweep, tmp_path, capsys):

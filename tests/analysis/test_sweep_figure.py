@@ -88,8 +88,19 @@ def test_a_search_that_has_just_begun(write_sweep, tmp_path):
     writer = write_sweep(tmp_path / "new", {"lr": {"kind": "interval", "low": 0.0, "high": 1.0}}, sampler="tpe")
     writer.trial({"lr": 0.5}, {1: 0.5})
     writer.trial({"lr": 0.6}, {}, "RUNNING")
-    figure = drawn(writer.folder)
-    assert any("needs 8 finished trials" in text.get_text() for axes in figure.axes for text in axes.texts)
+    writer.trial({"lr": 0.1}, {}, "PRUNED", intermediate={10: 0.1}, pruned={"seed_index": 0, "step": 10})
+    assert titles(drawn(writer.folder)) == [
+        "mean, 95 % interval, every seed",
+        "parallel coordinates: one line a finished trial; pruned ones grey, the darker the better their last value",
+        "learning curves: the best points, and all runs",
+    ]
+
+
+def test_equal_seeds_lie_under_each_other(write_sweep, tmp_path):
+    writer = write_sweep(tmp_path / "equal", {"a": [1]})
+    writer.trial({"a": 1}, {1: 0.5, 2: 0.6, 3: 0.5})
+    dots = drawn(writer.folder).axes[0].collections[1]
+    np.testing.assert_allclose(dots.get_offsets()[:, 1], [0.16, 0.16, 0.23])
 
 
 def test_nothing_varies(write_sweep, tmp_path):

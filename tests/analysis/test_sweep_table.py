@@ -30,7 +30,7 @@ def test_a_row_a_point(beta_sweep):
 def test_notes_say_what_is_undefined(beta_sweep):
     sweep = load_sweep(beta_sweep.folder)
     assert notes(sweep, effects(sweep)) == [
-        "Brackets: 95 % t interval of the mean over seeds. n: runs that count.",
+        "Brackets: 95 % t interval of the mean over seeds; unadjusted. n: runs that count.",
         "Differences: paired by seed; p: two-sided paired t test, after Holm over 2 comparisons.",
         "Exact sign-flip test beside it, unadjusted: smallest p 0.250; with 3 pairs it cannot fall below 0.250.",
         "No interval of the difference, all 3 pairs are equal; p by the sign-flip test: 0.1.",
@@ -55,7 +55,7 @@ def test_tables_of_two_factors(write_sweep, tmp_path):
         writer.trial({"a": a, "b": b}, {1: value, 2: value + 0.1})
     sweep = load_sweep(writer.folder)
     (_, main), (_, means) = factor_tables(sweep)
-    assert main["difference"].tolist()[:2] == ["–", "+0.200"]
+    assert main["difference"].tolist()[:2] == ["–", "+0.200"] and main["parameter"][0] == "a at b=x"
     assert means.to_numpy().tolist() == [["1", "0.150", "0.250"], ["2", "0.350", "–"]]
     text = markdown(sweep, effects(sweep))
     # A bar would end the cell.
@@ -88,6 +88,8 @@ def test_differences_on_each_base(write_sweep, tmp_path):
     sweep = load_sweep(writer.folder)
     (title, table), *_ = factor_tables(sweep)
     assert title == "Differences in validation/pass_at_1 on each model.name"
-    assert table.columns.tolist() == ["a", "x", "y"] and table["a"].tolist() == ["2"]
+    assert table.columns.tolist() == ["a", "x", "y", "over model.name"] and table["a"].tolist() == ["2"]
     # .1 and .2: .15 -+ 12.706205 x .0707107 / sqrt(2)
     assert table["x"].tolist() == ["+0.150 [-0.485, +0.785]"] and table["y"][0].startswith("-0.200 [")
+    # Two bases: .15 and -.2: -.025 -+ 12.706205 x .247487 / sqrt(2)
+    assert table["over model.name"].tolist() == ["-0.025 [-2.249, +2.199]"]

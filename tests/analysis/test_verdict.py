@@ -15,11 +15,11 @@ def test_five_lines(beta_sweep):
     assert lines[2] == (
         "- **Finding:** validation/pass_at_1: baseline beta=0.001 0.600 [0.352, 0.848] (n 3); against it "
         "beta=0 +0.200 [-0.048, +0.448] (p 0.148); beta=0.1 -0.200 (p 0.250). Significant after Holm: 0 of 2. "
-        "Held-out pass@1 of beta=0, the best one: +0.200 [-0.048, +0.448] against the baseline's, unadjusted. "
+        "Held-out pass@1 of beta=0, the best point: +0.200 [-0.048, +0.448] against the baseline's, unadjusted. "
         "Reported: no effect."
     )
     assert lines[3].startswith("- **Decision:** keep the baseline.")
-    assert lines[4].startswith("- **What would change it:** With 3 pairs")
+    assert lines[4].startswith("- **What would change it:** Would have been found")
     assert len(lines) == 5 and verdict(load_sweep(beta_sweep.folder), effects(sweep)) == verdict(sweep, effects(sweep))
 
 

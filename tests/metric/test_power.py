@@ -17,7 +17,7 @@ def test_share_of_simulated_experiments_that_find_it():
     # Ten pairs, effect of one sd: the textbook's .803; 2000 experiments measure it with a standard error of .009.
     draws = np.random.default_rng(0).normal(1, 1, (2000, 10))
     assert power(1, 1, 10) == pytest.approx(0.803, abs=0.001)
-    assert abs(np.mean([paired(row).p <= 0.05 for row in draws]) - 0.803) < 0.027
+    assert abs(np.mean([paired([row]).p <= 0.05 for row in draws]) - 0.803) < 0.027
 
 
 def test_without_an_effect_power_is_alpha():
