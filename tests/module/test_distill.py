@@ -35,10 +35,20 @@ def taught(train_small, tiny_run, teacher_samples, tmp_path):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("module.mode=forward_kl", "module.student_fraction=0", "module.sft_weight=0.1"),
+        pytest.param(
+            ("module.mode=forward_kl", "module.student_fraction=0", "module.sft_weight=0.1"), marks=pytest.mark.slow
+        ),
         ("module.mode=jsd", "module.student_fraction=0.5", "module.temperature=2", "module.teacher_temperature=0.5"),
-        ("module.mode=top_k", "module.k=3", "module.tail=false"),
-        ("module.mode=sampled", "module.num_draws=3", "module.proposal_temperature=1.5", "module.microbatch_tokens=20"),
+        pytest.param(("module.mode=top_k", "module.k=3", "module.tail=false"), marks=pytest.mark.slow),
+        pytest.param(
+            (
+                "module.mode=sampled",
+                "module.num_draws=3",
+                "module.proposal_temperature=1.5",
+                "module.microbatch_tokens=20",
+            ),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_modes_and_who_samples(taught, overrides):
@@ -57,6 +67,7 @@ def test_modes_and_who_samples(taught, overrides):
     assert metrics["loss/total"].tolist() == pytest.approx(mixed.tolist(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_stored_logprobs_are_the_teachers_own(taught):
     """What was written beforehand and what the teacher says in process are the same, step by step."""
     alike = ("module.mode=top_k", "module.student_fraction=0", "module.k=3")
@@ -75,6 +86,7 @@ def test_the_teacher_is_in_no_checkpoint_and_no_optimizer(train_small, tiny_run,
     assert len(state["optimizer_states"][0]["state"]) == len(policy)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(train_small, tiny_run, teacher_samples, tmp_path):
     given = (f"module.teacher.name={tiny_run}", f"data.folder={teacher_samples}", "~data.filters.correct")
     mixed = ("module.mode=sampled", "module.student_fraction=0.5", "trainer.val_check_interval=1")
@@ -88,6 +100,7 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(train_small, tiny_ru
     assert parts.summary["flops"] == whole.summary["flops"]
 
 
+@pytest.mark.slow
 def test_microbatches_change_nothing(train_small, tiny_run, teacher_samples, tmp_path):
     common = (*ALONE, f"module.teacher.name={tiny_run}", f"data.folder={teacher_samples}", "~data.filters.correct")
     options = ("module.mode=jsd", "module.student_fraction=0.5", "kernel=torch")
@@ -156,6 +169,7 @@ def made(command, *overrides):
     return policy_maker(plain(OmegaConf.masked_copy(command("train", *overrides), ["seed", "model"])))()
 
 
+@pytest.mark.slow
 def test_students_of_all_sizes_are_made_and_loaded(command, tmp_path):
     sizes = {}
     for name in ("small", "medium", "large", "moe"):

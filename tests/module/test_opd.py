@@ -30,6 +30,7 @@ def test_the_advantage_of_a_token_is_the_teachers_logprob_less_the_students(
     assert run.metrics["memory/teacher_mib"][0] > 1 and run.metrics["optimizer/gradient_norm"][0] > 1e-3
 
 
+@pytest.mark.slow
 def test_the_teacher_is_in_no_checkpoint(train_small, tiny_run, tmp_path):
     train_small(tmp_path, *ALONE, f"module.teacher.name={tiny_run}", "trainer.max_steps=1")
     state = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")

@@ -27,7 +27,13 @@ def made(name, folder, *overrides, **of_stages):
     return Pipeline(config, [f"model={MODELS[name]}"])
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "pipeline").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "distill_vs_rl"))
+        for name in sorted(file.stem for file in (CONF / "pipeline").glob("*.yaml"))
+    ],
+)
 def test_what_stages_override_is_there(name, tmp_path):
     pipeline = made(name, tmp_path)
     alike: set[tuple[str, ...]] = set()
