@@ -26,6 +26,7 @@ def test_a_step_costs_what_its_tokens_do(run):
     assert (rollout < training).all()
 
 
+@pytest.mark.slow
 def test_the_budget_ends_the_fit_after_the_step_that_spends_it(run, train_small, tmp_path):
     first, second = run.metrics["flops/total"][:2]
     budget = f"budget.flops={(first + second) / 2:.0f}"

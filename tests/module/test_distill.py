@@ -76,6 +76,7 @@ def test_stored_logprobs_are_the_teachers_own(taught):
     assert stored["loss/data"].tolist() == pytest.approx(asked["loss/data"].tolist(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_in_no_checkpoint_and_no_optimizer(train_small, tiny_run, tmp_path):
     train_small(tmp_path, *ALONE, f"module.teacher.name={tiny_run}")
     state = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
