@@ -14,8 +14,8 @@ RECORD = "sweep"  # the study's user attribute that says what it is about
 _FIXED = ("shared", "blocks", "objectives", "steps")
 _PARAMS = "params/"
 CONFIG = "config"  # in the record: the settings that all points share, by their dotted names
-# Who began it; each run's own are with its results.
-_BEGUN = ("command", "commit", "versions", "device")
+# Who began it, and with which settings: each run's own are with its results.
+_BEGUN = ("command", "commit", "versions", "device", "shared", CONFIG)
 _LOCK_SECONDS = 10  # after which the lock of a process that was killed while it wrote is broken
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -100,7 +100,9 @@ def _goes_on(study: optuna.Study, directions: Sequence[str], record: Mapping[str
         )
     before = study.user_attrs.get(RECORD, {})
     _refuse_other(name, before, record)
-    now = {**before, **record, **{key: before[key] for key in _BEGUN if key in before}}
+    # What the record of an older study lacks and nobody asks for needs no line of its own in the journal.
+    asked = {key: value for key, value in record.items() if key in before or value or not before}
+    now = {**before, **asked, **{key: before[key] for key in _BEGUN if key in before}}
     if now != before:
         study.set_user_attr(RECORD, now)
     return study

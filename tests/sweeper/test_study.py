@@ -106,9 +106,12 @@ def test_a_study_of_another_sweep_is_refused(tmp_path, record, told):
 
 
 def test_settings_that_came_or_went_since_do_not_matter(tmp_path):
-    opened(tmp_path / "journal.log")
-    config = {"loss.beta": 0.1, "new": None}
-    assert opened(tmp_path / "journal.log", config=config).user_attrs[RECORD]["config"] == config
+    """Nor are they written: a committed study stays as it is."""
+    path = tmp_path / "journal.log"
+    opened(path)
+    before = path.read_bytes()
+    opened(path, config={"loss.beta": 0.1, "new": None}, pruner_options={})
+    assert path.read_bytes() == before
 
 
 def test_a_study_in_which_nothing_was_tried_is_made_anew(tmp_path):

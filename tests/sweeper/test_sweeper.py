@@ -1,4 +1,5 @@
 import json
+import shutil
 import warnings
 
 import optuna
@@ -184,6 +185,17 @@ def test_failed_points_are_run_again_where_asked(tmp_path):
 def test_a_sweep_of_nothing_but_failures_says_so(tmp_path):
     with pytest.raises(SweepError, match="3 points failed, all there are"):
         sweep(tmp_path, lambda run: 1 / 0, n_trials=3, max_failures=9)
+
+
+def test_a_committed_study_that_is_finished_stays_as_it_is(tmp_path, monkeypatch, capsys):
+    folder = CONF.parent / "sweeps"
+    committed = folder / "results/advantage_scale/journal.log"
+    journal = shutil.copy(committed, tmp_path / "journal.log")
+    options = (f"hydra.sweeper.storage={journal}", "hydra.sweeper.workers=1", "hydra.sweeper.finish=null")
+    monkeypatch.chdir(tmp_path)
+    command_line(monkeypatch, "--config-dir", str(folder), "--config-name", "advantage_scale", *options)
+    assert "all 4 points are finished" in capsys.readouterr().out
+    assert journal.read_bytes() == committed.read_bytes()
 
 
 def test_functions_that_are_not_there_are_told_at_once(tmp_path):
