@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 import warnings
 
@@ -180,6 +181,15 @@ def test_failed_points_are_run_again_where_asked(tmp_path):
     study = sweep(tmp_path, lambda run: run["x"], seen=seen, max_failures=1, retry_failed=True, **given)
     assert sorted((run["x"], run.seed) for run in seen) == [(0.2, 2), (0.3, 2)]
     assert sorted(t.value for t in study.trials if t.state == TrialState.COMPLETE) == [0.1, 0.2, 0.3]
+
+
+def test_a_sweep_with_failed_points_is_not_called_finished(tmp_path, caplog):
+    given = {"sampler": "grid", "params": {"x": "0.1,0.2,0.3"}}
+    for _ in range(2):
+        with caplog.at_level(logging.INFO, logger="r1lab.sweeper"):
+            sweep(tmp_path, lambda run: 1 / 0 if run["x"] != 0.1 else 0.5, **given)
+    told = "3 points are done, 2 of them failed; hydra.sweeper.retry_failed=true runs those again"
+    assert caplog.messages[-1] == told
 
 
 def test_a_sweep_of_nothing_but_failures_says_so(tmp_path):
