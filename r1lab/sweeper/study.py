@@ -113,7 +113,8 @@ def has_study(storage: BaseStorage, name: str) -> bool:
 
 
 def _refuse_other(name: str, before: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    was, now = (_compared(given) for given in (before, record))
+    resolved = CONFIG in before and CONFIG in record
+    was, now = (_compared(given, resolved=resolved) for given in (before, record))
     # A setting that came or went since keeps no study from going on: its default is what was done before.
     names = was.keys() & now.keys() | {key for key in was.keys() ^ now.keys() if before and key.startswith(_PARAMS)}
     changed = sorted(key for key in names if was.get(key) != now.get(key))
@@ -136,10 +137,15 @@ def _refuse_other(name: str, before: Mapping[str, Any], record: Mapping[str, Any
         raise StudyError(f"the study {name!r} was begun as another sweep ({told}); give this one another name")
 
 
-def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What may not change, by name: a parameter by its levels or its bounds."""
+def _compared(record: Mapping[str, Any], *, resolved: bool) -> dict[str, Any]:
+    """What may not change, by name: a parameter by its levels or its bounds.
+
+    Args:
+        resolved: the shared settings by their values, whoever set them, instead of by what the command line said.
+    """
     levels = {
         f"{_PARAMS}{name}": (p["levels"] or [p["low"], p["high"]]) if isinstance(p, Mapping) else p
         for name, p in record.get("params", {}).items()
     }
-    return {key: record[key] for key in _FIXED if key in record} | levels | record.get(CONFIG, {})
+    fixed = [key for key in _FIXED if key in record and not (resolved and key == "shared")]
+    return {key: record[key] for key in fixed} | levels | record.get(CONFIG, {})
