@@ -69,7 +69,8 @@ def sum_up(storage: str, name: str) -> None:
     try:
         paths = write_all(load_sweep(storage, name), output, None, Console())
     except Exception as error:  # a full disk, say: the sweep itself is done
-        log.warning(f"not summed up, {error}: python -m r1lab.analysis.ablation does it")
+        again = ": python -m r1lab.analysis.ablation does it" if isinstance(error, OSError) else ""
+        log.warning(f"not summed up, {error}{again}")
         return
     print("wrote " + ", ".join(str(path) for path in paths))
 
