@@ -278,6 +278,16 @@ def test_nothing_is_said_by_libraries(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_choices_beside_cmaes_are_nothing_to_warn_of(tmp_path, caplog):
+    optuna.logging.enable_propagation()
+    try:
+        params = {"x": "interval(0,1)", "y": "interval(0,1)", "c": "a,b"}
+        sweep(tmp_path, peak, sampler="cmaes", n_trials=4, params=params)
+    finally:
+        optuna.logging.disable_propagation()
+    assert not [message for message in caplog.messages if "CmaEsSampler" in message]
+
+
 def test_finish_is_called_once_at_the_end(tmp_path):
     given = settings(tmp_path, n_trials=2, finish="tests.sweeper.test_sweeper.note")
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
