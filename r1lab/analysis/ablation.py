@@ -16,6 +16,7 @@ from r1lab.analysis.sweep import Sweep, SweepError, load_sweep
 from r1lab.analysis.sweep_figure import sweep_figure
 from r1lab.analysis.sweep_table import markdown, print_tables, trials_csv
 from r1lab.analysis.verdict import verdict
+from r1lab.entry import CONF
 from r1lab.run_folder import write_whole
 
 log = logging.getLogger("r1lab.sweeper")
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source, output = places(options)
         sweep = load_sweep(source, options.study)
         if options.replay:
-            print(replayed(sweep, options.replay[0], settings(options.replay[1:])).told)
+            name, chosen = pruner(options.replay[0])
+            print(replayed(sweep, name, chosen | settings(options.replay[1:])).told)
             return 0
         other = load_other(options)
         paths = write_all(sweep, output, other, Console())
@@ -67,7 +69,8 @@ def sum_up(storage: str, name: str) -> None:
     try:
         paths = write_all(load_sweep(storage, name), output, None, Console())
     except Exception as error:  # a full disk, say: the sweep itself is done
-        log.warning(f"not summed up, {error}: python -m r1lab.analysis.ablation does it")
+        again = ": python -m r1lab.analysis.ablation does it" if isinstance(error, OSError) else ""
+        log.warning(f"not summed up, {error}{again}")
         return
     print("wrote " + ", ".join(str(path) for path in paths))
 
@@ -90,31 +93,44 @@ def parser() -> argparse.ArgumentParser:
         "--replay",
         metavar=("PRUNER", "ARGUMENT=VALUE"),
         nargs="+",
-        help="say what a pruner of Optuna would have saved in this sweep, which ran without one, and write nothing",
+        help="say what a pruner (median, asha, hyperband, or a class of Optuna) would have saved in this sweep, which "
+        "ran without one, and write nothing",
     )
     return result
+
+
+def pruner(name: str) -> tuple[str, dict[str, Any]]:
+    """(class of Optuna, its arguments): those of `hydra/sweeper/pruner=<name>`; of another name, itself and none."""
+    file = CONF / "hydra/sweeper/pruner" / f"{name}.yaml"
+    values = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    return (values.pop("_target_").rpartition(".")[2], values) if "_target_" in values else (name, {})
 
 
 def settings(texts: Sequence[str]) -> dict[str, Any]:
     """`name=value` each, the value as YAML has it.
 
     Raises:
-        SweepError: for a text without `=`.
+        SweepError: for a text without `=`, or a value that is no YAML.
     """
     if wrong := [text for text in texts if "=" not in text]:
         raise SweepError(f"--replay takes a pruner and then argument=value, got {wrong[0]!r}")
-    return {name: yaml.safe_load(value) for name, value in (text.split("=", 1) for text in texts)}
+    try:
+        return {name: yaml.safe_load(value) for name, value in (text.split("=", 1) for text in texts)}
+    except yaml.YAMLError as error:
+        raise SweepError(
+            f"--replay {' '.join(texts)}: a value cannot be read: {' '.join(str(error).split())}"
+        ) from error
 
 
-def places(options: argparse.Namespace) -> tuple[str | Path, Path]:
-    """(what to read, where to write).
+def places(options: argparse.Namespace) -> tuple[str | Path, Path | None]:
+    """(what to read, where to write); None: a replay, which writes nothing.
 
     Raises:
         SweepError: neither or both of folder and storage, or a storage without a folder to write to.
     """
     if (options.folder is None) == (options.storage is None):
         raise SweepError("name the folder of a sweep, or a database with --storage")
-    if options.folder is None and options.output is None:
+    if options.folder is None and options.output is None and not options.replay:
         raise SweepError("--storage needs --output, the folder to write to")
     folder = options.folder.parent if options.folder and options.folder.is_file() else options.folder
     return options.storage or options.folder, options.output or folder

@@ -149,8 +149,8 @@ def margins(sweep: Sweep, param: str, objective: str) -> list[Margin]:
     base = None if sweep.baseline is None else key(sweep.settings[sweep.baseline][param])
     found = []
     for level in sweep.levels(param):
-        column = table[key(level)] if key(level) in table else pd.Series(dtype=float, index=table.index)
-        change = mean_of(column - table[base]) if base in table and key(level) != base else None
+        column = table[key(level)] if key(level) in table else pd.Series(dtype=float, index=table.index[:0])
+        change = mean_of((column - table[base]).dropna()) if base in table and key(level) != base else None
         found.append(Margin(param, level, mean_of(column), change, column))
     return found
 

@@ -4,6 +4,7 @@ Two searches choose different points, so that one run of each says little about 
 without, do; but a search that had pruned would have gone on from elsewhere.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,11 @@ from r1lab.analysis.sweep import Sweep, SweepError
 from r1lab.metric.mean_interval import mean_interval
 
 _ORDERS = 100
+# Pruners that cannot be replayed, and why.
+_OTHER = {
+    "PatientPruner": "wraps another pruner: replay that one",
+    "WilcoxonPruner": "compares whole runs of the same seed, and curves are replayed step after step",
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Replayed:
 def replay_of(sweep: Sweep, unpruned: Sweep) -> Replayed | None:
     """The pruner of a sweep over the curves of another one; None where there is none to replay."""
     name, options = sweep.record.get("pruner"), sweep.record.get("pruner_options")
-    if not name or options is None or unpruned.record.get("pruner") or len(_full(unpruned)) < 2:
+    if not name or name in _OTHER or options is None or unpruned.record.get("pruner") or len(_full(unpruned)) < 2:
         return None
     return replayed(unpruned, name, options)
 
@@ -51,17 +57,29 @@ def replayed(unpruned: Sweep, name: str, options: Mapping[str, Any]) -> Replayed
         name, options: of a class of `optuna.pruners`, and its arguments.
 
     Raises:
-        SweepError: for an unknown pruner, arguments it does not take, a sweep that was pruned or has one curve.
+        SweepError: for an unknown pruner, arguments it does not take, one that prunes everything, a sweep that was
+            pruned, whose objective is not of the validation, or that has one curve.
     """
-    known = sorted(kind for kind in optuna.pruners.__all__ if kind.endswith("Pruner") and kind != "BasePruner")
+    if name in _OTHER:
+        raise SweepError(f"{name} {_OTHER[name]}")
+    known = sorted(set(optuna.pruners.__all__) - {"BasePruner", *_OTHER})
     if name not in known:
         raise SweepError(f"{name} is no pruner of Optuna: {', '.join(known)}")
     trials = _full(unpruned)
-    if unpruned.record.get("pruner") or len(trials) < 2:
-        raise SweepError(f"{unpruned.name} has no full curves to replay a pruner over: it must have run without one")
+    if pruner := unpruned.record.get("pruner"):
+        raise SweepError(f"{unpruned.name} was pruned by {pruner}: a replay needs a sweep that ran without a pruner")
+    if len(unpruned.objectives) > 1 or not unpruned.objectives[0].startswith("validation/"):
+        told = ", ".join(unpruned.objectives)
+        raise SweepError(f"{unpruned.name} has no curves of {told}: a pruner needs one objective, of the validation")
+    if len(trials) < 2:
+        raise SweepError(f"{unpruned.name} has {len(trials)} full curves: a pruner compares at least two points")
     maximize = unpruned.maximize(unpruned.objectives[0])
     try:
-        found = [replay(trials, name, options, maximize=maximize, seed=seed) for seed in range(_ORDERS)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            found = [replay(trials, name, options, maximize=maximize, seed=seed) for seed in range(_ORDERS)]
+    except SweepError:
+        raise
     except (TypeError, ValueError) as error:
         raise SweepError(f"{name} with {dict(options)}: {error}") from error
     low, high = np.percentile([one.saved for one in found], [2.5, 97.5])
@@ -88,6 +106,9 @@ def replay(
 
     Args:
         trials: with their intermediate values at `seed index x steps + step`. pruner, options: of `optuna.pruners`.
+
+    Raises:
+        SweepError: every trial was pruned.
     """
     direction = "maximize" if maximize else "minimize"
     made = getattr(optuna.pruners, pruner)(**options)
@@ -104,6 +125,8 @@ def replay(
                 break
         used += step
         study.tell(asked, None if pruned else trial.value, state=TrialState.PRUNED if pruned else TrialState.COMPLETE)
+    if not any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
+        raise SweepError(f"{pruner} with {dict(options)} prunes every point: none is left to compare")
     sign = 1 if maximize else -1
     best = max(sign * trial.value for trial in trials)
     return Replay(1 - used / total, best - sign * study.best_value)

@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 
 from r1lab.entry import Stopped, describe
 from r1lab.sweeper.reporter import PRUNED
-from r1lab.sweeper.results import GOES_ON, run_record, seed_key
+from r1lab.sweeper.results import GOES_ON, measured, run_record, seed_key
+from r1lab.sweeper.settings import Settings
 from r1lab.sweeper.space import Value
 from r1lab.sweeper.work import ERROR, Queue
 
@@ -31,6 +32,12 @@ def value_of(job: Any) -> Any:
         return job.return_value
 
 
+def objective_override(settings: Settings) -> str:
+    """The sweep's objective, or all of them, for a run."""
+    names = settings.objective_list
+    return f"objective={Override._get_value_element_as_str(names[0] if len(names) == 1 else names)}"
+
+
 class Points:
     """Runs the points that a process has claimed.
 
@@ -40,8 +47,6 @@ class Points:
 
     def __init__(self, sweep: Any, study: optuna.Study, queue: Queue):
         self.sweep, self.settings, self.study, self.queue = sweep, sweep.settings, study, queue
-        names = self.settings.objective_list
-        self.objective = names[0] if len(names) == 1 else names
 
     def run(self, trials: Sequence[optuna.Trial]) -> None:
         """Some points at a time, seed after seed; one that fails or is pruned has no further seed."""
@@ -100,11 +105,12 @@ class Points:
         overrides = [
             *self.sweep.space.overrides(point),
             f"seed={seed}",
-            f"objective={Override._get_value_element_as_str(self.objective)}",
+            objective_override(self.settings),
             f"hydra.sweep.subdir={self.subdir(trial, seed)}",
             f"evaluation.cache={self.sweep.folder / 'before'}",
         ]
-        if len(self.settings.objective_list) == 1 and self.objective.startswith("validation/"):
+        names = self.settings.objective_list
+        if len(names) == 1 and names[0].startswith("validation/"):
             callback = self.pruning(trial, index)
             overrides.append(f"+callback.pruning={Override._get_value_element_as_str(callback)}")
         return overrides
@@ -147,11 +153,15 @@ class Points:
         except Exception as error:
             return self.fail(trial, describe(error, "train"))
         row = value if isinstance(value, list) else [value]
-        if any(number is None or not math.isfinite(number) for number in row):
-            told = ", ".join(f"{name}={v}" for name, v in zip(self.settings.objective_list, row, strict=True))
+        folder = self.sweep.folder / self.subdir(trial, seed)
+        named = list(zip(self.settings.objective_list, row, strict=True))
+        if missing := [name for name, number in named if number is None]:
+            there = ", ".join(measured(folder)) or "none in this run"
+            return self.fail(trial, f"seed {seed}: {', '.join(missing)} was never measured; there are {there}")
+        if not all(map(math.isfinite, row)):
+            told = ", ".join(f"{name}={v}" for name, v in named)
             return self.fail(trial, f"seed {seed}: the objective is not a number ({told})")
         values.append(row)
-        folder = self.sweep.folder / self.subdir(trial, seed)
         trial.set_user_attr(seed_key(seed), run_record(folder, value, seconds))
         pruned = self.queue.storage.get_trial(trial._trial_id).user_attrs.get(PRUNED)
         if pruned is None:

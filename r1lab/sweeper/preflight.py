@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from r1lab.run_folder import read_summary
-from r1lab.sweeper.points import value_of
+from r1lab.sweeper.points import objective_override, value_of
+from r1lab.sweeper.results import measured as measured_in
 from r1lab.sweeper.space import SpaceError, Value
 
 log = logging.getLogger("r1lab.sweeper")
@@ -115,6 +116,7 @@ def dry_run(sweep: Any, point: dict[str, Value]) -> dict[str, float | None]:
     overrides = [
         *sweep.space.overrides(point),
         f"seed={sweep.settings.seed_list[0]}",
+        objective_override(sweep.settings),
         f"trainer.max_steps={_DRY_STEPS}",
         f"trainer.val_check_interval={_DRY_STEPS}",
         f"hydra.sweep.subdir={folder.name}",
@@ -123,10 +125,24 @@ def dry_run(sweep: Any, point: dict[str, Value]) -> dict[str, float | None]:
     started = time.perf_counter()
     (job,) = sweep.launch([overrides], initial_job_idx=0)
     wall = time.perf_counter() - started
-    value_of(job)  # raises what the run raised
+    value = value_of(job)  # raises what the run raised
+    refuse_unknown_objective(folder, sweep.settings.objective_list, value if isinstance(value, list) else [value])
     measured = estimate(folder, wall, steps=sweep.steps, every=sweep.base["trainer"]["val_check_interval"])
     shutil.rmtree(folder, ignore_errors=True)
     return measured
+
+
+def refuse_unknown_objective(folder: Path, names: Sequence[str], values: Sequence[float | None]) -> None:
+    """Raises SpaceError for an objective that a dry run did not measure, and a whole one would not either.
+
+    A metric of the training may have had nothing to measure in a few steps (no wrong completion, say).
+    """
+    known = measured_in(folder)
+    trained = {name.partition("/")[0] for name in pd.read_csv(folder / "metrics.csv", nrows=0)} - {"validation"}
+    for name, value in zip(names, values, strict=True):
+        if value is None and name not in known and name.partition("/")[0] not in trained:
+            told = f"{name} was not measured in the dry run; there are {', '.join(known) or 'none'}"
+            raise SpaceError(f"hydra.sweeper.objectives: {told}")
 
 
 def estimate(folder: Path, wall: float, *, steps: int, every: int) -> dict[str, float | None]:

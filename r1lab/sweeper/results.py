@@ -17,6 +17,14 @@ def seed_key(seed: int) -> str:
     return f"{SEED}{seed}"
 
 
+def measured(folder: Path) -> list[str]:
+    """What a finished run could have had for its objective, training metrics aside."""
+    path = folder / "metrics.csv"
+    columns = pd.read_csv(path, nrows=0).columns if path.exists() else []
+    scored = [f"{split}/{name}" for split, scores in read_summary(folder).get("after", {}).items() for name in scores]
+    return sorted(name for name in columns if name.startswith("validation/")) + scored
+
+
 def run_record(folder: Path, value: float | list[float], seconds: float) -> dict[str, Any]:
     """The record of a finished run, from its folder.
 

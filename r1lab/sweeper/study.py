@@ -14,8 +14,8 @@ RECORD = "sweep"  # the study's user attribute that says what it is about
 _FIXED = ("shared", "blocks", "objectives", "steps")
 _PARAMS = "params/"
 CONFIG = "config"  # in the record: the settings that all points share, by their dotted names
-# Who began it; each run's own are with its results.
-_BEGUN = ("command", "commit", "versions", "device")
+# Who began it, and with which settings: each run's own are with its results.
+_BEGUN = ("command", "commit", "versions", "device", "shared", CONFIG)
 _LOCK_SECONDS = 10  # after which the lock of a process that was killed while it wrote is broken
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -100,7 +100,9 @@ def _goes_on(study: optuna.Study, directions: Sequence[str], record: Mapping[str
         )
     before = study.user_attrs.get(RECORD, {})
     _refuse_other(name, before, record)
-    now = {**before, **record, **{key: before[key] for key in _BEGUN if key in before}}
+    # What the record of an older study lacks and nobody asks for needs no line of its own in the journal.
+    asked = {key: value for key, value in record.items() if key in before or value or not before}
+    now = {**before, **asked, **{key: before[key] for key in _BEGUN if key in before}}
     if now != before:
         study.set_user_attr(RECORD, now)
     return study
@@ -111,7 +113,8 @@ def has_study(storage: BaseStorage, name: str) -> bool:
 
 
 def _refuse_other(name: str, before: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    was, now = (_compared(given) for given in (before, record))
+    resolved = CONFIG in before and CONFIG in record
+    was, now = (_compared(given, resolved=resolved) for given in (before, record))
     # A setting that came or went since keeps no study from going on: its default is what was done before.
     names = was.keys() & now.keys() | {key for key in was.keys() ^ now.keys() if before and key.startswith(_PARAMS)}
     changed = sorted(key for key in names if was.get(key) != now.get(key))
@@ -134,10 +137,15 @@ def _refuse_other(name: str, before: Mapping[str, Any], record: Mapping[str, Any
         raise StudyError(f"the study {name!r} was begun as another sweep ({told}); give this one another name")
 
 
-def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What may not change, by name: a parameter by its levels or its bounds."""
+def _compared(record: Mapping[str, Any], *, resolved: bool) -> dict[str, Any]:
+    """What may not change, by name: a parameter by its levels or its bounds.
+
+    Args:
+        resolved: the shared settings by their values, whoever set them, instead of by what the command line said.
+    """
     levels = {
         f"{_PARAMS}{name}": (p["levels"] or [p["low"], p["high"]]) if isinstance(p, Mapping) else p
         for name, p in record.get("params", {}).items()
     }
-    return {key: record[key] for key in _FIXED if key in record} | levels | record.get(CONFIG, {})
+    fixed = [key for key in _FIXED if key in record and not (resolved and key == "shared")]
+    return {key: record[key] for key in fixed} | levels | record.get(CONFIG, {})

@@ -178,7 +178,7 @@ class Sweep:
             queue.recover()
             runs = self.runs_left(queue, slots)
             if not runs:
-                log.info(f"all {len(slots)} points are finished")
+                log.info(self.told_finished(queue, slots))
             elif self.settings.preflight:
                 preflight(self, runs)
             queue.fill(slots, self.settings.seed_list, retry_failed=self.settings.retry_failed)
@@ -202,6 +202,13 @@ class Sweep:
         if self.settings.retry_failed:
             finished |= {slot: len(seeds) for slot, trial in held.items() if ERROR in trial.user_attrs}
         return [runs for runs in (finished.get(slot, len(seeds)) for slot in slots) if runs]
+
+    def told_finished(self, queue: Queue, slots: Mapping[str, Any]) -> str:
+        held = queue.held()
+        if failed := sum(ERROR in held[slot].user_attrs for slot in slots):
+            again = "hydra.sweeper.retry_failed=true runs those again"
+            return f"{len(slots)} points are done, {failed} of them failed; {again}"
+        return f"all {len(slots)} points are finished"
 
     def make_sampler(self, *, joins: bool) -> optuna.samplers.BaseSampler:
         if self.settings.is_grid:

@@ -4,7 +4,7 @@ import sys
 import optuna
 import pytest
 
-from r1lab.analysis.ablation import main
+from r1lab.analysis.ablation import main, sum_up
 
 
 def test_writes_four_files_and_leaves_the_study(beta_sweep, capsys):
@@ -47,6 +47,17 @@ def test_errors_of_one_line(beta_sweep, monkeypatch, capsys, arguments, message)
     monkeypatch.chdir(beta_sweep.folder.parent)
     assert main(arguments) == 1
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize("error, does_it", [(OSError("the disk is full"), True), (ValueError("odd"), False)])
+def test_the_command_is_promised_where_it_helps(monkeypatch, caplog, beta_sweep, error, does_it):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("r1lab.analysis.ablation.write_all", fail)
+    sum_up(str(beta_sweep.folder / "journal.log"), "beta")
+    (told,) = caplog.messages
+    assert told.startswith(f"not summed up, {error}") and ("r1lab.analysis.ablation does it" in told) == does_it
 
 
 def test_help_and_no_pyplot():

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from r1lab.analysis.ablation import main
 from r1lab.analysis.effects import effects, held_at, margins, matrix, measures, of_objective, ranked, shown
 from r1lab.analysis.sweep import load_sweep
 
@@ -60,6 +61,18 @@ def grid(write_sweep, tmp_path):
         value = 0.5 + 0.1 * i + 0.2 * j
         writer.trial({"loss.beta": beta, "rollout.group_size": size}, {1: value, 2: value + 0.02})
     return load_sweep(writer.folder)
+
+
+def test_a_level_of_which_every_point_failed_has_no_mean(write_sweep, tmp_path):
+    params = {"a": [1, 2], "b": [1, 2]}
+    writer = write_sweep(tmp_path / "failed", params, seeds=[1, 2], baseline={"a": 1, "b": 1})
+    for a, b in itertools.product([1, 2], [1, 2]):
+        writer.trial({"a": a, "b": b}, {1: 0.5, 2: 0.6} if a == 1 else {}, "COMPLETE" if a == 1 else "FAIL")
+    sweep = load_sweep(writer.folder)
+    there, failed = margins(sweep, "a", SCORE)
+    assert there.mean.mean == pytest.approx(0.55)
+    assert failed.mean.n == failed.difference.n == 0
+    assert main([str(writer.folder), "--output", str(tmp_path / "out")]) == 0
 
 
 def test_main_effects_and_matrix(grid):

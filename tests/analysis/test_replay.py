@@ -1,8 +1,9 @@
+import pytest
 from optuna.trial import create_trial
 
-from r1lab.analysis.ablation import main
-from r1lab.analysis.replay import replay, replay_of
-from r1lab.analysis.sweep import load_sweep
+from r1lab.analysis.ablation import main, parser, places, pruner
+from r1lab.analysis.replay import replay, replay_of, replayed
+from r1lab.analysis.sweep import SweepError, load_sweep
 
 MEDIAN = {"n_startup_trials": 1, "n_warmup_steps": 0}
 
@@ -56,9 +57,36 @@ def test_any_pruner_over_a_sweep_from_the_command_line(write_sweep, tmp_path, ca
         full.trial({"lr": i / 10}, {1: values[-1]}, intermediate=curve)
     command = [str(full.folder), "--replay", "PercentilePruner", "percentile=50", "n_startup_trials=1"]
     assert main(command) == 0 and capsys.readouterr().out.startswith("PercentilePruner replayed over the 3 full curves")
+    # A name of conf/hydra/sweeper/pruner brings its arguments; a database has no folder, and a replay writes nothing.
+    for name, kind in {"median": "MedianPruner", "asha": "SuccessiveHalvingPruner"}.items():
+        assert main([str(full.folder), "--replay", name]) == 0 and capsys.readouterr().out.startswith(
+            f"{kind} replayed"
+        )
+    assert pruner("median") == ("MedianPruner", {"n_startup_trials": 4, "n_warmup_steps": 0})
+    options = parser().parse_args(["--storage", "sqlite:///sweeps.db", "--replay", "median"])
+    assert places(options) == ("sqlite:///sweeps.db", None)
     for wrong, message in {
         ("Median",): "Median is no pruner of Optuna: HyperbandPruner, MedianPruner",
         ("MedianPruner", "warm_up=1"): "MedianPruner with {'warm_up': 1}: ",
         ("MedianPruner", "30"): "argument=value, got '30'",
+        ("MedianPruner", "n_startup_trials=[1"): "--replay n_startup_trials=[1: a value cannot be read: ",
+        ("PatientPruner", "patience=1"): "PatientPruner wraps another pruner: replay that one",
+        ("wilcoxon",): "WilcoxonPruner compares whole runs of the same seed",
+        ("ThresholdPruner", "lower=0.9"): "ThresholdPruner with {'lower': 0.9} prunes every point",
     }.items():
         assert main([str(full.folder), "--replay", *wrong]) == 1 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "record, told",
+    [
+        ({"pruner": "MedianPruner"}, "swept was pruned by MedianPruner: a replay needs a sweep that ran without"),
+        ({"objectives": ["heldout/pass_at_1"]}, "swept has no curves of heldout/pass_at_1: a pruner needs one"),
+        ({}, "swept has 1 full curves: a pruner compares at least two points"),
+    ],
+)
+def test_why_a_sweep_cannot_be_replayed(write_sweep, tmp_path, record, told):
+    swept = write_sweep(tmp_path / "swept", {"lr": [0.0, 0.1]}, seeds=[1], steps=30, **record)
+    swept.trial({"lr": 0.0}, {1: 0.7}, intermediate={10: 0.5, 30: 0.7})
+    with pytest.raises(SweepError, match=told):
+        replayed(load_sweep(swept.folder), "MedianPruner", {})

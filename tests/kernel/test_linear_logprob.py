@@ -62,7 +62,10 @@ def test_against_float64(device, shape, entropy, dtype, biased, softcap, assert_
     for pieces in (1, 3):
         budget = -(-shape[0] // pieces) * (shape[2] + 64) * dtype.itemsize
         fused = results(linear_logprob, tensors, ids, weights, chunk_bytes=budget, **options)
-        assert_close_to_float64(fused, same, exact)
+        last = -1 if biased else None
+        assert_close_to_float64(fused[:last], same[:last], exact[:last])
+        # The bias's gradient sums those of logits, which are in the logits' dtype: a rounding more.
+        assert_close_to_float64(fused[-1:], same[-1:], exact[-1:], slack=max(torch.finfo(dtype).eps, 1e-6))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it is taken without being told")

@@ -4,6 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from r1lab.entry import Stopped
+from r1lab.run_folder import write_summary
 from r1lab.sweeper.study import open_storage
 from r1lab.sweeper.sweeper import SweepError
 from r1lab.sweeper.work import ABANDONED, ERROR, is_live
@@ -63,12 +64,29 @@ def test_a_failing_run_fails_its_point_and_the_sweep_goes_on(tmp_path, capsys, c
 
 
 @pytest.mark.parametrize(
-    "value, told", [(float("nan"), "=nan)"), (None, "=None)"), (float("inf"), "=inf)"), (float("-inf"), "=-inf)")]
+    "value, told",
+    [
+        (float("nan"), "=nan)"),
+        (float("inf"), "=inf)"),
+        (float("-inf"), "=-inf)"),
+    ],
 )
 def test_what_is_not_a_number_fails(tmp_path, value, told):
     study = sweep(tmp_path, lambda run: value if run["x"] == 2 else 0.5, **GRID)
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
     assert study.trials[1].user_attrs[ERROR] == f"seed 1: the objective is not a number (validation/pass_at_1{told}"
+
+
+def test_an_objective_that_was_never_measured_says_what_was(tmp_path):
+    def objective(run):
+        folder = tmp_path / "runs" / run["hydra.sweep.subdir"]
+        folder.mkdir(parents=True)
+        write_summary(folder, {"after": {"heldout": {"pass_at_1": 0.5}}})
+        return None if run["x"] == 2 else 0.5
+
+    study = sweep(tmp_path, objective, objectives="heldout/pas_at_1", **GRID)
+    told = "seed 1: heldout/pas_at_1 was never measured; there are heldout/pass_at_1"
+    assert study.trials[1].user_attrs[ERROR] == told
 
 
 def test_a_failed_point_is_not_run_again(tmp_path):

@@ -32,13 +32,14 @@ def never(config):
     raise RuntimeError("never")
 
 
-def leave_a_dry_run(folder):
+def leave_a_dry_run(folder, value=0.5):
     """Three steps, the first slow, a validation at the end, scored before."""
     folder.mkdir(parents=True, exist_ok=True)
     table = {"step": [1, 2, 3], "time/step_seconds": [5.0, 1.0, 2.0], "validation/seconds": [None, None, 0.5]}
     pd.DataFrame(table).to_csv(folder / "metrics.csv", index=False)
     summary = {"before": {"heldout": {"pass_at_1": 0.25}}, "evaluate_seconds": {"before": 4.0, "after": 3.0}}
     write_summary(folder, summary)
+    return value
 
 
 def test_no_signal_by_hand():
@@ -79,19 +80,36 @@ def test_the_dry_run_is_a_few_steps_and_its_error_stops_the_sweep(tmp_path):
     seen = []
 
     def objective(run):
-        leave_a_dry_run(tmp_path / "runs" / run["hydra.sweep.subdir"])
-        return None
+        return leave_a_dry_run(tmp_path / "runs" / run["hydra.sweep.subdir"])
 
     made = sweep_of(tmp_path, objective, seen=seen, seeds=[7, 8], arguments=("loss.beta=1",))
     assert dry_run(made, {"x": 0.25})["step"] == 1.5
     values = dict(seen[0].values)
     assert values == {
         "loss.beta": 1, "x": 0.25, "seed": 7, "trainer.max_steps": 3, "trainer.val_check_interval": 3,
+        "objective": "validation/pass_at_1",
         "hydra.sweep.subdir": f"dry_run_{os.getpid()}", "evaluation.cache": str(tmp_path / "runs/before"),
     }  # fmt: skip
     assert not list(tmp_path.glob("runs/dry_run*"))
     with pytest.raises(ZeroDivisionError):
         dry_run(sweep_of(tmp_path, lambda run: 1 / 0), {"x": 0.25})
+
+
+def test_an_objective_that_no_run_measures_stops_the_sweep(tmp_path):
+    def run_of(name, *more):
+        names = [name, *more]
+        values = [None, *(0.5 for _ in more)]
+        dry = lambda run: leave_a_dry_run(  # noqa: E731
+            tmp_path / "runs" / run["hydra.sweep.subdir"], values if more else None
+        )
+        directions = ["maximize"] * len(names)
+        return dry_run(sweep_of(tmp_path, dry, objectives=names, directions=directions), {"x": 0.25})
+
+    for names in (["validation/pas_at_1"], ["heldout/pass_at_1", "validation/seconds"]):
+        told = f"^hydra.sweeper.objectives: {names[0]} was not measured in the dry run; there are validation/seconds$"
+        with pytest.raises(SpaceError, match=told):
+            run_of(*names)
+    assert run_of("time/later")["step"] == 1.5  # of the training: later steps may measure it
 
 
 def test_what_is_printed(tmp_path, capsys, monkeypatch):

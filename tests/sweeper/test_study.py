@@ -92,7 +92,10 @@ def test_the_lock_of_a_process_that_was_killed_is_broken(tmp_path, monkeypatch):
         ({"seeds": []}, r"seeds was \[1\] and is now \[\]"),
         ({"steps": 5}, "steps was 4 and is now 5"),
         ({"objectives": ["b"]}, "objectives was"),
-        ({"config": {"loss.beta": 0.2}}, "another sweep \\(loss.beta was 0.1 and is now 0.2\\)"),
+        (
+            {"config": {"loss.beta": 0.2}, "shared": ["loss.beta=0.2"]},
+            "another sweep \\(loss.beta was 0.1 and is now 0.2\\)",
+        ),
     ],
 )
 def test_a_study_of_another_sweep_is_refused(tmp_path, record, told):
@@ -106,9 +109,22 @@ def test_a_study_of_another_sweep_is_refused(tmp_path, record, told):
 
 
 def test_settings_that_came_or_went_since_do_not_matter(tmp_path):
-    opened(tmp_path / "journal.log")
-    config = {"loss.beta": 0.1, "new": None}
-    assert opened(tmp_path / "journal.log", config=config).user_attrs[RECORD]["config"] == config
+    """Nor are they written: a committed study stays as it is."""
+    path = tmp_path / "journal.log"
+    opened(path)
+    before = path.read_bytes()
+    opened(path, config={"loss.beta": 0.1, "new": None}, pruner_options={})
+    assert path.read_bytes() == before
+
+
+def test_settings_that_change_nothing_do_not_matter(tmp_path):
+    """The file's own value said again, another kernel or logger: the resolved settings are what they were."""
+    path = tmp_path / "journal.log"
+    study = opened(path, shared=[])
+    study.tell(study.ask(), 0.5)
+    before = path.read_bytes()
+    opened(path, shared=["loss.beta=0.1", "kernel=torch", "logger=tensorboard"])
+    assert path.read_bytes() == before
 
 
 def test_a_study_in_which_nothing_was_tried_is_made_anew(tmp_path):

@@ -1,4 +1,6 @@
 import json
+import logging
+import shutil
 import warnings
 
 import optuna
@@ -181,9 +183,29 @@ def test_failed_points_are_run_again_where_asked(tmp_path):
     assert sorted(t.value for t in study.trials if t.state == TrialState.COMPLETE) == [0.1, 0.2, 0.3]
 
 
+def test_a_sweep_with_failed_points_is_not_called_finished(tmp_path, caplog):
+    given = {"sampler": "grid", "params": {"x": "0.1,0.2,0.3"}}
+    for _ in range(2):
+        with caplog.at_level(logging.INFO, logger="r1lab.sweeper"):
+            sweep(tmp_path, lambda run: 1 / 0 if run["x"] != 0.1 else 0.5, **given)
+    told = "3 points are done, 2 of them failed; hydra.sweeper.retry_failed=true runs those again"
+    assert caplog.messages[-1] == told
+
+
 def test_a_sweep_of_nothing_but_failures_says_so(tmp_path):
     with pytest.raises(SweepError, match="3 points failed, all there are"):
         sweep(tmp_path, lambda run: 1 / 0, n_trials=3, max_failures=9)
+
+
+def test_a_committed_study_that_is_finished_stays_as_it_is(tmp_path, monkeypatch, capsys):
+    folder = CONF.parent / "sweeps"
+    committed = folder / "results/advantage_scale/journal.log"
+    journal = shutil.copy(committed, tmp_path / "journal.log")
+    options = (f"hydra.sweeper.storage={journal}", "hydra.sweeper.workers=1", "hydra.sweeper.finish=null")
+    monkeypatch.chdir(tmp_path)
+    command_line(monkeypatch, "--config-dir", str(folder), "--config-name", "advantage_scale", *options)
+    assert "all 4 points are finished" in capsys.readouterr().out
+    assert journal.read_bytes() == committed.read_bytes()
 
 
 def test_functions_that_are_not_there_are_told_at_once(tmp_path):
@@ -254,6 +276,16 @@ def test_nothing_is_said_by_libraries(tmp_path, capsys):
         sweep(tmp_path, peak, sampler="tpe", n_trials=10, params={"x": "interval(0,1)", "c": "a,b"})
     assert [w for w in caught if not issubclass(w.category, optuna.exceptions.ExperimentalWarning)] == []
     assert capsys.readouterr() == ("", "")
+
+
+def test_choices_beside_cmaes_are_nothing_to_warn_of(tmp_path, caplog):
+    optuna.logging.enable_propagation()
+    try:
+        params = {"x": "interval(0,1)", "y": "interval(0,1)", "c": "a,b"}
+        sweep(tmp_path, peak, sampler="cmaes", n_trials=4, params=params)
+    finally:
+        optuna.logging.disable_propagation()
+    assert not [message for message in caplog.messages if "CmaEsSampler" in message]
 
 
 def test_finish_is_called_once_at_the_end(tmp_path):
