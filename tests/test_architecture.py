@@ -32,7 +32,8 @@ MAY_IMPORT = {
     # The tiny bases' corpora write those bases' words, about those bases' tasks.
     "data": {"types", "task", "rollout.collate", "model.tiny", "model.bilingual"},
     "module": {"types", *STAGES},
-    "analysis": {"types", "run_folder", "module", "callback.line_file", *STAGES},
+    # A pruner is replayed by the name that conf gives it.
+    "analysis": {"types", "run_folder", "entry", "module", "callback.line_file", *STAGES},
     "sweeper": {"run_folder", "entry"},
 }
 # Where a library may be imported.
