@@ -33,7 +33,8 @@ MAY_IMPORT = {
     # What a teacher stored is of its own tokens.
     "data": {"types", "task", "rollout.collate", "model.tiny", "model.bilingual", "model.tokenizer"},
     "module": {"types", *STAGES},
-    "analysis": {"types", "run_folder", "module", "callback.line_file", *STAGES},
+    # A pruner is replayed by the name that conf gives it.
+    "analysis": {"types", "run_folder", "entry", "module", "callback.line_file", *STAGES},
     "sweeper": {"run_folder", "entry"},
 }
 # Where a library may be imported.

@@ -217,5 +217,5 @@ def test_several_objectives_are_told_in_order(tmp_path):
     assert seen[0]["objective"] == names and "+callback.pruning" not in seen[0].values
     assert [t.values for t in study.trials[:2]] == [[1, 11.5], [2, 21.5]]
     assert study.trials[0].user_attrs["seed/2"]["value"] == [1, 12]
-    assert "completion_length=None" in study.trials[2].user_attrs[ERROR]
+    assert "validation/completion_length was never measured" in study.trials[2].user_attrs[ERROR]
     assert open_storage(str(tmp_path / "journal.log")).get_all_studies()[0].directions == study.directions
