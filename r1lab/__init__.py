@@ -10,7 +10,7 @@ The map, in the order of the flow. Data walks one way; each stage hands the next
 Verbs, each `python -m r1lab.<verb>`:
     train       compose a config, build, score, fit, score, sum up
     evaluate    score a checkpoint: pass@1, pass@k, greedy, lengths, with intervals
-    generate    let a checkpoint answer a prompt, or a whole split into Parquet
+    generate    let a checkpoint answer a prompt, or a whole split into Parquet, with its likeliest tokens if asked
     pipeline    R1's recipe from the base to the table of its stages, each a train or a generate run, resumable
     analysis.ablation   sum up a sweep: table, figure, CSV and verdict, from its Optuna study alone
     analysis.reward_hacking   the reward model's score beside the gold score over steps of RL: figure, CSV
@@ -23,17 +23,21 @@ Packages; the same word names the package, its folder in conf, its folder in tes
                 model; the weighted sum and its schedules; the pool and the sandbox that hostile completions meet
     advantage   rewards -> advantages: of a completion in its group, of a token by GAE
     loss        logprobs -> scalar, pure functions, the definitions: ratio, clip, kl, aggregate, grpo, ppo, sft,
-                distill, preference (hidden states -> logprobs: logprob, sharded_logprob)
+                distill and sparse_distill, preference (hidden states -> logprobs: logprob, sharded_logprob)
     kernel      Triton drop-ins for them, which know their checks and results alone: linear_logprob, k3,
                 linear_grpo_loss, linear_distill_loss
     model       the policy from a folder, the hub or a fresh config; the frozen reference; the value model and the
-                reward model; what they hold in memory; the shipped tiny bases, and the words of the bilingual one
+                reward model; what they hold in memory and compute; the shipped tiny bases, and the words of the
+                bilingual one; whose tokens are whose
     data        LightningDataModules: prompts for RL and their curriculum, documents for supervised training, pairs for
-                reward models; the tiny bases' corpora; filters of samples, and documents from what they leave
-    module      LightningModules, thin: base, grpo with its dynamic sampling, ppo, sft, reward_model; the head, by loss
-                or by kernel; evaluation; checkpoints
-    callback    what watches a run: progress, metrics.csv, samples.jsonl, checkpoints, the base's gate, pruning
-    metric      pass_at_k, majority_vote, bootstrap intervals; over seeds: t intervals, paired tests, Holm, power
+                reward models, a teacher's samples; the tiny bases' corpora; filters of samples, and documents from what
+                they leave
+    module      LightningModules, thin: base, grpo with its dynamic sampling, ppo, opd, sft, distill and its teacher,
+                reward_model; the head, by loss or by kernel; evaluation, mimicry of a teacher; checkpoints
+    callback    what watches a run: progress, FLOP and their budget, metrics.csv, samples.jsonl, checkpoints, the base's
+                gate, pruning
+    metric      pass_at_k, majority_vote, calibration, bootstrap intervals; over seeds: t intervals, paired tests, Holm,
+                power
     sweeper     Hydra's sweeper on Optuna: seeds, pruning, a queue that processes share
     pipeline    stages, the records of what they were made from, how each is made and scored
     analysis    what notebooks import: load a run, its curves, samples and tokens; ship a run; load a sweep (sweep.py),

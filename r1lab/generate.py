@@ -9,6 +9,9 @@ Columns, one row a completion: prompt_index, kind, difficulty, language (the pro
 completion among its prompt's), completion, completion_ids, length (tokens), truncated, accuracy (the task's score, 0
 without an answer), wellformed, language_consistency (of the reasoning, by the task's vocabularies or else by script;
 null without words), sampling_logprobs.
+
+`logprobs=top_k logprobs_k=16` adds, of each token's place, top_ids and top_logprobs: the policy's likeliest tokens, at
+the sampling temperature (1 for greedy), for `module=distill` to learn from.
 """
 
 import json
@@ -30,12 +33,14 @@ from r1lab.build import evaluation_sampling
 from r1lab.entry import run
 from r1lab.evaluate import override
 from r1lab.load import Loaded, load, policy_hash
+from r1lab.model.tokenizer import vocabulary_hash
 from r1lab.module.evaluation import expand, sample
+from r1lab.module.logprobs import top_k_rows
 from r1lab.reward.accuracy import Accuracy
 from r1lab.reward.format import Format
 from r1lab.reward.language_consistency import consistency_of
 from r1lab.rollout.sampling import Sampling
-from r1lab.run_folder import write_whole
+from r1lab.run_folder import config_hash, write_whole
 from r1lab.types import Completion, Prompt
 
 # The step that keys the draws, next to that of evaluations (-1): no draw is shared with either them or training.
@@ -62,6 +67,11 @@ SCHEMA = pa.schema(
 )
 
 
+TOP_K_SCHEMA = SCHEMA.append(pa.field("top_ids", pa.list_(pa.list_(pa.int32())))).append(
+    pa.field("top_logprobs", pa.list_(pa.list_(pa.float32())))
+)
+
+
 def generate(config: DictConfig) -> None:
     """Answer a prompt, or write a split."""
     given = OmegaConf.to_container(config)
@@ -71,6 +81,7 @@ def generate(config: DictConfig) -> None:
         raise ValueError('give either prompt="7 + 5 * 3" or split=heldout')
     if given["split"] is not None and given["output"] is None:
         raise ValueError("split needs output=FOLDER, where the Parquet files go")
+    top_k = stored_logprobs(given["logprobs"], given["logprobs_k"])
     loaded = load(given["checkpoint"], model=given.get("model"), task=given.get("task"))
     settings = override(loaded.config["evaluation"], given)
     sampling = evaluation_sampling({"evaluation": settings})
@@ -90,7 +101,17 @@ def generate(config: DictConfig) -> None:
             shard_size=given["shard_size"],
             sampling=sampling,
             seed=settings["seed"],
+            top_k=top_k,
         )
+
+
+def stored_logprobs(logprobs: str | None, k: int | None) -> int:
+    """How many logprobs a place are stored; 0: none. Raises ValueError for settings that do not go together."""
+    if logprobs not in (None, "top_k"):
+        raise ValueError(f"logprobs={logprobs} must be top_k, or null for none")
+    if (logprobs is None) != (k is None) or (k is not None and k < 1):
+        raise ValueError(f"logprobs=top_k and logprobs_k=16, a number from 1, go together; got {logprobs} and {k}")
+    return k or 0
 
 
 def make_prompt(loaded: Loaded, question: str) -> Prompt:
@@ -133,6 +154,7 @@ def write_split(
     shard_size: int,
     sampling: Sampling,
     seed: int,
+    top_k: int = 0,
 ) -> None:
     """Write the shards of `num_prompts` prompts of a split, from number `first` on, that are not there yet.
 
@@ -145,6 +167,8 @@ def write_split(
             raise ValueError(f"{name} must be at least 1, got {number}")
     if first < 0:
         raise ValueError(f"first must be at least 0, got {first}")
+    temperature = sampling.temperature or 1.0
+    stored = {"logprobs": {"k": top_k, "temperature": temperature}} if top_k else {}
     claim(
         folder,
         {
@@ -156,6 +180,8 @@ def write_split(
             **numbers,
             "sampling": asdict(sampling),
             "seed": seed,
+            "tokenizer_sha256": vocabulary_hash(loaded.tokenizer),
+            **stored,
         },
     )
     starts = range(0, num_prompts, shard_size)
@@ -179,26 +205,34 @@ def write_split(
                 step=GENERATION_STEP,
                 advance=advance,
             )
-            write_shard(path, table(expand(prompts, num_samples), completions, loaded, num_samples))
+            expanded = expand(prompts, num_samples)
+            rows = table(expanded, completions, loaded, num_samples)
+            if top_k:
+                rows = with_top_k(rows, loaded, expanded, completions, k=top_k, temperature=temperature)
+            write_shard(path, rows)
     print(f"{num_prompts * num_samples} completions in {len(starts)} files in {folder}")
 
 
 def claim(folder: Path, meta: dict[str, Any]) -> None:
     """Note in meta.json how a folder's shards are made; refuse one whose shards were made otherwise.
 
-    Where the weights lay does not matter, their hash does.
+    Where the weights lay does not matter, their hash does; and their tokenizer, noted since, goes with them.
+    settings_sha256, of all but where the weights lay, is the name of what was made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "meta.json"
     meta = json.loads(json.dumps(meta))
+    compared = [key for key in meta if key not in ("checkpoint", "tokenizer_sha256")]
     if path.exists():
         old = json.loads(path.read_text())
-        changed = [key for key in meta if key != "checkpoint" and old.get(key) != meta[key]]
+        known = {**dict.fromkeys(compared), **{key: old[key] for key in old if key in (*compared, "logprobs")}}
+        changed = [key for key in known if known[key] != meta.get(key)]
         if changed:
-            differences = "; ".join(f"{key} was {old.get(key)} and is now {meta[key]}" for key in changed)
+            differences = "; ".join(f"{key} was {old.get(key)} and is now {meta.get(key)}" for key in changed)
             raise ValueError(f"{folder} holds shards made with other settings ({differences}); choose another output")
     else:
-        write_whole(path, json.dumps(meta, indent=2) + "\n")
+        named = {"settings_sha256": config_hash({key: meta[key] for key in compared})}
+        write_whole(path, json.dumps(meta | named, indent=2) + "\n")
 
 
 def table(prompts: list[Prompt], completions: list[Completion], loaded: Loaded, num_samples: int) -> pa.Table:
@@ -221,6 +255,21 @@ def table(prompts: list[Prompt], completions: list[Completion], loaded: Loaded, 
         "sampling_logprobs": [c.sampling_logprobs for c in completions],
     }
     return pa.table(columns, schema=SCHEMA)
+
+
+def with_top_k(
+    rows: pa.Table,
+    loaded: Loaded,
+    prompts: list[Prompt],
+    completions: list[Completion],
+    *,
+    k: int,
+    temperature: float,
+) -> pa.Table:
+    """The rows with the policy's k likeliest tokens at each place of the completions."""
+    found = top_k_rows(loaded.policy, loaded.tokenizer, prompts, completions, k=k, temperature=temperature)
+    columns = {name: [row[i].tolist() for row in found] for i, name in enumerate(("top_ids", "top_logprobs"))}
+    return pa.table(rows.to_pydict() | columns, schema=TOP_K_SCHEMA)
 
 
 def write_shard(path: Path, rows: pa.Table) -> None:

@@ -15,11 +15,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from r1lab.build import build_policy_parts, make
 from r1lab.entry import CONF, plain
-from r1lab.module.checkpoint import CheckpointError, load_checkpoint
+from r1lab.model.policy import NAMED
+from r1lab.module.checkpoint import checkpoint_file, load_checkpoint
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.task.protocol import Task
 
-_NAMED = ("tiny", "tiny_bilingual", "smollm2")
 # What a model is asked that does not know the words of the default task.
 _TASKS = {"tiny_bilingual": "bilingual"}
 # What of a run's config says how its policy is prompted and sampled.
@@ -59,7 +59,7 @@ def load(
     disable_progress_bar()
     if checkpoint is None:
         raise ValueError("give checkpoint=PATH: a .ckpt file, a run folder, a Hugging Face folder, or tiny")
-    file = _checkpoint_file(checkpoint)
+    file = checkpoint_file(checkpoint)
     if file is not None:
         if model is not None:
             raise ValueError(f"model is for a Hugging Face folder; {file} brings its own")
@@ -77,26 +77,9 @@ def load(
     return Loaded(policy, tokenizer, parts["task"], parts["engine"], config, file)
 
 
-def _checkpoint_file(checkpoint: str) -> Path | None:
-    """The .ckpt file that is meant; None for a Hugging Face model."""
-    path = Path(checkpoint).expanduser()
-    if path.is_file():
-        return path
-    for last in (path / "checkpoints" / "last.ckpt", path / "last.ckpt"):
-        if last.is_file():
-            return last
-    if (path / "config.json").is_file() or (checkpoint in _NAMED and not path.exists()):
-        return None
-    if path.is_dir():
-        raise CheckpointError(f"{path} is no run folder (no checkpoints/last.ckpt) and no Hugging Face folder")
-    raise CheckpointError(
-        f"there is no checkpoint at {path}; give a .ckpt file, a run folder, a Hugging Face folder, or {_NAMED[0]}"
-    )
-
-
 def _default_config(name: str, model: Mapping[str, Any] | None) -> dict[str, Any]:
     """The parts needed of what `train` would run on a model by default."""
-    overrides = [f"model={name if name in _NAMED else 'hf'}", f"model.name='{name}'"]
+    overrides = [f"model={name if name in NAMED else 'hf'}", f"model.name='{name}'"]
     overrides += [f"task={_TASKS[name]}"] if name in _TASKS else []
     if GlobalHydra.instance().is_initialized():
         config = compose("train", overrides)

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,12 @@ from r1lab.entry import Stopped, flat, plain, refuse_two_checkers, refuse_wrong_
 from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
 from r1lab.module.checkpoint import AtomicCheckpointIO
+from r1lab.module.distill import Distill
 from r1lab.module.drift import kl_to_base
 from r1lab.module.evaluation import evaluate_splits
 from r1lab.module.head import LinearHead
 from r1lab.module.reward_model import RewardModel
+from r1lab.module.teacher import load_teacher
 from r1lab.run_folder import (
     FINISHED,
     claim,
@@ -103,7 +106,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     module.configure_model()
     note_slowness(config["model"]["name"], module.policy)
     data = parts["data"] = build_data(config, parts, module)
-    timer = Timer()
+    timer = Timer(config["budget"]["seconds"] and {"seconds": config["budget"]["seconds"]})
     trainer = build_trainer(config, folder, [timer])
 
     if trainer.is_global_zero:
@@ -154,7 +157,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         note(summary)
         raise
     summary |= {"steps": module.step, "train_seconds": round(timer.time_elapsed("train"), 2)}
-    summary |= memory(folder)
+    summary |= memory(folder) | {"flops": flops(folder)}
     pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)
     if config["evaluate"] and not pruned and trainer.is_global_zero:
         try:
@@ -208,6 +211,12 @@ def memory(folder: Path) -> dict[str, Any]:
     return {"trained_parameters": int(most.get("memory/trained_parameters", 0)), "memory_mib": mib}
 
 
+def flops(folder: Path) -> dict[str, float]:
+    """What the run's steps computed, by kind, and the total; see `r1lab.callback.flops`."""
+    spent = read_metrics(folder / "metrics.csv").filter(like="flops/").max()
+    return {name.removeprefix("flops/"): float(value) for name, value in spent.items()}
+
+
 def checkpoint_to_resume(folder: Path, ckpt_path: str | None) -> str | None:
     """The file to go on from: with `last`, the newest of the run's own folder."""
     if ckpt_path != "last":
@@ -225,7 +234,17 @@ def checkpoint_to_resume(folder: Path, ckpt_path: str | None) -> str | None:
 def refuse_other_settings(folder: Path, config: dict[str, Any]) -> None:
     """A run goes on as what it was: how long, how watched, what for and by which kernels may change, nothing else."""
     before = yaml.safe_load((folder / "config.yaml").read_text())
-    changeable = ("ckpt_path", "trainer", "callback", "logger", "objective", "evaluate", "evaluation", "kernel")
+    changeable = (
+        "ckpt_path",
+        "budget",
+        "trainer",
+        "callback",
+        "logger",
+        "objective",
+        "evaluate",
+        "evaluation",
+        "kernel",
+    )
     now = dict(flat(config))
     kept = [(key, was) for key, was in flat(before) if key.split(".")[0] not in changeable]
     if now.get("optimizer.scheduler.name", "").startswith("constant"):
@@ -258,7 +277,12 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
         "evaluation_seed": config["evaluation"]["seed"],
     }
     module_config = dict(config["module"])
-    if module_config["_target_"].endswith(("GRPO", "PPO")):
+    if "teacher" in module_config:
+        teacher = module_config["teacher"]
+        module_config["teacher"] = partial(load_teacher, **teacher) if teacher["name"] else None
+    if module_config["_target_"].endswith("Distill"):
+        common |= {"sampling": rollout_sampling(config), "seed": config["seed"]}
+    if module_config["_target_"].endswith(("GRPO", "PPO", "OPD")):
         loss = dict(config["loss"])
         updates = config["module"]["num_minibatches"] * config["module"]["num_iterations"]
         note_kl(loss, updates, config["advantage"].get("scale"))
@@ -336,12 +360,10 @@ def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.Lightnin
         takes_task = "task" in inspect.signature(get_object(documents["_target_"])).parameters
         documents = make(documents, **({"task": parts["task"]} if takes_task else {}))
         return make(data, documents=documents, task=parts["task"], tokenizer=parts["tokenizer"])
-    return make(
-        data,
-        task=parts["task"],
-        updates_per_rollout=module.updates_per_rollout,
-        seed=config["seed"],
-    )
+    given = {"task": parts["task"], "seed": config["seed"]}
+    if isinstance(module, Distill):
+        return make(data, **given, tokenizer=parts["tokenizer"], top_k=module.stored_top_k)
+    return make(data, **given, updates_per_rollout=module.updates_per_rollout)
 
 
 def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callback]) -> L.Trainer:

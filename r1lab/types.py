@@ -4,7 +4,7 @@ Shapes: P prompts, G completions of one prompt (the group), B = P * G, S prompt 
 V vocabulary, H width, E experts. Completions are ordered by prompt: row b belongs to prompt b // G.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,19 @@ class Answer(str):
 
     def __getnewargs__(self) -> tuple[str, str]:
         return str(self), self.response
+
+
+@dataclass(frozen=True)
+class TaughtCompletion:
+    """Ids of a prompt [S] and of a completion [T] that a student is taught on, whoever wrote it, EOS included.
+
+    `top_ids` and `top_logprobs` [T][k]: the teacher's likeliest tokens at each place and their logprobs, where stored.
+    """
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    top_ids: Sequence[Sequence[int]] = ()
+    top_logprobs: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,17 @@ def train_small():
 
 
 @pytest.fixture(scope="session")
+def teacher_samples(tiny_run, command, tmp_path_factory):
+    """The folder of 6 prompts' samples of `tiny_run`, two each, in shards of 2 prompts, with 4 logprobs a place."""
+    from r1lab.generate import generate
+
+    folder = tmp_path_factory.mktemp("samples") / "samples"
+    numbers = ("num_prompts=6", "num_samples=2", "shard_size=2", "logprobs=top_k", "logprobs_k=4")
+    generate(command("generate", f"checkpoint={tiny_run}", "split=train", *numbers, f"output={folder}"))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_run(train_small, tmp_path_factory):
     """The folder of a finished run of two steps; not to be changed."""
     return train_small(tmp_path_factory.mktemp("runs") / "tiny", "callback.samples.shown=0")

@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "rollout": {"types"},
     "callback": {"types"},
     # The tiny bases' corpora write those bases' words, about those bases' tasks.
-    "data": {"types", "task", "rollout.collate", "model.tiny", "model.bilingual"},
+    # What a teacher stored is of its own tokens.
+    "data": {"types", "task", "rollout.collate", "model.tiny", "model.bilingual", "model.tokenizer"},
     "module": {"types", *STAGES},
     # A pruner is replayed by the name that conf gives it.
     "analysis": {"types", "run_folder", "entry", "module", "callback.line_file", *STAGES},

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -50,12 +51,23 @@ def leaves(config: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], ob
     return found
 
 
+# The paper's distilled models: their data and their models are large, so that only their config is looked at.
+PAPERS = [name for name in EXPERIMENTS if re.fullmatch(r"distill_\d+(_\d+)?b", name)]
+# Alike to others, which the default tests have.
+SLOW = {"distill", "distill_sft", "opd", "student_base", "student_base_bilingual", *PAPERS[1:]}
 # Those that need the words of two languages.
-BILINGUAL = {"bilingual", "tiny_bilingual_base", "reward_model", "safety_model", "reward_hacking"}
+BILINGUAL = {
+    "student_base_bilingual",
+    "bilingual",
+    "tiny_bilingual_base",
+    "reward_model",
+    "safety_model",
+    "reward_hacking",
+}
 
 
 @pytest.fixture(scope="module")
-def given(train_small, tmp_path_factory):
+def given(train_small, request, tmp_path_factory):
     """given(experiment): what it starts from."""
 
     def overrides(experiment):
@@ -65,6 +77,11 @@ def given(train_small, tmp_path_factory):
             document = {"prompt": "User: 3 + 4 Assistant:", "completion": "<answer> 7 </answer>"}
             pq.write_table(pa.Table.from_pylist([document] * 8), path)
             return (f"data.documents.sources={{mine: {{path: '{path}', weight: 1}}}}", "data.batch_size=4")
+        if experiment in ("distill", "opd"):
+            return (f"module.teacher.name={request.getfixturevalue('tiny_run')}",)
+        if experiment == "distill_sft":
+            folder = request.getfixturevalue("teacher_samples")
+            return (f"data.folder={folder}", "~data.filters.correct", "data.batch_size=4")
         if experiment != "reward_hacking":
             return untrained
         folder = tmp_path_factory.mktemp("reward_model")
@@ -74,7 +91,11 @@ def given(train_small, tmp_path_factory):
     return overrides
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def marked(experiments):
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in experiments]
+
+
+@pytest.mark.parametrize("experiment", marked(name for name in EXPERIMENTS if name not in PAPERS))
 def test_two_steps(experiment, given, train_small, tmp_path):
     # Without its gate, which no base of two steps passes.
     options = ("callback=default", "callback.samples.shown=0")
@@ -84,6 +105,17 @@ def test_two_steps(experiment, given, train_small, tmp_path):
     assert summary["objective"] is not None
     assert [row["step"] for row in rows] == ["1", "2"]
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("experiment", marked(PAPERS))
+def test_the_papers_distilled_models_compose(experiment):
+    """With the learning rates of 2501.12948v2, Table 6, batch 64, cosine to a tenth."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [f"experiment={experiment}", "data.folder=samples", "logger=tensorboard"])
+    rates = {"1_5b": 1e-4, "7b": 8e-5, "8b": 5e-5, "14b": 7e-5, "32b": 6e-5, "70b": 2e-5}
+    assert config.optimizer.lr == rates[experiment.removeprefix("distill_")]
+    assert (config.module.mode, config.data.batch_size) == ("sft", 64)
+    assert config.optimizer.scheduler.scheduler_specific_kwargs.min_lr_rate == 0.1
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -2,6 +2,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from r1lab.generate import SCHEMA, generate, quoted
 from r1lab.load import load
@@ -172,3 +173,41 @@ def test_the_same_weights_from_another_place_are_not(write, tiny_run, tmp_path):
 def test_a_question_is_text(text, command):
     assert command("generate", quoted(f"prompt={text}"))["prompt"] == text
     assert quoted(f"split={text}") == f"split={text}"
+
+
+def test_the_likeliest_tokens_and_their_logprobs(write, tiny_run, tmp_path):
+    got = write("logprobs=top_k", "logprobs_k=5", "temperature=0.7")
+    loaded = load(str(tiny_run))
+    for row in got[:3]:
+        prompt = loaded.tokenizer.encode(row["prompt"], add_special_tokens=False)
+        with torch.no_grad():
+            logits = loaded.policy(input_ids=torch.tensor([[*prompt, *row["completion_ids"]]])).logits[0]
+        expected = (logits[len(prompt) - 1 : -1] / 0.7).log_softmax(-1).topk(5)
+        torch.testing.assert_close(torch.tensor(row["top_logprobs"]), expected.values, rtol=1e-4, atol=1e-4)
+        assert row["top_ids"] == expected.indices.tolist()
+    meta = json.loads((tmp_path / "out/meta.json").read_text())
+    assert meta["logprobs"] == {"k": 5, "temperature": 0.7}
+    assert len(meta["policy_sha256"]) == 64 and meta["settings_sha256"]
+    for other in (["logprobs=top_k", "logprobs_k=4", "temperature=0.7"], ["temperature=0.7"]):
+        with pytest.raises(ValueError, match="made with other settings .*logprobs was"):
+            write(*other)
+    # A killed process leaves whole shards alone: what is gone is made again, the same, and what is there stays.
+    second = tmp_path / "out/shard-00001-of-00003.parquet"
+    second.unlink()
+    (tmp_path / "out/.shard-00002-of-00003.parquet.tmp").write_bytes(b"half")
+    before = files(tmp_path / "out")
+    assert write("logprobs=top_k", "logprobs_k=5", "temperature=0.7") == got
+    assert {name: files(tmp_path / "out")[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["logprobs=all"], "logprobs=all must be top_k"),
+        (["logprobs=top_k"], "logprobs=top_k and logprobs_k=16.* go together"),
+        (["logprobs_k=3"], "logprobs=top_k and logprobs_k=16.* go together"),
+    ],
+)
+def test_logprobs_that_do_not_go_together(run_generate, given, reason):
+    with pytest.raises(ValueError, match=reason):
+        run_generate("split=heldout", "output=nowhere", *given)

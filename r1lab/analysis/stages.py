@@ -17,6 +17,8 @@ TITLES = {
     "pass_at_1": "pass@1",
     "pass_at_1_en": "pass@1, en",
     "pass_at_1_zh": "pass@1, zh",
+    **{f"pass_at_{k}": f"pass@{k}" for k in (4, 16, 64)},
+    **{f"cons_at_{k}": f"cons@{k}" for k in (4, 16, 64)},
     "greedy": "greedy",
     "format": "format",
     "language_consistency": "language consistency",
@@ -24,7 +26,16 @@ TITLES = {
     "language_consistency_zh": "consistency, zh",
     "reasoning_length": "reasoning, tokens",
     "general_score": "general tasks",
+    "forward_kl/teacher": "KL(T, S) on the teacher's text",
+    "forward_kl/student": "KL(T, S) on its own text",
+    "reverse_kl/teacher": "KL(S, T) on the teacher's text",
+    "reverse_kl/student": "KL(S, T) on its own text",
+    "calibration": "calibration error",
+    "teraflop": "teraflop of the stage",
+    "teacher_tokens": "teacher tokens",
 }
+# What is no share.
+UNBOUNDED = {"reasoning_length", "teraflop", "teacher_tokens", *(name for name in TITLES if "_kl/" in name)}
 
 
 def stage_frame(
@@ -115,7 +126,7 @@ def stage_figure(frame: pd.DataFrame, path: Path) -> None:
             axes.errorbar([stages.index(row.stage)], [row.value], spread, fmt="o", color=BLUE, mfc=face, capsize=3)
         axes.set_xticks(range(len(stages)), [stage.replace(" ", "\n", 1) for stage in stages])
         axes.set_xlim(-0.5, len(stages) - 0.5)
-        axes.set_ylim(*((0, 1.1 * axes.get_ylim()[1]) if metric == "reasoning_length" else (-0.03, 1.05)))
+        axes.set_ylim(*((0, 1.1 * axes.get_ylim()[1]) if metric in UNBOUNDED else (-0.03, 1.05)))
         plain(axes, TITLES[metric], grid="y")
     hollow = "; hollow: data of people entered" if frame["people"].any() else ""
     figure.supxlabel(f"{_what_intervals(frame)}{hollow}", fontsize=9)

@@ -14,13 +14,15 @@ BLOCK = 2048
 
 
 @triton.jit
-def _terms(logits, teacher, columns, vocabulary, normaliser, teacher_normaliser, sharpness, which, beta):
+def _terms(
+    logits, teacher, columns, vocabulary, normaliser, teacher_normaliser, sharpness, teacher_sharpness, which, beta
+):
     """s, and what a column adds to the divergence and to KL(s || other); log(s / other), 0 where s is 0."""
     inside = columns < vocabulary
     z = tl.load(logits + columns, mask=inside, other=-float("inf")).to(tl.float32)
     u = tl.load(teacher + columns, mask=inside, other=-float("inf")).to(tl.float32)
     log_s = z * sharpness * LN2 - normaliser
-    log_t = u * sharpness * LN2 - teacher_normaliser
+    log_t = u * teacher_sharpness * LN2 - teacher_normaliser
     s, t = tl.exp(log_s), tl.exp(log_t)
     # m = beta t + (1 - beta) s, relative to the larger of the two
     top = tl.maximum(log_s, log_t)
@@ -46,6 +48,7 @@ def _divergence_kernel(
     value,
     vocabulary,
     sharpness,
+    teacher_sharpness,
     scale,
     which,
     beta,
@@ -61,7 +64,9 @@ def _divergence_kernel(
     mass = tl.zeros([BLOCK], tl.float32)
     for start in range(0, vocabulary, BLOCK):
         columns = start + tl.arange(0, BLOCK)
-        s, t, v, r, _ = _terms(logits, teacher, columns, vocabulary, lse, teacher_lse, sharpness, which, beta)
+        s, t, v, r, _ = _terms(
+            logits, teacher, columns, vocabulary, lse, teacher_lse, sharpness, teacher_sharpness, which, beta
+        )
         values += v
         reverse += r
         mass += s
@@ -71,7 +76,9 @@ def _divergence_kernel(
     weight = tl.where(which == 2, 1 - beta, 1.0) * scale
     for start in range(0, vocabulary, BLOCK):
         columns = start + tl.arange(0, BLOCK)
-        s, t, _, _, apart = _terms(logits, teacher, columns, vocabulary, lse, teacher_lse, sharpness, which, beta)
+        s, t, _, _, apart = _terms(
+            logits, teacher, columns, vocabulary, lse, teacher_lse, sharpness, teacher_sharpness, which, beta
+        )
         gradient = tl.where(which == 0, s - t, s * (apart - mean)) * weight
         tl.store(logits + columns, gradient.to(logits.dtype.element_ty), mask=columns < vocabulary)
 
@@ -86,6 +93,7 @@ def linear_distill_loss(
     divergence: str,
     jsd_beta: float,
     temperature: float,
+    teacher_temperature: float | None = None,
     tokens: int,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Tensor:
@@ -95,8 +103,12 @@ def linear_distill_loss(
 
     Raises ValueError as the definition does.
     """
-    check_distill(hidden, head, teacher_hidden, teacher_head, divergence, jsd_beta, temperature, chunk_bytes)
-    numbers = (DIVERGENCES.index(divergence), float(jsd_beta), temperature, max(tokens, 1), chunk_bytes)
+    teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
+    temperatures = (temperature, teacher_temperature)
+    check_distill(hidden, head, teacher_hidden, teacher_head, divergence, jsd_beta, *temperatures, chunk_bytes)
+    if divergence == "jsd" and jsd_beta in (0, 1):
+        divergence = DIVERGENCES[int(jsd_beta)]
+    numbers = (DIVERGENCES.index(divergence), float(jsd_beta), temperatures, max(tokens, 1), chunk_bytes)
     options = (*numbers, torch.is_grad_enabled())
     return _LinearDistill.apply(hidden, head, teacher_hidden.detach(), teacher_head.detach(), options)
 
@@ -104,11 +116,11 @@ def linear_distill_loss(
 class _LinearDistill(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, head, teacher_hidden, teacher_head, options):
-        which, beta, temperature, tokens, chunk_bytes, differentiable = options
+        which, beta, (temperature, teacher_temperature), tokens, chunk_bytes, differentiable = options
         wanted = [differentiable and needed for needed in ctx.needs_input_grad[:2]]
         hidden = hidden.contiguous()
         made = Head.of(hidden, head, None, temperature, None)
-        teacher = Head.of(teacher_hidden, teacher_head, None, temperature, None)
+        teacher = Head.of(teacher_hidden, teacher_head, None, teacher_temperature, None)
         values = torch.empty(len(hidden), device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             slices = chunks(len(hidden), made.row_bytes + teacher.row_bytes, chunk_bytes)
@@ -119,8 +131,8 @@ class _LinearDistill(torch.autograd.Function):
                 rows, of_teacher = (Rows.empty(n, hidden.device) for _ in range(2))
                 # Of any token: the normaliser is what is wanted.
                 ids = torch.zeros(n, dtype=torch.int64, device=hidden.device)
-                for x, out in ((logits, rows), (theirs, of_teacher)):
-                    statistics(x, ids, None, out, temperature=temperature, softcap=None)
+                for x, out, divisor in ((logits, rows, temperature), (theirs, of_teacher, teacher_temperature)):
+                    statistics(x, ids, None, out, temperature=divisor, softcap=None)
                 if n:
                     _divergence_kernel[(n,)](
                         logits,
@@ -132,6 +144,7 @@ class _LinearDistill(torch.autograd.Function):
                         values[at],
                         logits.shape[1],
                         LOG2E / temperature,
+                        LOG2E / teacher_temperature,
                         # of the mean over tokens, which float16 could not hold, in the end
                         1.0 / temperature,
                         which,

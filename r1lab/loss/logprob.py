@@ -28,7 +28,7 @@ def linear_logprob(
     entropy: Literal["none", "value", "gradient"] = "none",
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[Tensor, Tensor | None]:
-    """hidden [N, H], head [V, H], bias [V], ids int64 [N] -> (logprob [N], entropy [N] or None), in nats.
+    """hidden [N, H], head [V, H], bias [V], ids int64 [N] or [N, K] -> (logprob like ids, entropy [N] or None), nats.
 
     logprob = z[ids] - logsumexp(z) with z = cap(hidden head^T + bias) / temperature, where cap(x) = softcap
     tanh(x / softcap) (Gemma 2, arXiv 2408.00118, section 2.4), and entropy = logsumexp(z) - sum_v p_v z_v, both of the
@@ -78,7 +78,7 @@ def linear_statistics(
     rows = _rows(head, chunk_bytes)
     parts = []
     for h, i in zip(hidden.split(rows), ids.split(rows), strict=True):
-        z = _scaled(h.to(dtype) @ head.T, bias, temperature, softcap)
+        z = head_logits(h, head, bias, temperature, softcap)
         hit = z.gather(-1, i[:, None]).squeeze(-1) >= z.amax(-1)
         parts.append((*_of_scaled(z, i, "value"), hit))
     return Statistics(*(torch.cat(values) for values in zip(*parts, strict=True)))
@@ -109,6 +109,11 @@ def check_head(temperature: float, softcap: float | None, entropy: str, chunk_by
         raise ValueError(f"entropy must be none, value or gradient, got {entropy!r}")
 
 
+def head_logits(hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: float, softcap: float | None) -> Tensor:
+    """What `linear_logprob` calls z: [N, V] in the dtype of the head."""
+    return _scaled(hidden.to(head.dtype) @ head.T, bias, temperature, softcap)
+
+
 def _logprob(
     hidden: Tensor,
     head: Tensor,
@@ -118,7 +123,7 @@ def _logprob(
     softcap: float | None,
     entropy: str,
 ) -> tuple[Tensor, Tensor | None]:
-    return _of_scaled(_scaled(hidden.to(head.dtype) @ head.T, bias, temperature, softcap), ids, entropy)
+    return _of_scaled(head_logits(hidden, head, bias, temperature, softcap), ids, entropy)
 
 
 def _rows(head: Tensor, chunk_bytes: int) -> int:
@@ -137,7 +142,8 @@ def _scaled(logits: Tensor, bias: Tensor | None, temperature: float, softcap: fl
 
 def _of_scaled(logits: Tensor, ids: Tensor, entropy: str) -> tuple[Tensor, Tensor | None]:
     log_normaliser = logits.logsumexp(dim=-1)
-    logprob = logits.gather(-1, ids[:, None]).squeeze(-1) - log_normaliser
+    columns = ids if ids.dim() == 2 else ids[:, None]
+    logprob = (logits.gather(-1, columns) - log_normaliser[:, None]).view(ids.shape)
     if entropy == "none":
         return logprob, None
     with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):

@@ -23,19 +23,20 @@ def memory_mib(
     state = (x for entry in optimizer.state.values() for x in entry.values() if isinstance(x, Tensor))
     gradients = (p.grad for p in trained(optimizer) if p.grad is not None)
     return {
-        **{name: _mib(_weights(model)) for name, model in models.items()},
+        **{name: weights_mib(model) for name, model in models.items()},
         "gradients": _mib(gradients),
         "optimizer": _mib(state),
     }
 
 
+def weights_mib(model: nn.Module | None) -> float:
+    """MiB of a model's weights and buffers, tied ones once; 0 without a model."""
+    return 0.0 if model is None else _mib(chain(model.parameters(), model.buffers()))
+
+
 def trained(optimizer: Optimizer) -> list[nn.Parameter]:
     """All parameters that the optimizer steps."""
     return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def _weights(model: nn.Module | None) -> Iterable[Tensor]:
-    return () if model is None else chain(model.parameters(), model.buffers())
 
 
 def _mib(tensors: Iterable[Tensor]) -> float:

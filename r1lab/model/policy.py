@@ -18,6 +18,7 @@ from transformers import (
 from r1lab.model.smollm2 import smollm2_folder
 
 SHIPPED = Path(__file__).parent
+NAMED = ("tiny", "tiny_bilingual", "smollm2")  # what `model_folder` knows by name
 
 
 def model_folder(name: str) -> str:
@@ -66,6 +67,16 @@ def new_policy(config: dict[str, Any], *, seed: int, experts: str | None = None,
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
     return _with_experts(model, experts)
+
+
+def new_or_loaded(config: dict[str, Any], *, name: str | None, seed: int, **options: Any) -> PreTrainedModel:
+    """`new_policy` of the config where `name` is None, else `load_policy` of that folder or hub id.
+
+    So a base is trained and then trained on under one config: with `model.name` it is the one that lies there.
+    """
+    if name is None:
+        return new_policy(config, seed=seed, **options)
+    return load_policy(name, **options)
 
 
 def _with_experts(model: PreTrainedModel, experts: str | None) -> PreTrainedModel:

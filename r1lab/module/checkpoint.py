@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from r1lab.model.policy import pack_model, pack_tokenizer, rebuild, unpack_tokenizer
+from r1lab.model.policy import NAMED, pack_model, pack_tokenizer, rebuild, unpack_tokenizer
 
 _KEY = "r1lab"
 _NEEDED = {"config", "model", "tokenizer"}
@@ -61,6 +61,27 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a Lightning checkpoint: it has no state_dict")
     return checkpoint
+
+
+def checkpoint_file(checkpoint: str) -> Path | None:
+    """The .ckpt file that is meant by a file, or a run folder (its last); None for a Hugging Face model.
+
+    Raises:
+        CheckpointError: if there is none of these.
+    """
+    path = Path(checkpoint).expanduser()
+    if path.is_file():
+        return path
+    for last in (path / "checkpoints" / "last.ckpt", path / "last.ckpt"):
+        if last.is_file():
+            return last
+    if (path / "config.json").is_file() or (checkpoint in NAMED and not path.exists()):
+        return None
+    if path.is_dir():
+        raise CheckpointError(f"{path} is no run folder (no checkpoints/last.ckpt) and no Hugging Face folder")
+    raise CheckpointError(
+        f"there is no checkpoint at {path}; give a .ckpt file, a run folder, a Hugging Face folder, or {NAMED[0]}"
+    )
 
 
 def load_checkpoint(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:

@@ -94,7 +94,7 @@ def measure(
         "length": [len(completion.ids) for completion in completions],
         "reasoning": [reasoning_length(prompt, completion, tokenizer) for prompt, completion in pairs],
         "truncated": [completion.truncated for completion in completions],
-        "answers": [_answer(prompt, completion) for prompt, completion in pairs],
+        "answers": [answer_of(prompt, completion) for prompt, completion in pairs],
     }
     return [
         {"index": prompt.index, "kind": prompt.kind}
@@ -183,7 +183,8 @@ def _with_interval(name: str, values: Sequence[float]) -> dict[str, float]:
     return {name: float(np.mean(np.asarray(values))), f"{name}_low": low, f"{name}_high": high}
 
 
-def _answer(prompt: Prompt, completion: Completion) -> str | None:
+def answer_of(prompt: Prompt, completion: Completion) -> str | None:
+    """The answer that a completion gives, None for none."""
     return None if completion.truncated else parts_of(prompt, completion).answer
 
 

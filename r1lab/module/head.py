@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
 
-from r1lab.loss import grpo, logprob, ppo
+from r1lab.loss import distill, grpo, logprob, ppo, sparse_distill
 from r1lab.loss.grpo import LossOutput
 from r1lab.loss.sharded_logprob import sharded_linear_logprob
 
@@ -22,7 +22,7 @@ OLDEST = 8  # the major compute capability from which on Triton compiles for a G
 
 
 class LinearHead:
-    """Hidden states [N,H] -> logprobs, entropies or the GRPO loss under a model's head, its bias and soft cap included.
+    """Hidden states [N,H] -> logprobs, entropies, GRPO's or a distillation's loss under a model's head.
 
     Args:
         name: triton: fused kernels; torch: the definitions; auto: Triton for what lies on a CUDA GPU, else PyTorch.
@@ -46,6 +46,7 @@ class LinearHead:
                 "(TRITON_INTERPRET=1 runs the kernels on a CPU, slowly, for tests)"
             )
         self.name, self.sharded = name, sharded
+        self.watch: Callable[[PreTrainedModel, int], None] | None = None  # told of a model and tokens at each pass
         self.budget = {} if chunk_bytes is None else {"chunk_bytes": chunk_bytes}
 
     def logprob(
@@ -57,11 +58,15 @@ class LinearHead:
         temperature: float,
         entropy: Literal["none", "value", "gradient"] = "none",
     ) -> tuple[Tensor, Tensor | None]:
-        """`r1lab.loss.logprob.linear_logprob` under the model's head: float32 [N] each, the entropy where asked."""
+        """`r1lab.loss.logprob.linear_logprob` under the model's head: float32 [N] each, the entropy where asked.
+
+        Of several tokens at a place, ids [N,K], PyTorch makes float32 [N,K], whatever the kernel.
+        """
+        self.tell(model, hidden)
         function, part_of = logprob.linear_logprob, gathered
-        if self.stays_sharded(model):
+        if ids.dim() == 1 and self.stays_sharded(model):
             function, part_of = sharded_linear_logprob, own_rows
-        elif self.takes_triton(hidden):
+        elif ids.dim() == 1 and self.takes_triton(hidden):
             from r1lab.kernel.linear_logprob import linear_logprob as function
         weight, options = _parts(model, part_of)
         if function is sharded_linear_logprob:
@@ -98,12 +103,69 @@ class LinearHead:
         **options: Any,
     ) -> LossOutput:
         """`r1lab.loss.grpo.linear_grpo_loss` under the model's head, gradients made as the loss is."""
+        self.tell(model, hidden)
         function = grpo.linear_grpo_loss
         if self.takes_triton(hidden):
             from r1lab.kernel.linear_grpo_loss import linear_grpo_loss as function
         weight, of_head = _parts(model, gathered)
         tensors = (old_logprobs, ref_logprobs, advantages, completion_mask)
         return function(hidden, weight, ids, *tensors, **options, **of_head, **self.budget)
+
+    def distill_loss(
+        self,
+        model: "PreTrainedModel",
+        hidden: Tensor,
+        teacher: "PreTrainedModel",
+        teacher_hidden: Tensor,
+        **options: Any,
+    ) -> Tensor:
+        """`r1lab.loss.distill.linear_distill_loss` under the heads of student and teacher.
+
+        Of heads of different length, padded for speed beyond their one vocabulary, the rows of both count.
+
+        Raises:
+            ValueError: for a head with a bias or a soft cap.
+        """
+        self.tell(model, hidden)
+        self.tell(teacher, teacher_hidden)
+        (weight, own), (theirs, of_teacher) = (_parts(each, gathered) for each in (model, teacher))
+        function = distill.linear_distill_loss
+        if self.takes_triton(hidden):
+            from r1lab.kernel.linear_distill_loss import linear_distill_loss as function
+        if any(value is not None for value in (*own.values(), *of_teacher.values())):
+            raise ValueError(
+                "a whole distribution is distilled under plain heads, and one of these has a bias or a soft cap: take "
+                "module.mode=top_k or module.mode=sampled"
+            )
+        rows = min(len(weight), len(theirs))
+        weight, theirs = (each if len(each) == rows else each[:rows] for each in (weight, theirs))
+        return function(hidden, weight, teacher_hidden, theirs, **options, **self.budget)
+
+    def top_k(self, model: "PreTrainedModel", hidden: Tensor, *, k: int, temperature: float) -> tuple[Tensor, Tensor]:
+        """`r1lab.loss.sparse_distill.linear_top_k` under the model's head."""
+        self.tell(model, hidden)
+        weight, of_head = _parts(model, gathered)
+        return sparse_distill.linear_top_k(hidden, weight, k=k, temperature=temperature, **of_head, **self.budget)
+
+    def draws(
+        self,
+        model: "PreTrainedModel",
+        hidden: Tensor,
+        uniform: Tensor,
+        *,
+        temperature: float,
+        proposal_temperature: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`r1lab.loss.sparse_distill.linear_draws` under the model's head."""
+        self.tell(model, hidden)
+        weight, of_head = _parts(model, gathered)
+        options = {"temperature": temperature, "proposal_temperature": proposal_temperature}
+        return sparse_distill.linear_draws(hidden, weight, uniform, **options, **of_head, **self.budget)
+
+    def tell(self, model: "PreTrainedModel", hidden: Tensor) -> None:
+        """Who watches learns that the head of a model is applied to hidden states."""
+        if self.watch is not None:
+            self.watch(model, len(hidden))
 
     def takes_triton(self, hidden: Tensor) -> bool:
         """Whether Triton's turn it is for these hidden states; ValueError where it was asked for and cannot be."""

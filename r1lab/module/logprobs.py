@@ -1,13 +1,15 @@
 """Logprobs of completions under a model: the body on whole rows, the head on the counted tokens alone."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.module.head import AUTO, LinearHead
-from r1lab.rollout.collate import Batch
+from r1lab.rollout.collate import Batch, collate, microbatches
+from r1lab.types import Completion, Prompt
 
 
 def counted_hidden(body: nn.Module, batch: Batch) -> Tensor:
@@ -42,6 +44,33 @@ def completion_logprobs(
     ids = batch.completion_ids[mask]
     logprob, entropies = head.logprob(model, hidden, ids, temperature=temperature, entropy=entropy)
     return scatter(mask, logprob), None if entropies is None else scatter(mask, entropies)
+
+
+@torch.no_grad()
+def top_k_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    *,
+    k: int,
+    temperature: float,
+    microbatch_tokens: int = 8000,
+    head: LinearHead = AUTO,
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each completion the k likeliest tokens at its places and their logprobs: int64 and float32 [T,k], on the CPU.
+
+    Raises ValueError for a k above the vocabulary's size.
+    """
+    rows = [(prompt.ids, completion.ids) for prompt, completion in zip(prompts, completions, strict=True)]
+    out: list[tuple[Tensor, Tensor]] = [()] * len(rows)
+    for part in microbatches([len(prompt) + len(ids) for prompt, ids in rows], microbatch_tokens):
+        batch = collate(*zip(*(rows[i] for i in part), strict=True), tokenizer.pad_token_id).to(model.device)
+        found = head.top_k(model, counted_hidden(model.base_model, batch), k=k, temperature=temperature)
+        lengths = [len(rows[i][1]) for i in part]
+        for i, ids, logprobs in zip(part, *(x.cpu().split(lengths) for x in found), strict=True):
+            out[i] = ids, logprobs
+    return out
 
 
 def scatter(mask: Tensor, values: Tensor) -> Tensor:

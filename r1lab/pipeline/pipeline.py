@@ -22,7 +22,7 @@ from r1lab.pipeline.record import (
     read_record,
     write_record,
 )
-from r1lab.pipeline.run import KINDS, Context, Work, base_hash, composed
+from r1lab.pipeline.run import KINDS, Context, Work, base_hash, composed, teacher_hash
 from r1lab.pipeline.score import score_policy
 from r1lab.pipeline.stage import BASE, Stage, make_stages, people_of
 from r1lab.run_folder import claim, write_whole
@@ -88,6 +88,7 @@ class Pipeline:
         """What the stage would consume today -> SHA-256, read from the records of the stages before it."""
         stage, context = work.stage, work.context
         found = {BASE: base_hash(context)} if stage.init == BASE else {}
+        found |= {"teacher": teacher_hash(stage.teacher)} if stage.teacher else {}
         return found | {name: read_record(context.folder(name)).product for name in stage.inputs}
 
     def reason(self, work: Work, inputs: Mapping[str, str]) -> str | None:
@@ -178,7 +179,10 @@ class Pipeline:
             for part, name in names.items()
         }
         policy = read_record(work.folder).product
-        asked = json.loads(json.dumps({"policy_sha256": policy, "evaluation": evaluation, "tasks": tasks}))
+        asked = {"policy_sha256": policy, "evaluation": evaluation, "tasks": tasks}
+        if evaluation.get("teacher"):
+            asked["teacher_sha256"] = teacher_hash(evaluation["teacher"])
+        asked = json.loads(json.dumps(asked))
         path = work.folder / SCORES
         if path.exists() and (before := json.loads(path.read_text()))["asked"] == asked:
             return before["scores"]

@@ -65,7 +65,8 @@ def changes(record: Record, settings: Mapping[str, Any], inputs: Mapping[str, st
     missing = object()
     for key in [*settings, *(key for key in record.settings if key not in settings)]:
         was, now = record.settings.get(key, missing), settings.get(key, missing)
-        if was != now:
+        # A setting that came since and is null is what was done before.
+        if was != now and not (was is missing and now is None):
             changed.append(f"{key} {_say(was, missing)} -> {_say(now, missing)}")
     return list(dict.fromkeys(changed))
 

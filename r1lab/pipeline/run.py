@@ -30,7 +30,8 @@ from r1lab.data.prompts import PROMPTS_A_SEED
 from r1lab.entry import CONF, Stopped, flat, plain
 from r1lab.generate import generate
 from r1lab.load import load, policy_hash
-from r1lab.module.checkpoint import read_checkpoint
+from r1lab.model.policy import load_policy
+from r1lab.module.checkpoint import checkpoint_file, read_checkpoint
 from r1lab.pipeline.record import documents_hash
 from r1lab.pipeline.stage import BASE, Stage
 from r1lab.reward.format import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, opens_reasoning
@@ -116,6 +117,8 @@ class Train(Work):
     def words(self) -> list[str]:
         stage, context = self.stage, self.context
         own = [f"seed={context.seed}", f"name={context.name}_{stage.name}"]
+        if stage.teacher:
+            own.append(f"module.teacher.name={quoted(stage.teacher)}")
         if stage.init != BASE:
             own.append(f"model.name={quoted(context.folder(stage.init) / POLICY)}")
         if stage.data:
@@ -134,7 +137,7 @@ class Train(Work):
 
     def placed(self, override: str) -> str:
         """An override with the folders of the stages that it names."""
-        for name in self.stage.models:
+        for name in (*self.stage.models, *self.stage.samples):
             override = override.replace(f"<{name}>", str(self.context.folder(name)))
         return override
 
@@ -206,7 +209,7 @@ class Generate(Work):
 
     @cached_property
     def words(self) -> list[str]:
-        policy = self.context.folder(self.stage.init)
+        policy = self.stage.teacher or self.context.folder(self.stage.init)
         return [
             f"checkpoint={quoted(policy)}",
             "split=train",
@@ -308,6 +311,13 @@ def weights_hash(path: Path) -> str:
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def teacher_hash(name: str) -> str:
+    """SHA-256 of the weights of a checkpoint from outside."""
+    file = checkpoint_file(name)
+    return policy_hash(load_policy(name, dtype="float32")) if file is None else weights_hash(file)
 
 
 def base_hash(context: Context) -> str:

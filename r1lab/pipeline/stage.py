@@ -17,7 +17,10 @@ class Stage:
     init: the stage whose policy is trained or sampled, or `base`: that of `model`.
     data: stages whose documents a supervised stage trains on -> their weights.
     epochs: passes over them; sets trainer.max_steps.
-    models: stages whose folders the overrides name, as `<stage>`: reward models.
+    models: stages whose folders the overrides name, as `<stage>`: reward models, teachers.
+    samples: stages of `generate` whose folders the overrides name in the same way.
+    teacher: a checkpoint from outside: of `train` its module's teacher, of `generate` the policy that is sampled, in
+        the place of init.
     filters, per_prompt: of `generate`, see `r1lab.data.filters.keep`. num_prompts: of `answers`.
     row: its row in the table, empty for none; only of `train`.
     people: data that people wrote enter here.
@@ -30,6 +33,8 @@ class Stage:
     data: Mapping[str, int] = field(default_factory=dict)
     epochs: float | None = None
     models: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
+    teacher: str | None = None
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     per_prompt: int = 1
     num_prompts: int = 0
@@ -40,7 +45,7 @@ class Stage:
     @property
     def inputs(self) -> list[str]:
         """The stages it needs."""
-        return [name for name in (self.init, *self.data, *self.models) if name not in (None, BASE)]
+        return [name for name in (self.init, *self.data, *self.models, *self.samples) if name not in (None, BASE)]
 
 
 def make_stages(config: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
@@ -57,8 +62,13 @@ def make_stages(config: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
             raise ValueError(f"{where} has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
         if given.get("run") not in RUNS:
             raise ValueError(f"{where}.run={given.get('run')} must be one of {', '.join(RUNS)}")
-        stage = Stage(name=name, **{**given, **{key: tuple(given.get(key) or ()) for key in ("models", "overrides")}})
-        needed = {"train": ("init",), "generate": ("init",), "answers": ("num_prompts",)}[stage.run]
+        stage = Stage(
+            name=name, **{**given, **{key: tuple(given.get(key) or ()) for key in ("models", "samples", "overrides")}}
+        )
+        of_teacher = stage.run == "generate" and stage.teacher
+        needed = {"train": ("init",), "generate": () if of_teacher else ("init",), "answers": ("num_prompts",)}[
+            stage.run
+        ]
         if missing := [key for key in needed if not getattr(stage, key)]:
             raise ValueError(f"{where} needs {', '.join(missing)}")
         if stage.run == "generate" and stage.init == BASE:
@@ -66,11 +76,13 @@ def make_stages(config: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
         if bool(stage.data) != bool(stage.epochs):
             raise ValueError(f"{where}: data and epochs go together")
         policies, documents = (stage.init, *stage.models), tuple(stage.data)
-        for source, kind in [*((p, "policy") for p in policies), *((d, "documents") for d in documents)]:
+        kinds = {"policy": policies, "documents": documents, "samples": stage.samples}
+        for source, kind in ((source, kind) for kind, sources in kinds.items() for source in sources):
             if source in (None, BASE):
                 continue
             made = stages.get(source)
-            if made is None or (made.run == "train") != (kind == "policy"):
+            fits = made is not None and (made.run == "train") == (kind == "policy")
+            if not fits or (kind == "samples" and made.run != "generate"):
                 raise ValueError(f"{where} takes the {kind} of {source}, which no stage before it makes")
         stages[name] = stage
     if not stages:

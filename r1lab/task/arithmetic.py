@@ -126,7 +126,7 @@ class Arithmetic:
             index=index,
             kind=self.name,
             difficulty=len(chain.steps),
-            columns={"question": chain.question},
+            columns={"question": chain.question, "thought": chain.working()},
         )
 
     def is_correct(self, prompt: Prompt, answer: str) -> bool:

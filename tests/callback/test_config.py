@@ -8,9 +8,11 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from omegaconf import OmegaConf
 
 from r1lab.callback.checkpoints import Checkpoints
+from r1lab.callback.flops import Flops
 from r1lab.callback.metrics_csv import MetricsCSV
 from r1lab.callback.progress import Progress
 from r1lab.callback.samples import Samples
+from r1lab.model.flops import forward_cost
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -19,7 +21,9 @@ CONF = Path(__file__).parents[2] / "conf"
 def build(tmp_path):
     def build(choice):
         text = (CONF / f"{choice}.yaml").read_text().replace("${hydra:runtime.output_dir}", str(tmp_path))
-        config = OmegaConf.create({"part": OmegaConf.create(text), "name": "r1zero", "ckpt_path": None})
+        config = OmegaConf.create(
+            {"part": OmegaConf.create(text), "name": "r1zero", "ckpt_path": None, "budget": {"flops": 1e9}}
+        )
         return instantiate(config.part)
 
     return build
@@ -27,7 +31,8 @@ def build(tmp_path):
 
 def test_callbacks(build, tmp_path):
     built = build("callback/default")
-    assert [type(c) for c in built.values()] == [Progress, MetricsCSV, Samples, Checkpoints]
+    assert [type(c) for c in built.values()] == [Progress, Flops, MetricsCSV, Samples, Checkpoints]
+    assert built["flops"].budget == 1e9 and built["flops"].cost is forward_cost
     assert built["metrics"].path == tmp_path / "metrics.csv"
     assert built["samples"].path == tmp_path / "samples.jsonl"
     assert built["checkpoint"].dirpath == str(tmp_path / "checkpoints")

@@ -49,7 +49,8 @@ def test_two_ranks_equal_one(train, tmp_path):
     two = train(tmp_path / "two", "trainer.devices=2")
     assert set(one) == set(two)
     assert 0 < one["reward/accuracy"].iloc[0] < 1
-    for name in (name for name in one if "seconds" not in name):
+    # Padding is computed and counted, and how rows are packed depends on which of them a rank has.
+    for name in (name for name in one if "seconds" not in name and not name.startswith("flops/")):
         # Sums in another order; the gradient's norm is about 1.
         assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-4, abs=1e-5, nan_ok=True), name
 

@@ -26,11 +26,14 @@ def inputs(shape, device, dtype):
     return [x.to(device, dtype).requires_grad_(i < 2) for i, x in enumerate(tensors)]
 
 
-def materialised(hidden, head, teacher_hidden, teacher_head, *, temperature, tokens, divergence, jsd_beta, **_):
+def materialised(
+    hidden, head, teacher_hidden, teacher_head, *, temperature, teacher_temperature, tokens, divergence, jsd_beta, **_
+):
     """As models make logits, in the dtype they are in; the divergence in float32."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     log_s, log_t = (
-        ((h @ w.T).to(wide) / temperature).log_softmax(-1) for h, w in ((hidden, head), (teacher_hidden, teacher_head))
+        ((h @ w.T).to(wide) / divisor).log_softmax(-1)
+        for h, w, divisor in ((hidden, head, temperature), (teacher_hidden, teacher_head, teacher_temperature))
     )
     s, t = log_s.exp(), log_t.exp()
     if divergence == "forward_kl":
@@ -42,7 +45,7 @@ def materialised(hidden, head, teacher_hidden, teacher_head, *, temperature, tok
 
 
 def results(function, tensors, **options):
-    loss = function(*tensors, temperature=0.8, tokens=50, jsd_beta=0.3, **options)
+    loss = function(*tensors, temperature=0.8, teacher_temperature=1.3, tokens=50, jsd_beta=0.3, **options)
     return loss.detach(), *torch.autograd.grad(3 * loss, tensors[:2])
 
 
@@ -119,7 +122,9 @@ def test_without_gradient_no_product_is_made_for_it(device, calls):
     assert made and torch.equal(loss, expected) and torch.equal(frozen, expected)
 
 
-@pytest.mark.parametrize("changes", [{"divergence": "kl"}, {"jsd_beta": 0.0}, {"temperature": 0.0}, {"chunk_bytes": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"divergence": "kl"}, {"jsd_beta": -0.1}, {"temperature": 0.0}, {"chunk_bytes": 0}]
+)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_what_is_refused(device, function, changes):
     options = {"divergence": "jsd", "jsd_beta": 0.5, "temperature": 1.0, "tokens": 7} | changes

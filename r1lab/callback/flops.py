@@ -1,0 +1,123 @@
+"""What training computes: FLOP by kind, counted at every forward pass of a step from the models' shapes."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import nn
+
+KINDS = ("training", "rollout", "scoring")
+
+
+class Cost(Protocol):
+    """`r1lab.model.flops.ForwardCost`."""
+
+    token: float
+    pair: float
+    head: float
+
+
+class Flops(L.Callback):
+    """Logs `flops/training` (forward and backward, three forward passes' worth), `flops/rollout` (sampling),
+    `flops/scoring` (passes without gradient: old, reference and teacher logprobs) and `flops/total`, since step 0.
+
+    Padding counts, as it is computed; validation and the scores before and after do not. Of several ranks it is this
+    rank's times their number. What a pass with gradient checkpointing computes again is not counted.
+
+    Args:
+        cost: model -> its `Cost`.
+        budget: of the total, with which the fit ends after a step; None: no end.
+    """
+
+    def __init__(self, *, cost: Callable[[nn.Module], Cost], budget: float | None):
+        if budget is not None and budget <= 0:
+            raise ValueError(f"budget.flops must be above 0, or null for none, got {budget}")
+        self.cost, self.budget = cost, budget
+        self.spent = dict.fromkeys(KINDS, 0.0)
+        self._hooks: list[Any] = []
+        self._costs: dict[int, Cost] = {}
+
+    @property
+    def total(self) -> float:
+        return sum(self.spent.values())
+
+    # ---- what Lightning calls -------------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.trainer, self.policy = trainer, pl_module.policy
+        policy = pl_module.policy
+        teacher = getattr(pl_module, "teacher", None)
+        for model in (policy, pl_module.reference, teacher and teacher.model):
+            if model is not None:
+                self.watch(model, model.base_model, self.cost(model))
+        # A value model or a reward model on the policy's trunk adds no body; one of its own is like the policy's.
+        body = getattr(pl_module.value_model, "body", None)
+        if body is not None:
+            self._hooks.append(self.hook(body, self.cost(policy)))
+        pl_module.head.watch = self.note_head
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._costs, pl_module.head.watch = [], {}, None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.on_fit_end(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        ranks = trainer.world_size
+        spent = {f"flops/{kind}": ranks * value for kind, value in self.spent.items()} | {
+            "flops/total": ranks * self.total
+        }
+        pl_module.log_dict(spent, on_step=True, on_epoch=False, batch_size=1)
+        if self.budget is not None:
+            # Ranks, which have prompts of their own, end with one another.
+            over = trainer.strategy.broadcast(ranks * self.total >= self.budget)
+            trainer.should_stop = trainer.should_stop or over
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": dict(self.spent)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.spent = dict(state["spent"])
+
+    # ---- counting -------------------------------------------------------------------------------------------------
+
+    def watch(self, model: nn.Module, body: nn.Module, cost: Cost) -> None:
+        """Count the passes of a model's body, and of its head where that is called as a module: in sampling."""
+        self._costs[id(model)] = cost
+        self._hooks.append(self.hook(body, cost))
+
+        def called(_: nn.Module, inputs: tuple) -> None:
+            self.add("rollout", cost.head * inputs[0].numel() / inputs[0].shape[-1])
+
+        self._hooks.append(model.get_output_embeddings().register_forward_pre_hook(called))
+
+    def hook(self, body: nn.Module, cost: Cost) -> Any:
+        """Registered: the body's passes, at this cost."""
+
+        def called(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            ids = kwargs.get("input_ids", args[0] if args else None)
+            rows, length = ids.shape
+            cache = kwargs.get("past_key_values")
+            before = cache.get_seq_length() if cache is not None else 0
+            pairs = rows * (length * before + length * (length + 1) / 2)
+            kind = "rollout" if cache is not None else self.kind()
+            self.add(kind, cost.token * rows * length + cost.pair * pairs)
+
+        return body.register_forward_pre_hook(called, with_kwargs=True)
+
+    def note_head(self, model: nn.Module, tokens: int) -> None:
+        """The head of a watched model was applied to hidden states without a call of the module."""
+        if id(model) in self._costs:
+            # A teacher's head is applied inside the loss, where gradients are on.
+            kind = self.kind() if model is self.policy else "scoring"
+            self.add(kind, self._costs[id(model)].head * tokens)
+
+    def kind(self) -> str:
+        return "training" if torch.is_grad_enabled() else "scoring"
+
+    def add(self, kind: str, forward: float) -> None:
+        if self.trainer.training:
+            self.spent[kind] += forward * (3 if kind == "training" else 1)

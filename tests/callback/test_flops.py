@@ -1,0 +1,40 @@
+import pytest
+
+from r1lab.analysis.run import load_run
+from r1lab.callback.flops import KINDS, Flops
+from r1lab.model.flops import forward_cost
+from tests.module.test_grpo import SPREAD
+
+
+@pytest.fixture(scope="module")
+def run(train_small, tmp_path_factory):
+    return load_run(train_small(tmp_path_factory.mktemp("flops"), *SPREAD, "trainer.max_steps=3"))
+
+
+def test_the_summary_has_what_the_metrics_end_with(run):
+    last, spent = run.metrics.iloc[-1], run.summary["flops"]
+    assert set(spent) == {*KINDS, "total"}
+    assert spent["total"] == pytest.approx(sum(spent[kind] for kind in KINDS), rel=1e-6)
+    assert all(spent[kind] == pytest.approx(last[f"flops/{kind}"]) and spent[kind] > 0 for kind in KINDS)
+
+
+def test_a_step_costs_what_its_tokens_do(run):
+    """Sampling and the reference's pass read each token once, the update three times; attention is small here."""
+    steps = run.metrics[[f"flops/{kind}" for kind in KINDS]].diff().iloc[1:]
+    training, rollout, scoring = (steps[f"flops/{kind}"] for kind in KINDS)
+    assert (training / scoring).tolist() == pytest.approx([3.0] * len(steps), rel=1e-6)
+    assert (rollout < training).all()
+
+
+@pytest.mark.slow
+def test_the_budget_ends_the_fit_after_the_step_that_spends_it(run, train_small, tmp_path):
+    first, second = run.metrics["flops/total"][:2]
+    budget = f"budget.flops={(first + second) / 2:.0f}"
+    ended = load_run(train_small(tmp_path, *SPREAD, "trainer.max_steps=3", budget))
+    assert ended.summary["steps"] == 2 and ended.summary["status"] == "finished"
+    assert ended.summary["flops"]["total"] == pytest.approx(second, rel=1e-6)
+
+
+def test_a_budget_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="budget.flops must be above 0, or null"):
+        Flops(cost=forward_cost, budget=0.0)

@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+
+from r1lab.loss.distill import token_divergence
+from r1lab.loss.logprob import linear_logprob
+from r1lab.loss.sparse_distill import (
+    linear_draws,
+    linear_top_k,
+    sampled_divergence,
+    top_k_divergence,
+    with_tail,
+)
+
+V, N = 9, 4
+
+
+@pytest.fixture
+def heads():
+    """hidden [N, H] and head [V, H] of a teacher and of a student, float64."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((N, 3), (V, 3), (N, 2), (V, 2))
+    return [torch.randn(*size, dtype=torch.float64, generator=generator) for size in sizes]
+
+
+def whole(hidden, head):
+    return (hidden @ head.T).log_softmax(-1)
+
+
+def exact(heads):
+    return token_divergence(whole(*heads[:2]), whole(*heads[2:]), divergence="forward_kl", jsd_beta=0.0)
+
+
+def top_k(heads, k, **options):
+    ids, logprobs = linear_top_k(*heads[:2], k=k, temperature=1.0)
+    student, _ = linear_logprob(*heads[2:], ids, temperature=1.0)
+    return top_k_divergence(logprobs, student, **options)
+
+
+def test_a_tail_worked_by_hand():
+    log = torch.tensor([[0.5, 0.3]]).log()
+    assert with_tail(log).exp()[0].tolist() == pytest.approx([0.5, 0.3, 0.2])
+    student = torch.tensor([[0.25, 0.25]]).log()
+    expected = 0.5 * math.log(2) + 0.3 * math.log(1.2) + 0.2 * math.log(0.4)
+    assert top_k_divergence(log, student, tail=True).item() == pytest.approx(expected, rel=1e-6)
+    renormalised = 0.625 * math.log(0.625 / 0.5) + 0.375 * math.log(0.375 / 0.5)
+    assert top_k_divergence(log, student, tail=False).item() == pytest.approx(renormalised, rel=1e-6)
+
+
+def test_the_tail_makes_it_a_lower_bound_that_rises_to_the_whole(heads):
+    found = [top_k(heads, k, tail=True) for k in range(1, V + 1)]
+    assert all((more >= less - 1e-12).all() for less, more in zip(found, found[1:], strict=False))
+    torch.testing.assert_close(found[-1], exact(heads), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(top_k(heads, V, tail=False), exact(heads), rtol=1e-9, atol=1e-12)
+
+
+def test_the_gradient_with_the_tail_is_the_whole_one_at_k_v_and_right_below(heads):
+    hidden, head = (x.clone().requires_grad_() for x in heads[2:])
+    for tail in (True, False):
+        assert torch.autograd.gradcheck(lambda h, w: top_k([*heads[:2], h, w], 3, tail=tail), (hidden, head))  # noqa: B023
+    of_all = torch.autograd.grad(top_k([*heads[:2], hidden, head], V, tail=True).sum(), (hidden, head))
+    of_whole = torch.autograd.grad(exact([*heads[:2], hidden, head]).sum(), (hidden, head))
+    torch.testing.assert_close(of_all, of_whole, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("proposal", [1.0, 0.8, 2.0])
+def test_drawn_tokens_are_unbiased_in_value_and_gradient(heads, proposal):
+    rounds, n = 4000, 5
+    hidden, head = heads[2].repeat(rounds, 1), heads[3].clone().requires_grad_()
+    uniform = torch.rand(N * rounds, n, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    teacher = heads[0].repeat(rounds, 1), heads[1]
+    ids, logprobs, weights = linear_draws(*teacher, uniform, temperature=1.0, proposal_temperature=proposal)
+    if proposal == 1:
+        torch.testing.assert_close(weights, torch.full_like(weights, 1 / n))
+    student, _ = linear_logprob(hidden, head, ids, temperature=1.0)
+    found = sampled_divergence(logprobs, student, weights).view(rounds, N)
+    error = found.std(0) / math.sqrt(rounds)
+    assert ((found.mean(0) - exact(heads)).abs() < 4 * error).all()
+    (gradient,) = torch.autograd.grad(found.mean(0).sum(), head)
+    (expected,) = torch.autograd.grad(exact([*heads[:3], head]).sum(), head)
+    assert (gradient - expected).norm() < 0.05 * expected.norm()
+
+
+def test_chunks_change_nothing(heads):
+    uniform = torch.rand(N, 3, generator=torch.Generator().manual_seed(2))
+    options = {"temperature": 0.7, "bias": torch.arange(V, dtype=torch.float64), "softcap": 5.0}
+    draws = {"uniform": uniform, "proposal_temperature": 1.5} | options
+    for function, arguments in ((linear_top_k, {"k": 3} | options), (linear_draws, draws)):
+        one, many = (function(*heads[:2], chunk_bytes=size, **arguments) for size in (1 << 20, 1))
+        assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
+        assert [len(x) for x in function(heads[0][:0], heads[1], **(arguments | (
+            {"uniform": uniform[:0]} if "uniform" in arguments else {}
+        )))] == [0] * len(one)  # fmt: skip
+
+
+def test_what_is_refused(heads):
+    with pytest.raises(ValueError, match="k must be from 1 to the vocabulary's 9, got 10"):
+        linear_top_k(*heads[:2], k=10, temperature=1.0)
+    with pytest.raises(ValueError, match="proposal_temperature must be above 0"):
+        linear_draws(*heads[:2], torch.rand(N, 2), temperature=1.0, proposal_temperature=0.0)

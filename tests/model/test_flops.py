@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from r1lab.model.flops import forward_cost
+from r1lab.model.policy import new_policy
+
+DENSE = {
+    "model_type": "llama",
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+MIXTURE = {
+    "model_type": "deepseek_v3",
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "first_k_dense_replace": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "q_lora_rank": None,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "n_group": 4,
+    "topk_group": 2,
+    "tie_word_embeddings": True,
+}
+
+
+def test_a_dense_model_is_what_torch_counts():
+    model = new_policy(DENSE, seed=0)
+    model.set_attn_implementation("eager")  # whose products torch sees
+    cost, rows, length = forward_cost(model), 3, 10
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.ones(rows, length, dtype=torch.long), use_cache=False)
+    # Torch counts the whole square of scores, the causal half and its mirror.
+    expected = rows * (length * (cost.token + cost.head) + length**2 * cost.pair)
+    # The rotary angles are a product, too, that is left out here.
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.01)
+
+
+def test_of_a_mixture_the_active_experts_count():
+    cost = forward_cost(new_policy(MIXTURE, seed=0))
+    h = 32
+    attention = h * 2 * 16 + h * (16 + 8) + 16 * 2 * (8 + 12) + 2 * 12 * h
+    dense, expert, router = 3 * h * 48, 3 * h * 24, 8 * h
+    # Two layers' attention, a dense one, and a mixture: two of eight experts, the shared one, the router.
+    assert cost.token == 2 * (2 * attention + dense + (2 + 1) * expert + router)
+    assert cost.pair == 2 * 2 * 2 * (16 + 12)
+    assert cost.head == 2 * 50 * h
