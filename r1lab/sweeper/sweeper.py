@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,9 +227,12 @@ class Sweep:
             self.refuse_too_many_failures(queue)
             claims = (queue.claim() for _ in range(self.settings.batch))
             trials = [trial for trial in claims if trial is not None]
-            if not trials:
+            if trials:
+                self.points.run(trials)
+            elif queue.has_nameless():
+                time.sleep(1)  # whose it is will be told at once, or it is released as one whose process was killed
+            else:
                 return
-            self.points.run(trials)
 
     def refuse_too_many_failures(self, queue: Queue) -> None:
         """Raises SweepError for more failed points than are borne, or where there is nothing but them."""

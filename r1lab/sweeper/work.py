@@ -134,6 +134,10 @@ class Queue:
         self.release(dead)
         return len(dead)
 
+    def has_nameless(self) -> bool:
+        """Whether a trial was claimed by a process that has not written its name."""
+        return any(WORKER not in trial.user_attrs for trial in self._running())
+
     def _is_alive(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get(WORKER)
         if worker is None:  # claimed a moment ago, or killed before it wrote its name
