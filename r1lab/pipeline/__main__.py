@@ -1,7 +1,9 @@
 """python -m r1lab.pipeline pipeline=r1: the whole of DeepSeek-R1's recipe, resumable; --help says how."""
 
+from typing import Any
+
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from r1lab.entry import plain, run
 from r1lab.pipeline.pipeline import Pipeline
@@ -10,11 +12,16 @@ from r1lab.pipeline.pipeline import Pipeline
 def pipeline(config: DictConfig) -> None:
     """Run the pipeline, or say what would run."""
     hydra = HydraConfig.get()
-    made = Pipeline(plain(config), model_overrides(hydra.overrides.task, hydra.runtime.choices["model"]))
+    made = Pipeline(resolved(config), model_overrides(hydra.overrides.task, hydra.runtime.choices["model"]))
     if config.dry_run:
         made.dry_run()
     else:
         made.run()
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """As plain data, without the model: it is resolved with each stage, which has the seed that a fresh one needs."""
+    return plain(OmegaConf.masked_copy(config, [key for key in config if key != "model"]))
 
 
 def model_overrides(overrides: list[str], choice: str) -> list[str]:

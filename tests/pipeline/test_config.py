@@ -6,6 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from r1lab.entry import CONF, plain
+from r1lab.pipeline.__main__ import resolved
 from r1lab.pipeline.pipeline import Pipeline
 from r1lab.pipeline.run import KINDS, Generate, compose_now, teacher_hash
 
@@ -21,10 +22,11 @@ MODELS = {
 def made(name, folder, *overrides, **of_stages):
     """The pipeline; of_stages: stage -> an override more."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = plain(compose("pipeline", [f"pipeline={name}", f"folder={folder}", *overrides]))
+        model = f"model={MODELS[name]}"
+        config = resolved(compose("pipeline", [f"pipeline={name}", model, f"folder={folder}", *overrides]))
     for stage, override in of_stages.items():
         config["pipeline"]["stages"][stage]["overrides"].append(override)
-    return Pipeline(config, [f"model={MODELS[name]}"])
+    return Pipeline(config, [model])
 
 
 @pytest.mark.parametrize(
