@@ -174,9 +174,9 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     values = [last_value(trainer, folder, summary, name) for name in objectives]
     summary["objective"] = values if several else values[0]
     missing = [name for name, value in zip(objectives, values, strict=True) if value is None]
-    for name in missing if trainer.is_global_zero else []:
-        known = ", ".join(measured(trainer, summary))
-        log.warning(f"objective={name} was never measured; there are {known or 'none in this run'}")
+    known = ", ".join(measured(trainer, summary))
+    for name in missing if known and trainer.is_global_zero else []:  # a run that measured nothing has no wrong name
+        log.warning(f"objective={name} was never measured; there are {known}")
     summary["status"] = "pruned" if pruned else FINISHED
     note(summary)
     if trainer.is_global_zero and config["show"] and module.step:

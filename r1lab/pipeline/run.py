@@ -21,13 +21,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
 from omegaconf import open_dict
 
 from r1lab.build import make, make_task
 from r1lab.data.filtered import FilteredDocuments
 from r1lab.data.filters import keep, make_filters
 from r1lab.data.prompts import PROMPTS_A_SEED
-from r1lab.entry import CONF, Stopped, flat, plain
+from r1lab.entry import CONF, Stopped, describe, flat, plain
 from r1lab.generate import generate
 from r1lab.load import load, policy_hash
 from r1lab.model.policy import load_policy
@@ -332,8 +333,15 @@ def _policy_hash(config: str) -> str:
 
 
 def composed(name: str, words: Sequence[str], folder: Path) -> dict[str, Any]:
-    """The resolved config of a command, as it would be in its own process with its run in `folder`."""
-    config = compose_now(name, [*words], return_hydra_config=True)
+    """The resolved config of a stage's command, as it would be in its own process with its run in `folder`.
+
+    Raises:
+        ValueError: there is no such setting or choice.
+    """
+    try:
+        config = compose_now(name, [*words], return_hydra_config=True)
+    except ConfigCompositionException as error:
+        raise ValueError(f"stage {folder.name}: {describe(error, name)}") from error
     with open_dict(config), hydra_config_of(config, folder):
         del config["hydra"]
         return plain(config)

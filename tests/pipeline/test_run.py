@@ -131,3 +131,11 @@ def test_stages_and_seeds_sample_prompts_of_their_own(tmp_path):
     assert min(b - a for a, b in zip(firsts, firsts[1:], strict=False)) > 10_000
     # RL of a seed counts from its first prompt.
     assert all(first % 2**31 >= 2**30 for first in firsts)
+
+
+def test_a_setting_that_a_stage_lacks_is_told_with_the_stage(tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = plain(compose("pipeline", [f"folder={tmp_path}", "overrides=['data.batch_size=8']"]))
+    zero = Train(Pipeline(config, ["model=tiny_bilingual"]).stages[0], Pipeline(config, []).contexts[0])
+    with pytest.raises(ValueError, match="stage zero: there is no setting data.batch_size; did you mean"):
+        zero.config  # noqa: B018
