@@ -59,9 +59,10 @@ def _kl_kernel(logprobs, ref_logprobs, ratio, value, by_logprob, by_ratio, n, wh
 class _KL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logprobs, ref_logprobs, ratio, which):
-        shape = torch.broadcast_shapes(logprobs.shape, ref_logprobs.shape, ratio.shape)
-        if not logprobs.shape == ref_logprobs.shape == ratio.shape:
-            raise ValueError(f"logprobs, ref_logprobs and ratio must have one shape, they would make {list(shape)}")
+        shape = logprobs.shape
+        if not shape == ref_logprobs.shape == ratio.shape:
+            shapes = ", ".join(str(list(x.shape)) for x in (logprobs, ref_logprobs, ratio))
+            raise ValueError(f"logprobs, ref_logprobs and ratio must have one shape, got {shapes}")
         inputs = [x.float().contiguous() for x in (logprobs, ref_logprobs, ratio)]
         value, by_logprob, by_ratio = torch.empty(3, *shape, device=logprobs.device)
         n = value.numel()

@@ -4,6 +4,7 @@ The gradient of the loss at a token depends on that token's logprob and on const
 token's row of logits is read: 6NHV FLOP where a backward pass that makes the logits anew takes 8NHV.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -50,12 +51,16 @@ def _gather_kernel(
     One program a row. What the rows before it count, as all counts, is read by each.
     """
     row = tl.program_id(0)
-    before = 0
-    for start in range(0, row, BLOCK):
+    before, all_of_them = 0, 0
+    for start in range(0, tl.num_programs(0), BLOCK):
         at = start + tl.arange(0, BLOCK)
-        before += tl.sum(tl.load(counts + at, mask=at < row, other=0), axis=0).to(tl.int32)
+        each = tl.load(counts + at, mask=at < tl.num_programs(0), other=0)
+        before += tl.sum(tl.where(at < row, each, 0), axis=0).to(tl.int32)
+        all_of_them += tl.sum(each, axis=0).to(tl.int32)
     count = tl.load(counts + row).to(tl.float32)
     weight = 1.0 / (tl.where(by_row != 0, tl.maximum(count, 1.0), 1.0) * divisor)
+    # Not as many as there are hidden states: nothing here can raise, and no number would be right.
+    weight = tl.where(all_of_them == n, weight, float("nan"))
     for start in range(0, length, BLOCK):
         at = start + tl.arange(0, BLOCK)
         flat = row.to(tl.int64) * length + at
@@ -185,11 +190,14 @@ def linear_grpo_loss(
     pass for the logprobs before: 8NHV. chunks.py says what is allocated. Nothing but the presence of a bias, a soft
     cap and an entropy bonus compiles a kernel anew. Backward scales the gradients in place, so it works once.
 
-    Where nothing wants a gradient it is a forward pass, 2NHV. Raises ValueError as the definition does.
+    Where nothing wants a gradient it is a forward pass, 2NHV. Raises ValueError as the definition does; what only the
+    GPU could see, ids outside the vocabulary or a mask that counts more or fewer tokens than N, makes the loss NaN.
     """
     check_linear_grpo_loss(
         hidden,
+        head,
         ids,
+        bias,
         old_logprobs,
         ref_logprobs,
         advantages,
@@ -287,8 +295,8 @@ def _tokens(
     """
     rows, length = mask.shape
     counts = mask.sum(dim=1)
-    place = torch.empty(n, dtype=torch.int64, device=mask.device)
-    out = torch.empty(4, -(-n // 16) * 16, device=mask.device)
+    place = torch.zeros(n, dtype=torch.int64, device=mask.device)
+    out = torch.full((4, -(-n // 16) * 16), math.nan, device=mask.device)
     given = [None if x is None else x.detach().float().contiguous() for x in (old, ref, advantages)]
     if rows and n:
         _gather_kernel[(rows,)](

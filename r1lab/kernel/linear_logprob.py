@@ -7,7 +7,7 @@ from torch import Tensor
 
 from r1lab.kernel.chunks import Gradients, Head, backward_pass, forward_pass, scaled
 from r1lab.kernel.rows import Rows, gradient, statistics
-from r1lab.loss.logprob import Statistics, check_head
+from r1lab.loss.logprob import Statistics, check_head, check_linear
 
 CHUNK_BYTES = 1 << 30
 
@@ -30,9 +30,11 @@ def linear_logprob(
     2NHV FLOP forward and 6NHV backward, which makes the logits anew; chunks.py says what is allocated. Sums are in
     float32; the logits are rounded to their dtype once, as a model that returns logits does.
 
-    Raises ValueError for a temperature, soft cap or chunk_bytes that is not positive, or an unknown choice of entropy.
+    An id outside the vocabulary has the logprob NaN: no kernel can raise. Raises ValueError as
+    the definition does, and for ids [N, K], which it alone has.
     """
     check_head(temperature, softcap, entropy, chunk_bytes)
+    check_tokens(hidden, head, ids, bias)
     options = (temperature, softcap, chunk_bytes, entropy != "none")
     logprob, entropies = _LinearLogprob.apply(hidden, head, bias, ids, options)
     if entropy == "none":
@@ -57,6 +59,7 @@ def linear_statistics(
     Where the logits are not written (see product.py) an id within 1e-5 of the largest is a hit.
     """
     check_head(temperature, softcap, "value", chunk_bytes)
+    check_tokens(hidden, head, ids, bias)
     made = Head.of(hidden, head, bias, temperature, softcap)
     with torch.autocast(hidden.device.type, enabled=False):
         rows = forward_pass(hidden.contiguous(), made, ids.contiguous(), chunk_bytes, entropy=True, hit=True)
@@ -78,10 +81,20 @@ def logprob(
     Logits whose rows are not contiguous are copied.
     """
     check_head(temperature, softcap, entropy, 1)
+    check_tokens(logits[:, :0], logits.new_empty(logits.shape[1], 0), ids, bias)
     logprobs, entropies = _Logprob.apply(logits, ids, bias, temperature, softcap)
     if entropy == "none":
         return logprobs, None
     return logprobs, entropies if entropy == "gradient" else entropies.detach()
+
+
+def check_tokens(hidden: Tensor, head: Tensor, ids: Tensor, bias: Tensor | None, name: str = "") -> None:
+    """`check_linear`, and one id a token."""
+    check_linear(hidden, head, ids, bias, name)
+    if ids.dim() != 1:
+        raise ValueError(
+            f"{name}ids must be [N] for a kernel, got {list(ids.shape)}: take the definition, kernel=torch"
+        )
 
 
 def _contiguous(gradient: Tensor | None, like: Tensor | None) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from r1lab.kernel.launch import Repeated
-from r1lab.kernel.rows import LN2, LOG2E, Rows
+from r1lab.kernel.rows import LN2, LOG2E, Rows, tanh
 
 FAR = tl.constexpr(100.0)
 NOWHERE = tl.constexpr(-10000.0)  # y - M outside the row or of what is forbidden: 2^NOWHERE is 0, and 0 NOWHERE too
@@ -32,7 +32,7 @@ def _of_head(z, columns, inside, bias, softcap, HAS_BIAS: tl.constexpr, HAS_CAP:
     if HAS_BIAS:
         z += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
     if HAS_CAP:
-        z = softcap * (2 * tl.sigmoid(2 * z / softcap) - 1)
+        z = softcap * tanh(z / softcap)
     return z
 
 
@@ -44,6 +44,7 @@ def _target_kernel(
     bias,
     logit,
     shift,
+    vocabulary,
     width,
     hidden_stride,
     weight_stride,
@@ -53,15 +54,18 @@ def _target_kernel(
     HAS_CAP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The capped logit of each row's target, and its shift."""
+    """The capped logit of each row's target, NaN where that is not in the vocabulary, and its shift."""
     row = tl.program_id(0).to(tl.int64)
     target = tl.load(ids + row)
+    known = (target >= 0) & (target < vocabulary)
+    target = tl.where(known, target, 0)
     sums = tl.zeros([BLOCK], tl.float32)
     for start in range(0, width, BLOCK):
         at = start + tl.arange(0, BLOCK)
         h = tl.load(hidden + row * hidden_stride + at, mask=at < width, other=0.0).to(tl.float32)
         sums += h * tl.load(weight + target * weight_stride + at, mask=at < width, other=0.0).to(tl.float32)
-    z = _of_head(tl.sum(sums, axis=0), target, target >= 0, bias, softcap, HAS_BIAS, HAS_CAP)
+    z = _of_head(tl.sum(sums, axis=0), target, known, bias, softcap, HAS_BIAS, HAS_CAP)
+    z = tl.where(known, z, float("nan"))
     up = tl.ceil(z * sharpness)
     tl.store(logit + row, z)
     tl.store(shift + row, tl.where(tl.abs(up) < float("inf"), up, 0.0))
@@ -279,7 +283,8 @@ def _store_statistics(
         at_target = tl.exp2(below_target) - s
         if HAS_CAP:
             at_target *= 1 - (z_target / softcap) * (z_target / softcap)
-        tl.store(out + rows.to(tl.int64) * stride + target, at_target.to(out.dtype.element_ty), mask=present)
+        known = present & (z_target == z_target)
+        tl.store(out + rows.to(tl.int64) * stride + target, at_target.to(out.dtype.element_ty), mask=known)
 
 
 @triton.jit
@@ -410,6 +415,7 @@ class Product:
             bias,
             self.logits,
             self.shifts,
+            len(self.weight),
             hidden.shape[1],
             self.hidden.stride(0),
             self.weight.stride(0),

@@ -3,7 +3,8 @@
 All take z = cap(logits + bias) / temperature with cap(x) = softcap tanh(x / softcap), in base 2: y = z log2(e).
 
 `statistics` reads a row once. It keeps a shift M, an integer within 60 of the largest y so far, and sums e = 2^(y - M)
-and e (y - M): logsumexp, logprob and entropy follow, all relative to M, so that no large numbers cancel.
+and e (y - M): logsumexp, logprob and entropy follow, all relative to M, so that no large numbers cancel. An id outside
+the vocabulary has the logprob NaN.
 
 With `store` it writes e over the logits in that same read. The gradient of a function of a row's logprob is
 g (onehot - softmax): a multiple, known only once the row is read, of e with the row's sum taken off at the target. So
@@ -30,13 +31,22 @@ PADDING = 64  # columns: loads of 16 bytes a thread, and products that want alig
 
 
 @triton.jit
+def tanh(x):
+    """By its series where 2 sigmoid(2x) - 1 cancels; within a few roundings of float32."""
+    square = x * x
+    series = -17 / 315 + square * (62 / 2835 - square * (1382 / 155925))
+    series = 1 + square * (-1 / 3 + square * (2 / 15 + square * series))
+    return tl.where(square < 0.0625, x * series, 2 * tl.sigmoid(2 * x) - 1)
+
+
+@triton.jit
 def _head(raw, columns, inside, bias, softcap, HAS_BIAS: tl.constexpr, HAS_CAP: tl.constexpr):
     """Raw logits -> capped logits, -inf outside the row."""
     z = raw.to(tl.float32)
     if HAS_BIAS:
         z += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
     if HAS_CAP:
-        z = softcap * (2 * tl.sigmoid(2 * z / softcap) - 1)
+        z = softcap * tanh(z / softcap)
     return tl.where(inside, z, -float("inf"))
 
 
@@ -64,7 +74,10 @@ def _row_kernel(
     logits += row.to(tl.int64) * stride
     lanes = tl.arange(0, BLOCK)
     target = tl.load(ids + row)
-    z_target = _head(tl.load(logits + target), target, target >= 0, bias, softcap, HAS_BIAS, HAS_CAP)
+    known = (target >= 0) & (target < vocabulary)
+    target = tl.where(known, target, 0)
+    z_target = _head(tl.load(logits + target), target, known, bias, softcap, HAS_BIAS, HAS_CAP)
+    z_target = tl.where(known, z_target, float("nan"))
     y_target = z_target * sharpness
 
     shift = -float("inf")

@@ -31,7 +31,7 @@ def clipped_surrogate(
 
 def check_clip(epsilon_low: float, epsilon_high: float, ratio_cap: float | None) -> None:
     """Raises ValueError for what `clipped_surrogate` refuses."""
-    if epsilon_low < 0 or epsilon_high < 0:
+    if not (epsilon_low >= 0 and epsilon_high >= 0):  # NaN is neither
         raise ValueError(f"epsilon_low and epsilon_high must be at least 0, got {epsilon_low} and {epsilon_high}")
     if ratio_cap is not None and ratio_cap <= 1:
         raise ValueError(f"ratio_cap must be above 1, got {ratio_cap}")

@@ -1,10 +1,12 @@
 """Distillation on the teacher's whole distribution: divergences of two linear heads, token by token."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from r1lab.loss.logprob import CHUNK_BYTES, head_logits
+from r1lab.loss.logprob import CHUNK_BYTES, check_chunk_bytes, head_logits
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 
@@ -80,8 +82,7 @@ def check_distill(
 ) -> None:
     """Raises ValueError for what `linear_distill_loss` refuses."""
     check_divergence(divergence, jsd_beta, temperature, teacher_temperature)
-    if chunk_bytes <= 0:
-        raise ValueError(f"chunk_bytes must be above 0, got {chunk_bytes}")
+    check_chunk_bytes(chunk_bytes)
     if len(head) != len(teacher_head):
         raise ValueError(f"student and teacher must have one vocabulary, got {len(head)} and {len(teacher_head)}")
     if len(hidden) != len(teacher_hidden):
@@ -95,8 +96,8 @@ def check_divergence(divergence: str, jsd_beta: float, temperature: float, teach
     if not 0 <= jsd_beta <= 1:
         raise ValueError(f"jsd_beta must be within [0, 1], got {jsd_beta}")
     for name, value in (("temperature", temperature), ("teacher_temperature", teacher_temperature)):
-        if value <= 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, got {value}")
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

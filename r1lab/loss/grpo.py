@@ -8,7 +8,7 @@ from torch import Tensor
 from r1lab.loss.aggregate import AGGREGATES, token_mean
 from r1lab.loss.clip import check_clip, clipped_surrogate
 from r1lab.loss.kl import KL_ESTIMATORS, PLACEMENTS, k3
-from r1lab.loss.logprob import CHUNK_BYTES, check_head, linear_logprob
+from r1lab.loss.logprob import CHUNK_BYTES, check_head, check_linear, linear_logprob
 from r1lab.loss.ratio import LEVELS, importance_ratio
 
 
@@ -149,7 +149,7 @@ def linear_grpo_loss(
     reference: instead of ref_logprobs, the reference's hidden states [N, H'], head [V, H'] and bias, without gradient.
     The head's arguments are those of `linear_logprob`, the others those of `grpo_loss`; entropy is always a metric.
 
-    Raises ValueError as these two do, and for hidden states that are not as many as the ids.
+    Raises ValueError as these two do, and for hidden states that are not as many as the ids or as the mask counts.
     """
     options = {"temperature": temperature, "softcap": softcap, "chunk_bytes": chunk_bytes}
     loss = {
@@ -163,7 +163,9 @@ def linear_grpo_loss(
         "aggregate": aggregate,
     }
     tensors = (old_logprobs, ref_logprobs, advantages, completion_mask)
-    check_linear_grpo_loss(hidden, ids, *tensors, reference, **options, **loss)
+    check_linear_grpo_loss(hidden, head, ids, bias, *tensors, reference, **options, **loss)
+    if int(completion_mask.sum()) != len(hidden):
+        raise ValueError(f"completion_mask counts {int(completion_mask.sum())} tokens, and hidden has {len(hidden)}")
 
     def placed(values: Tensor) -> Tensor:
         return values.new_zeros(completion_mask.shape).masked_scatter(completion_mask, values)
@@ -183,7 +185,9 @@ def linear_grpo_loss(
 
 def check_linear_grpo_loss(
     hidden: Tensor,
+    head: Tensor,
     ids: Tensor,
+    bias: Tensor | None,
     old_logprobs: Tensor | None,
     ref_logprobs: Tensor | None,
     advantages: Tensor,
@@ -208,8 +212,11 @@ def check_linear_grpo_loss(
         raise ValueError(f"advantages must be {shape[:1]} or {shape}, got {list(advantages.shape)}")
     if ids.shape != hidden.shape[:1]:
         raise ValueError(f"ids must be {list(hidden.shape[:1])} like hidden, got {list(ids.shape)}")
+    check_linear(hidden, head, ids, bias)
     if reference is not None and (ref_logprobs is not None or reference[0].shape[0] != len(ids)):
         raise ValueError("reference takes the place of ref_logprobs, and has a hidden state for each id")
+    if reference is not None:
+        check_linear(reference[0], reference[1], ids, reference[2], "reference's ")
 
 
 def _check_options(

@@ -1,5 +1,6 @@
 """Log-probability of given tokens under a linear output head, or under logits: the definitions."""
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -38,9 +39,11 @@ def linear_logprob(
     The logits of as many tokens at a time as fit in `chunk_bytes` are held, a few times over. Where they do not all
     fit, the backward pass computes each chunk's anew instead of keeping it.
 
-    Raises ValueError for a temperature, soft cap or chunk_bytes that is not positive, or an unknown choice of entropy.
+    Raises ValueError for a temperature, soft cap or chunk_bytes that is not positive, an unknown choice of entropy, or
+    shapes that do not fit.
     """
     check_head(temperature, softcap, entropy, chunk_bytes)
+    check_linear(hidden, head, ids, bias)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     head, bias = head.to(dtype), None if bias is None else bias.to(dtype)
     rows = _rows(head, chunk_bytes)
@@ -73,6 +76,7 @@ def linear_statistics(
     of several that are as large). Raises ValueError as `linear_logprob` does.
     """
     check_head(temperature, softcap, "value", chunk_bytes)
+    check_linear(hidden, head, ids, bias)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     head, bias = head.to(dtype), None if bias is None else bias.to(dtype)
     rows = _rows(head, chunk_bytes)
@@ -102,11 +106,30 @@ def logprob(
 
 def check_head(temperature: float, softcap: float | None, entropy: str, chunk_bytes: int) -> None:
     """Raises ValueError for what `linear_logprob` refuses."""
-    for name, value in (("temperature", temperature), ("softcap", softcap), ("chunk_bytes", chunk_bytes)):
-        if value is not None and value <= 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
+    for name, value in (("temperature", temperature), ("softcap", softcap)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, got {value}")
+    check_chunk_bytes(chunk_bytes)
     if entropy not in ("none", "value", "gradient"):
         raise ValueError(f"entropy must be none, value or gradient, got {entropy!r}")
+
+
+def check_chunk_bytes(chunk_bytes: int, name: str = "chunk_bytes") -> None:
+    """Raises ValueError for what is no number of bytes."""
+    if isinstance(chunk_bytes, bool) or not isinstance(chunk_bytes, int) or chunk_bytes <= 0:
+        raise ValueError(f"{name} must be a whole number of bytes above 0, got {chunk_bytes!r}")
+
+
+def check_linear(hidden: Tensor, head: Tensor, ids: Tensor, bias: Tensor | None, name: str = "") -> None:
+    """Raises ValueError for hidden states, a head, ids or a bias that do not fit each other; name: what they are of."""
+    if hidden.dim() != 2 or head.dim() != 2 or hidden.shape[1] != head.shape[1] or len(head) == 0:
+        raise ValueError(
+            f"{name}hidden must be [N, H] and head [V, H], V above 0, got {list(hidden.shape)} and {list(head.shape)}"
+        )
+    if ids.dtype != torch.int64 or ids.dim() not in (1, 2) or len(ids) != len(hidden):
+        raise ValueError(f"{name}ids must be int64 [{len(hidden)}] like hidden, got {ids.dtype} {list(ids.shape)}")
+    if bias is not None and list(bias.shape) != [len(head)]:
+        raise ValueError(f"{name}bias must be [{len(head)}] like head, got {list(bias.shape)}")
 
 
 def head_logits(hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: float, softcap: float | None) -> Tensor:

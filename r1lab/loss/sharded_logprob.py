@@ -8,13 +8,14 @@ the whole is l = logsumexp_r l_r, logprob = sum_r t_r - l, entropy = l - sum_r e
 gathered: hidden states travel, [N,H] a rank, and its gradient stays where its rows are.
 """
 
+import math
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from r1lab.loss.logprob import CHUNK_BYTES, check_head
+from r1lab.loss.logprob import CHUNK_BYTES, check_head, check_linear
 
 
 def sharded_linear_logprob(
@@ -34,9 +35,11 @@ def sharded_linear_logprob(
     from the row numbered `first` on -> what `linear_logprob` finds for these tokens under the whole head.
 
     Every rank of `group` calls it, with any N. Gradients are those of the sum of all ranks' losses: to hidden from all
-    rows, to head and bias from the tokens of all ranks. Raises ValueError as `linear_logprob` does.
+    rows, to head and bias from the tokens of all ranks. An id that is no rank's has the logprob NaN. Raises ValueError
+    as `linear_logprob` does.
     """
     check_head(temperature, softcap, entropy, chunk_bytes)
+    check_linear(hidden, head, ids, bias)
     options = (first, temperature, softcap, chunk_bytes, group)
     logprob, entropies = _ShardedLogprob.apply(hidden, head, bias, ids, options)
     if entropy == "none":
@@ -61,14 +64,14 @@ class _ShardedLogprob(torch.autograd.Function):
             mean = (p * torch.where(p > 0, z, 0.0)).sum(1)
             mine = (place >= 0) & (place < len(head))
             target = z.gather(1, place.clamp(0, len(head) - 1)[:, None]).squeeze(1)
-            found.append(torch.stack([log_normaliser, mean, torch.where(mine, target, 0.0)]))
+            found.append(torch.stack([log_normaliser, mean, torch.where(mine, target, 0.0), mine.to(dtype)]))
         own = torch.cat(found, dim=1)
         shards = own.new_empty(dist.get_world_size(group), *own.shape)
         dist.all_gather(list(shards), own, group=group)
         log_normaliser = shards[:, 0].logsumexp(0)
         weights = (shards[:, 0] - log_normaliser).exp()
         entropy = log_normaliser - (weights * torch.where(weights > 0, shards[:, 1], 0.0)).sum(0)
-        logprob = shards[:, 2].sum(0) - log_normaliser
+        logprob = torch.where(shards[:, 3].sum(0) > 0, shards[:, 2].sum(0) - log_normaliser, math.nan)
         ctx.save_for_backward(everyones, head, bias, places, log_normaliser, entropy)
         ctx.options, ctx.counts, ctx.rows = options, counts, rows
         mine = _own(counts, group)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from r1lab.loss.distill import token_divergence
-from r1lab.loss.logprob import CHUNK_BYTES, head_logits
+from r1lab.loss.logprob import CHUNK_BYTES, check_chunk_bytes, head_logits
 
 
 def top_k_divergence(teacher_logprobs: Tensor, student_logprobs: Tensor, *, tail: bool) -> Tensor:
@@ -101,6 +101,7 @@ def _parts(
     hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: float, softcap: float | None, chunk_bytes: int
 ) -> Iterator[tuple[Tensor, slice]]:
     """Log-probabilities [n, V] of some tokens at a time, and which."""
+    check_chunk_bytes(chunk_bytes)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     head, bias = head.to(dtype), None if bias is None else bias.to(dtype)
     rows = max(1, chunk_bytes // (len(head) * dtype.itemsize))

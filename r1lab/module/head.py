@@ -36,8 +36,8 @@ class LinearHead:
     def __init__(self, name: str = "auto", chunk_bytes: int | None = None, sharded: bool = False):
         if name not in CHOICES:
             raise ValueError(f"kernel.name {name!r} is not one of {', '.join(CHOICES)}")
-        if chunk_bytes is not None and chunk_bytes <= 0:
-            raise ValueError(f"kernel.chunk_bytes must be above 0, or null for the kernel's own, got {chunk_bytes}")
+        if chunk_bytes is not None:
+            logprob.check_chunk_bytes(chunk_bytes, "kernel.chunk_bytes, if not null,")
         if name == "triton" and find_spec("triton") is None:
             raise ValueError("kernel=triton needs the package triton: pip install triton, or take kernel=torch")
         if name == "triton" and not torch.cuda.is_available() and not _interpreted():

@@ -17,7 +17,7 @@ import torch
 
 from r1lab.kernel.chunks import Head, chunks, scaled
 from r1lab.run_folder import commit, device_name
-from tests.benchmark.bench_head import RESULTS, SHAPES, Inputs, append, r1lab, timed
+from tests.benchmark.bench_head import RESULTS, SHAPES, Inputs, append, needs_a_gpu, r1lab, timed
 
 
 def median(run) -> float:
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--commit", help="of the source, where it is no checkout")
     args = parser.parse_args()
+    needs_a_gpu(parser)
     about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": args.commit or commit() or "",

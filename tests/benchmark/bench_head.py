@@ -333,6 +333,14 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def needs_a_gpu(parser: argparse.ArgumentParser) -> None:
+    """Ends with one line where there is none."""
+    if not torch.cuda.is_available():
+        parser.error(
+            "this measures the kernels on a CUDA GPU, and there is none; `pytest tests/kernel` checks them here"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
@@ -341,6 +349,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--commit", help="of the source, where it is no checkout")
     args = parser.parse_args()
+    if wrong := [n for n in args.extra_n if n <= 0 or n % 1024]:
+        parser.error(f"--extra-n must be multiples of 1024, got {wrong[0]}")
+    needs_a_gpu(parser)
     # The fastest of a few: a GPU that has had its rest is faster than one in work, and the floor is not to flatter.
     speed = max(flops_a_second() for _ in range(3))
     print(f"{device_name()}: {speed / 1e12:.0f} TFLOP/s", flush=True)

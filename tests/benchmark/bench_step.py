@@ -26,7 +26,7 @@ from r1lab.module.head import LinearHead
 from r1lab.module.logprobs import completion_logprobs, counted_hidden
 from r1lab.rollout.collate import Batch, collate
 from r1lab.run_folder import commit, device_name
-from tests.benchmark.bench_head import LOSS, RESULTS, append, peak_mib, timed
+from tests.benchmark.bench_head import LOSS, RESULTS, append, needs_a_gpu, peak_mib, timed
 
 COMMON = {"tie_word_embeddings": True, "pad_token_id": 0, "max_position_embeddings": 2048}
 # name: config of transformers, completions in a microbatch
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--commit", help="of the source, where it is no checkout")
     args = parser.parse_args()
+    needs_a_gpu(parser)
     about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": args.commit or commit() or "",

@@ -351,14 +351,30 @@ def test_backward_works_once(device):
         ({"ref": False}, "needs ref_logprobs"),
         ({"epsilon_low": -0.1}, "epsilon_low and epsilon_high must be at least 0"),
         ({"softcap": 0.0}, "softcap must be above 0"),
-        ({"chunk_bytes": -1}, "chunk_bytes must be above 0"),
+        ({"chunk_bytes": -1}, "chunk_bytes must be a whole number of bytes above 0"),
         ({"advantages": torch.ones(1, 1, 1)}, "advantages must be"),
+        ({"bias": torch.ones(1)}, "bias must be"),
     ],
 )
 def test_what_is_refused(device, changes, message):
     for function in (linear_grpo_loss, definition.linear_grpo_loss):
         with pytest.raises(ValueError, match=message):
             Inputs(SHAPES[-1], device).run(function, **changes)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("count", ["fewer", "more", "none"])
+def test_a_mask_of_another_number_of_tokens_makes_nan(device, count, level):
+    inputs = Inputs(SHAPES[0], device)
+    mask = torch.full_like(inputs.mask, count == "more")
+    if count == "fewer":
+        mask.view(-1)[inputs.mask.view(-1).nonzero()[0]] = True
+    assert int(mask.sum()) != len(inputs.ids)
+    arguments = (inputs.ids, inputs.old, inputs.ref, inputs.advantages, mask)
+    out = linear_grpo_loss(*inputs.tensors, *arguments, **BASE | {"ratio_level": level})
+    assert out.loss.isnan()
+    with pytest.raises(ValueError, match="completion_mask counts"):
+        definition.linear_grpo_loss(*inputs.tensors, *arguments, **BASE)
 
 
 def test_signature(same_signature):

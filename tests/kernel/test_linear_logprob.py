@@ -195,7 +195,80 @@ def test_no_tokens(device):
     assert logprobs.shape == (0,) and (head.grad == 0).all()
 
 
+@pytest.mark.parametrize("value", [0, math.nan, math.inf])
 @pytest.mark.parametrize("name", ["temperature", "softcap", "chunk_bytes"])
-def test_what_must_be_positive(device, name):
-    with pytest.raises(ValueError, match=f"{name} must be above 0, got 0"):
-        linear_logprob(torch.ones(1, 1), torch.ones(2, 1), torch.tensor([0]), **({"temperature": 1.0} | {name: 0}))
+def test_what_must_be_positive(device, name, value):
+    for function in (linear_logprob, definition.linear_logprob):
+        with pytest.raises(ValueError, match=rf"{name} must be .*above 0.*, got {value}"):
+            function(torch.ones(1, 1), torch.ones(2, 1), torch.tensor([0]), **({"temperature": 1.0} | {name: value}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bias": torch.zeros(3)}, r"bias must be \[11\] like head, got \[3\]"),
+        ({"ids": torch.zeros(3, dtype=torch.int64)}, r"ids must be int64 \[4\] like hidden, got torch.int64 \[3\]"),
+        ({"ids": torch.zeros(4, dtype=torch.bool)}, "ids must be int64"),
+        ({"head": torch.zeros(11, 7)}, "hidden must be"),
+        ({"head": torch.zeros(0, 8)}, "V above 0"),
+    ],
+)
+def test_shapes_that_do_not_fit(changes, message):
+    arguments = {"hidden": torch.ones(4, 8), "head": torch.ones(11, 8), "ids": torch.zeros(4, dtype=torch.int64)}
+    for function in (linear_logprob, linear_statistics, definition.linear_logprob, definition.linear_statistics):
+        with pytest.raises(ValueError, match=message):
+            function(**arguments | changes, temperature=1.0)
+
+
+def test_several_ids_a_token_are_the_definition_s_alone():
+    ids = torch.zeros(4, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="take the definition, kernel=torch"):
+        linear_logprob(torch.ones(4, 8), torch.ones(11, 8), ids, temperature=1.0)
+    with pytest.raises(ValueError, match="ids must be int64"):
+        logprob(torch.ones(4, 11), ids[:2, 0], temperature=1.0)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_an_id_outside_the_vocabulary_has_no_logprob(device, stored):
+    """And nothing is written for it, before or behind its row."""
+    hidden, head, _, ids, _ = inputs(SHAPES[1], device, torch.float32)
+    vocabulary, bad = SHAPES[1][2], torch.zeros_like(ids, dtype=torch.bool)
+    ids[1], ids[3], bad[[1, 3]] = vocabulary, -100, True
+    if stored:
+        from r1lab.kernel.rows import Rows, statistics
+
+        rows = Rows.empty(len(ids), device)
+        padded = torch.full((len(ids) + 2, vocabulary), 7.0, device=device)
+        padded[1:-1] = (hidden @ head.T).detach()
+        statistics(padded[1:-1], ids, None, rows, temperature=1.0, softcap=None, store=True)
+        assert (padded[[0, -1]] == 7).all()
+        found = rows.logprob
+    else:
+        found = linear_logprob(hidden, head, ids, temperature=1.0)[0]
+    assert found.isnan().equal(bad)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it is taken without being told")
+def test_an_id_outside_the_vocabulary_under_the_product_of_the_gpu(device, product_of_the_gpu):
+    hidden, head, _, ids, _ = inputs((20, 24, 150), device, torch.float32)
+    bad = torch.zeros_like(ids, dtype=torch.bool)
+    ids[1], ids[3], bad[[1, 3]] = 150, -1, True
+    logprobs, _ = linear_logprob(hidden, head, ids, temperature=1.0)
+    assert logprobs.isnan().equal(bad)
+    logprobs[~bad].sum().backward()
+    assert hidden.grad[~bad].isfinite().all()
+
+
+@pytest.mark.parametrize("softcap", [0.5, 30.0, 1e3, 1e7, 1e30])
+def test_a_soft_cap_of_any_size(device, softcap, assert_close_to_float64):
+    hidden, head, _, ids, _ = inputs(SHAPES[1], device, torch.float32)
+    given = [x.detach() for x in (hidden, head)]
+    exact, torch_s, found = (
+        function(*(x.to(dtype) for x in given), ids, temperature=1.0, softcap=softcap)[0]
+        for function, dtype in (
+            (definition.linear_logprob, torch.float64),
+            (definition.linear_logprob, torch.float32),
+            (linear_logprob, torch.float32),
+        )
+    )
+    assert_close_to_float64([found], [torch_s], [exact])

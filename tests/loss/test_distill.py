@@ -87,7 +87,7 @@ def test_the_teacher_has_no_gradient_and_agreement_no_loss():
         ({"divergence": "jsd", "jsd_beta": 1.1}, r"jsd_beta must be within \[0, 1\]"),
         ({"divergence": "jsd", "teacher_temperature": -1.0}, "teacher_temperature must be above 0"),
         ({"divergence": "jsd", "temperature": 0.0}, "temperature must be above 0"),
-        ({"divergence": "jsd", "chunk_bytes": 0}, "chunk_bytes must be above 0"),
+        ({"divergence": "jsd", "chunk_bytes": 0}, "chunk_bytes must be a whole number of bytes"),
     ],
 )
 def test_what_is_refused(changes, message):

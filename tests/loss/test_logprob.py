@@ -69,7 +69,7 @@ def test_entropy_as_a_value_has_no_gradient():
 
 @pytest.mark.parametrize("name", ["temperature", "softcap", "chunk_bytes"])
 def test_what_must_be_positive(name):
-    with pytest.raises(ValueError, match=f"{name} must be above 0, got 0"):
+    with pytest.raises(ValueError, match=f"{name} must be .*above 0.*, got 0"):
         linear_logprob(torch.ones(1, 1), torch.ones(2, 1), torch.tensor([0]), **({"temperature": 1.0} | {name: 0}))
 
 

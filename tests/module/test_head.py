@@ -17,7 +17,11 @@ from tests.module.test_grpo import SPREAD
     ("arguments", "message"),
     [
         ({"name": "cuda"}, "kernel.name 'cuda' is not one of auto, triton, torch"),
-        ({"chunk_bytes": 0}, "kernel.chunk_bytes must be above 0, or null"),
+        ({"chunk_bytes": 0}, "kernel.chunk_bytes, if not null, must be a whole number of bytes above 0, got 0"),
+        (
+            {"chunk_bytes": 1e5},
+            "kernel.chunk_bytes, if not null, must be a whole number of bytes above 0, got 100000.0",
+        ),
         ({"name": "triton"}, "kernel=triton needs a CUDA GPU, and there is none: take kernel=auto"),
     ],
 )
