@@ -14,27 +14,42 @@ BLOCK = 2048
 
 
 @triton.jit
+def _log_mean(d, beta):
+    """log(beta e^d + 1 - beta) less the larger of d and 0, by series near 0 where the hardware's logarithm is rough."""
+    share = tl.where(d > 0, 1 - beta, beta)
+    a = -tl.abs(d)
+    series = tl.zeros_like(a) + 1.0 / 13
+    for k in tl.static_range(12, 1, -1):
+        # a/2 (1 + a/3 (1 + ...)), from the inside: expm1(a) = a (1 + ...)
+        series = (1.0 + a * series) * (1.0 / k)
+    u = share * tl.where(a > -1, a * (1.0 + a * series), tl.exp(a) - 1)
+    # log1p(u) = 2 artanh(u / (2 + u))
+    z = u / (2 + u)
+    square = z * z
+    odd = tl.zeros_like(z) + 1.0 / 17
+    for k in tl.static_range(15, 0, -2):
+        odd = 1.0 / k + square * odd
+    return tl.where(u > -0.5, 2 * z * odd, tl.log(1 + u))
+
+
+@triton.jit
 def _terms(
     logits, teacher, columns, vocabulary, normaliser, teacher_normaliser, sharpness, teacher_sharpness, which, beta
 ):
-    """s, and what a column adds to the divergence and to KL(s || other); log(s / other), 0 where s is 0."""
+    """s and t; t log(t / other of t) and s log(s / other of s), the other being each other, or the mean of both for
+    JSD; log(s / other of s), 0 where s is 0."""
     inside = columns < vocabulary
     z = tl.load(logits + columns, mask=inside, other=-float("inf")).to(tl.float32)
     u = tl.load(teacher + columns, mask=inside, other=-float("inf")).to(tl.float32)
     log_s = z * sharpness * LN2 - normaliser
     log_t = u * teacher_sharpness * LN2 - teacher_normaliser
     s, t = tl.exp(log_s), tl.exp(log_t)
-    # m = beta t + (1 - beta) s, relative to the larger of the two
-    top = tl.maximum(log_s, log_t)
-    top = tl.where(top > -float("inf"), top, 0.0)
-    log_m = top + tl.log(beta * tl.exp(log_t - top) + (1 - beta) * tl.exp(log_s - top))
-    other = tl.where(which == 2, log_m, log_t)
-    apart = tl.where(s > 0, log_s - other, 0.0)
-    teacher_part = tl.where(t > 0, t * (log_t - tl.where(which == 2, log_m, log_s)), 0.0)
-    student_part = s * apart
-    mixed = beta * teacher_part + (1 - beta) * student_part
-    value = tl.where(which == 0, teacher_part, tl.where(which == 1, student_part, mixed))
-    return s, t, value, student_part, apart
+    d = log_t - log_s
+    log_mean = _log_mean(d, beta)
+    t_apart = tl.where(which == 2, tl.minimum(d, 0.0) - log_mean, d)
+    s_apart = tl.where(which == 2, tl.minimum(-d, 0.0) - log_mean, -d)
+    apart = tl.where(s > 0, s_apart, 0.0)
+    return s, t, tl.where(t > 0, t * t_apart, 0.0), s * apart, apart
 
 
 @triton.jit(do_not_specialize=["which"])
@@ -59,20 +74,27 @@ def _divergence_kernel(
     logits += row * stride
     teacher += row * teacher_stride
     lse, teacher_lse = tl.load(normaliser + row), tl.load(teacher_normaliser + row)
-    values = tl.zeros([BLOCK], tl.float32)
-    reverse = tl.zeros([BLOCK], tl.float32)
+    of_teacher = tl.zeros([BLOCK], tl.float32)
+    of_student = tl.zeros([BLOCK], tl.float32)
     mass = tl.zeros([BLOCK], tl.float32)
+    teacher_mass = tl.zeros([BLOCK], tl.float32)
     for start in range(0, vocabulary, BLOCK):
         columns = start + tl.arange(0, BLOCK)
-        s, t, v, r, _ = _terms(
+        s, t, t_part, s_part, _ = _terms(
             logits, teacher, columns, vocabulary, lse, teacher_lse, sharpness, teacher_sharpness, which, beta
         )
-        values += v
-        reverse += r
+        of_teacher += t_part
+        of_student += s_part
         mass += s
-    tl.store(value + row, tl.sum(values, axis=0))
-    # Over what the probabilities sum to: an error of the normaliser, times the mean, would be the gradient's.
-    mean = tl.sum(reverse, axis=0) / tl.sum(mass, axis=0)
+        teacher_mass += t
+    # Over what the probabilities sum to: the normalisers are rounded, and that is the divergence's error, and the
+    # gradient's times the mean.
+    total, teacher_total = tl.sum(mass, axis=0), tl.sum(teacher_mass, axis=0)
+    teacher_mean, mean = tl.sum(of_teacher, axis=0) / teacher_total, tl.sum(of_student, axis=0) / total
+    forward = teacher_mean + (total - teacher_total)
+    reverse = mean + (teacher_total - total)
+    mixed = beta * teacher_mean + (1 - beta) * mean
+    tl.store(value + row, tl.where(which == 0, forward, tl.where(which == 1, reverse, mixed)))
     weight = tl.where(which == 2, 1 - beta, 1.0) * scale
     for start in range(0, vocabulary, BLOCK):
         columns = start + tl.arange(0, BLOCK)

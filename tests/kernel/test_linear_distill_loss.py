@@ -61,8 +61,8 @@ def test_against_float64(device, shape, divergence, dtype, assert_close_to_float
     for rows in (1000, 4):
         budget = 2 * rows * (shape[3] + 64) * dtype.itemsize
         fused = results(linear_distill_loss, tensors, divergence=divergence, chunk_bytes=budget)
-        # The interpreter truncates to bfloat16, a GPU rounds.
-        slack = 1e-6 if GPU else {torch.float32: 1e-5, torch.bfloat16: 2e-3, torch.float16: 1e-6}[dtype]
+        # The interpreter truncates to bfloat16, a GPU rounds; there products of few rows round some logits otherwise.
+        slack = {torch.float32: 1e-6, torch.bfloat16: 1e-5 if GPU else 2e-3, torch.float16: 1e-6}[dtype]
         assert_close_to_float64(fused, same, exact, slack=slack)
 
 

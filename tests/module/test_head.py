@@ -49,8 +49,9 @@ def test_auto_is_pytorch_on_a_cpu():
     assert not LinearHead("auto").takes_triton(torch.zeros(1, 1))
 
 
-def test_only_the_losses_of_grpo_and_ppo_are_fused():
+def test_only_the_losses_of_grpo_and_ppo_are_fused(monkeypatch):
     pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     bound = partial(grpo_loss, epsilon_low=0.2)
     given = SimpleNamespace(get_output_embeddings=lambda: torch.nn.Linear(1, 2)), torch.zeros(1, 1)
     assert LinearHead("triton").fuses(bound, *given)
