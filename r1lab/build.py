@@ -47,11 +47,23 @@ def build_reward(
                 f"reward.{name}._target_={term['_target_']} is not there; your own file must lie in the folder you "
                 f"start from ({' '.join(str(error).split())[:200]})"
             ) from error
+        if not callable(target):
+            raise ValueError(
+                f"reward.{name}._target_={term['_target_']} is no function and no class, but {target!r:.80}"
+            )
         _refuse_absent_kinds(name, term, task)
         made = instantiate(term, _partial_=True, _convert_="all")
         taken = inspect.signature(target).parameters
         given = {key: value for key, value in at_hand.items() if key in taken} | made.keywords
-        terms[name] = by_name(target(**given), name) if inspect.isclass(target) else by_name(target, name, given)
+        if inspect.isclass(target):
+            try:
+                inspect.signature(target).bind(**given)
+            except TypeError as error:
+                takes = ", ".join(taken) or "nothing"
+                raise ValueError(f"reward.{name}: {target.__name__} takes {takes}, and there is {error}") from error
+            terms[name] = by_name(target(**given), name)
+        else:
+            terms[name] = by_name(target, name, given)
     return WeightedSum(terms, weights)
 
 

@@ -15,7 +15,13 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
@@ -90,11 +96,16 @@ def describe(error: Exception, config_name: str) -> str:
         return f"there is no {group}={choice}; {_nearest(choice, cause.options)}"
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key} must be given: add {cause.full_key}=... to the command"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override} cannot be read: give KEY=VALUE; a value with = or a comma in it needs quotes, which a "
+            "shell takes away where the whole is not in quotes of another kind, as \"overrides=['seed=2']\""
+        )
     if isinstance(error, ConfigCompositionException) and "Could not override" in str(error):
         key = str(error).split("'")[1].split("=")[0]
         if config_name == "pipeline" and key.split(".")[0] in {*_default_config("train")} - {"seed"}:
             return (
-                f"{key} is a setting of the stages: give overrides=['{key}=...'], for every train stage, or change "
+                f"{key} is a setting of the stages: give \"overrides=['{key}=...']\", for every train stage, or change "
                 "pipeline.stages.<stage>.overrides"
             )
         return f"there is no setting {key}; {_nearest(key, list(_keys(_default_config(config_name))))}"

@@ -91,6 +91,13 @@ def test_a_term_needs_target_and_weight(term):
         build_reward({"format": term}, Task(), tiny_tokenizer())
 
 
+def test_a_term_that_cannot_be_made():
+    with pytest.raises(ValueError, match=r"reward.pi._target_=math.pi is no function and no class, but 3.14"):
+        build_reward({"pi": {"_target_": "math.pi", "weight": 1.0}}, Task(), tiny_tokenizer())
+    with pytest.raises(ValueError, match="reward.code: Code takes partial, .*, and there is missing a required"):
+        build_reward({"code": {"_target_": "r1lab.reward.code.Code", "weight": 1.0}}, Task(), tiny_tokenizer())
+
+
 def test_made_objects_get_plain_values_and_the_very_objects_that_are_given():
     sampling = Sampling(1.0, 8)
     config = {"_target_": "builtins.dict", "numbers": [1, 2], "names": {"a": {"b": 1}}}

@@ -53,8 +53,13 @@ def test_choices_that_go_together():
 def test_the_pipeline_says_where_the_settings_of_its_stages_go(override):
     text = describe(error_of(override, name="pipeline"), "pipeline")
     key = override.partition("=")[0]
-    assert text.startswith(f"{key} is a setting of the stages: give overrides=['{key}=...']")
+    assert text.startswith(f"{key} is a setting of the stages: give \"overrides=['{key}=...']\"")
     assert describe(error_of("seed=2", name="pipeline"), "pipeline").startswith("there is no setting seed")
+
+
+def test_quotes_that_a_shell_took_away():
+    text = describe(error_of("overrides=[rollout.group_size=8]", name="pipeline"), "pipeline")
+    assert text.startswith("overrides=[rollout.group_size=8] cannot be read") and "quotes" in text
 
 
 def test_a_name_like_no_other_lists_what_there_is():

@@ -3,6 +3,7 @@
 A filter is a pure function of a row of `r1lab.generate`, True for a row that stays.
 """
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -53,9 +54,20 @@ FILTERS = {f.__name__: f for f in (correct, wellformed, one_language, no_repetit
 
 
 def make_filters(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Filter]:
-    """Filters by name, in order, with their settings. Raises ValueError for a name that is none."""
+    """Filters by name, in order, with their settings.
+
+    Raises:
+        ValueError: for a name that is none, and settings that are not those of the filter, or no numbers.
+    """
     if unknown := set(settings) - set(FILTERS):
         raise ValueError(f"there is no filter {', '.join(sorted(unknown))}; there are {', '.join(FILTERS)}")
+    for name, options in settings.items():
+        takes = [key for key in inspect.signature(FILTERS[name]).parameters if key != "row"]
+        if not isinstance(options, Mapping) or sorted(options) != sorted(takes):
+            raise ValueError(f"the filter {name} takes {{{', '.join(f'{key}: ...' for key in takes)}}}, got {options}")
+        for key, value in options.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"{name}.{key} must be a number, got {value!r}")
     return {name: partial(FILTERS[name], **options) for name, options in settings.items()}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from r1lab.analysis.stages import contrasts, markdown, stage_figure, stage_frame
-from r1lab.entry import Stopped
+from r1lab.entry import Stopped, describe
 from r1lab.pipeline.record import (
     DONE,
     RUNNING,
@@ -45,6 +45,8 @@ class Pipeline:
         whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
         if not whole or not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must be a list of different whole numbers, as seeds=[1,2,3], got {seeds}")
+        if min(seeds) < 0:
+            raise ValueError(f"seeds must be at least 0, got {min(seeds)}")
         self.stages = make_stages(config["pipeline"]["stages"])
         self.people = people_of(self.stages)
         self.contexts = [
@@ -120,6 +122,10 @@ class Pipeline:
                         self.step(KINDS[stage.run](stage, context), prefix)
                     except (Stopped, KeyboardInterrupt):
                         raise Stopped(f"stopped in {stage.name}; the same command goes on") from None
+                    except ValueError as error:
+                        told = describe(error, "train")
+                        where = "" if told.startswith("stage ") else f"stage {stage.name}: "
+                        raise ValueError(f"{where}{told}") from error
             self.write_table()
 
     def step(self, work: Work, prefix: str) -> None:
@@ -143,32 +149,40 @@ class Pipeline:
     def make(self, work: Work, inputs: Mapping[str, str], reason: str) -> None:
         """Make a stage, with its record: running before, done after."""
         settings = portable(work.settings, work.context.root)
-        record = read_record(work.folder)
+        record, aside = read_record(work.folder), None
         if record is None or changes(record, settings, inputs):
             if record is not None and not only_filters(record, settings, inputs):
-                self.put_aside(work)
+                aside = self.put_aside(work)
             elif record is None and work.folder.exists():
-                self.put_aside(work)
+                aside = self.put_aside(work)
             record = Record(work.stage.name, RUNNING, reason, work.command, settings, dict(inputs), False)
         elif record.status == DONE:  # what it made is gone or damaged, and is made again from nothing
             self.put_aside(work)
         record.status, record.people = RUNNING, self.people[work.stage.name]
         write_record(work.folder, record)
         started = time.perf_counter()
-        facts = work.make()
+        try:
+            facts = work.make()
+        except Exception:
+            if aside is not None and not work.began():
+                # Refused before anything was made: what was there stays.
+                shutil.rmtree(work.folder)
+                shutil.move(aside, work.folder)
+            raise
         seconds = record.facts.get("seconds", 0.0) + time.perf_counter() - started
         record.facts = {**facts, "seconds": round(seconds, 1)}
         record.product, record.status = work.product(), DONE
         write_record(work.folder, record)
 
-    def put_aside(self, work: Work) -> None:
-        """What a stage made otherwise is kept, under superseded/."""
+    def put_aside(self, work: Work) -> Path:
+        """What a stage made otherwise is kept, under superseded/; returns where."""
         place = self.folder / "superseded" / f"{work.context.root.name}_{work.stage.name}"
         number = 1
         while (free := place.with_name(f"{place.name}_{number}")).exists():
             number += 1
         free.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(work.folder, free)
+        return free
 
     def score(self, work: Work) -> dict[str, dict[str, float]]:
         """The scores of a stage's policy; read where it was scored in this way before."""

@@ -103,6 +103,10 @@ class Work:
         """SHA-256 of what was made; raises OSError where it is not there."""
         raise NotImplementedError
 
+    def began(self) -> bool:
+        """Whether there is anything in the folder that took time to make: more than records of what was asked."""
+        return any(file.suffix in (".ckpt", ".parquet", ".safetensors", ".part") for file in self.folder.rglob("*"))
+
     @property
     def progress(self) -> str:
         """How far an interrupted stage got, in words."""

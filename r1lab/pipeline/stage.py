@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from r1lab.data.filters import make_filters
+
 RUNS = ("train", "generate", "answers")
 BASE = "base"
 
@@ -71,8 +73,14 @@ def make_stages(config: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
         ]
         if missing := [key for key in needed if not getattr(stage, key)]:
             raise ValueError(f"{where} needs {', '.join(missing)}")
+        if stage.run == "answers" and (not isinstance(stage.num_prompts, int) or stage.num_prompts < 1):
+            raise ValueError(f"{where}.num_prompts must be a whole number above 0, got {stage.num_prompts}")
         if stage.run == "generate" and stage.init == BASE:
             raise ValueError(f"{where} samples the policy of a stage, not the base")
+        try:
+            make_filters(stage.filters)
+        except ValueError as error:
+            raise ValueError(f"{where}.filters: {error}") from error
         if bool(stage.data) != bool(stage.epochs):
             raise ValueError(f"{where}: data and epochs go together")
         policies, documents = (stage.init, *stage.models), tuple(stage.data)

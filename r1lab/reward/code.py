@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from r1lab.reward.format import parts_of
 from r1lab.reward.sandbox import Sandbox
@@ -63,6 +63,7 @@ class Code:
         tests = prompt.columns.get("tests")
         if not tests:
             return None
+        check_tests(tests, prompt.text)
         answer = None if completion.truncated else parts_of(prompt, completion).answer
         program = program_of(answer or "")
         if not program:
@@ -118,6 +119,23 @@ class Code:
             tester.wait(self.sandbox.wall_seconds)
             verdicts.seek(0)
             return verdicts.read().count(b"1")
+
+
+def check_tests(tests: Any, question: str) -> None:
+    """Raises ValueError for what are no tests: nothing would pass them, or anything would."""
+    where = f"the column tests of the prompt {question[-100:]!r}"
+    if not isinstance(tests, (list, tuple)):
+        raise ValueError(f"{where} must be a list of Python sources or of {{stdin, stdout}}, got {tests!r:.100}")
+    for test in tests:
+        if isinstance(test, str):
+            try:
+                compile(test, "<test>", "exec")
+            except (SyntaxError, ValueError) as error:
+                raise ValueError(f"{where} has one that is no Python ({error}): {test!r:.100}") from error
+        elif not isinstance(test, Mapping) or any(not isinstance(test.get(key), str) for key in ("stdin", "stdout")):
+            raise ValueError(
+                f"{where} has one that is no Python source and no {{stdin, stdout}} of texts: {test!r:.100}"
+            )
 
 
 def program_of(answer: str) -> str | None:

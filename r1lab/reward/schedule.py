@@ -24,7 +24,7 @@ class Schedule:
 
     def __init__(self, points: Sequence[Sequence[float]], max_steps: int | None = None):
         form = "points [[when, weight], ...], as [[0, 0.0], [300, 1.0]]"
-        if not points or any(isinstance(p, (Real, str)) or len(p) != 2 for p in points):
+        if not points or any(not isinstance(p, (list, tuple)) or len(p) != 2 for p in points):
             raise ValueError(f"a schedule has {form}, got {points!r}")
         if any(not isinstance(x, Real) or isinstance(x, bool) or not math.isfinite(x) for p in points for x in p):
             raise ValueError(f"a schedule has {form}, of finite numbers, got {points!r}")

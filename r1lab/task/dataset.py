@@ -90,6 +90,13 @@ class Dataset:
         return order
 
     def _refuse_bad_splits(self) -> None:
+        answers: dict[str, str] = {}
+        for row in (row for rows in self.rows.values() for row in rows):
+            if answers.setdefault(row["question"], row["answer"]) != row["answer"]:
+                raise ValueError(
+                    f"two rows of task=dataset have one question and two answers, {answers[row['question']][:40]!r} "
+                    f"and {row['answer'][:40]!r}: {row['question'][:100]!r}"
+                )
         seen: dict[str, str] = {}
         for split, rows in self.rows.items():
             if not rows:
@@ -123,7 +130,11 @@ def _read(path: str, setting: str) -> list[dict[str, Any]]:
 
 def _json_lines(file: Path, told: str) -> list[Any]:
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{told} is not in UTF-8, at byte {error.start}: save it as UTF-8") from error
+    for number, line in enumerate(text.split("\n"), 1):
         try:
             rows += [json.loads(line)] if line.strip() else []
         except ValueError as error:
@@ -140,6 +151,8 @@ def _checked(row: Any, told: str) -> dict[str, Any]:
     for column in ("question", "answer", "kind", "language"):
         if column in row:
             row[column] = str(row[column])
+    if empty := [column for column in ("question", "answer") if not row[column].strip()]:
+        raise ValueError(f"{told} has an empty {' and an empty '.join(empty)}")
     if type(row.get("difficulty", 0)) is not int:
         raise ValueError(f"{told}: difficulty must be a whole number, got {row['difficulty']!r}")
     return row

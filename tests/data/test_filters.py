@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from r1lab.data.filters import FILTERS, keep, make_filters, repeated
@@ -81,3 +83,17 @@ def test_repeated():
 def test_an_unknown_filter():
     with pytest.raises(ValueError, match=f"no filter nice; there are {', '.join(FILTERS)}"):
         make_filters({"nice": {}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"one_language": {"at_leest": 1}}, "the filter one_language takes {at_least: ...}, got {'at_leest': 1}"),
+        ({"length": {"least": 1}}, "the filter length takes {least: ..., most: ...}, got"),
+        ({"one_language": None}, "the filter one_language takes"),
+        ({"one_language": {"at_least": "abc"}}, "one_language.at_least must be a number, got 'abc'"),
+    ],
+)
+def test_settings_that_are_not_the_filter_s(settings, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        make_filters(settings)

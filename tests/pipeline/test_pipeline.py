@@ -165,6 +165,18 @@ def test_other_filters_take_the_samples_that_are_there(copied, pipeline, whole, 
     assert products(folder) == products(whole)
 
 
+def test_what_a_refused_setting_displaced_is_there_again(copied, pipeline, whole):
+    folder = copied()
+    before = made(folder)
+    with pytest.raises(ValueError, match="stage zero: .*group_size"):
+        pipeline(folder, "pipeline.batch_size=7").run()
+    with pytest.raises(ValueError, match="stage cold_start: num_prompts must be at least 1"):
+        pipeline(folder, "pipeline.stages.cold_start.overrides=['num_prompts=0']").run()
+    assert made(folder) == before and not list((folder / "superseded").iterdir())
+    pipeline(folder).run()
+    assert made(folder) == before
+
+
 def test_filters_that_leave_nothing_are_told(copied, pipeline):
     with pytest.raises(ValueError, match=r"none of 24 completions is left \(length took 24\); sample more"):
         pipeline(copied(), "pipeline.stages.rejection.filters.length.least=100").run()

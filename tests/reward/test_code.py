@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from r1lab.reward.code import Code, program_of, same_output
+from r1lab.reward.code import Code, check_tests, program_of, same_output
 from r1lab.types import Completion, Prompt
 
 from .conftest import LIMITS
@@ -47,6 +47,22 @@ def share(request):
 )
 def test_share_of_tests(share, program, tests, passed):
     assert share(program, tests) == pytest.approx(passed)
+
+
+@pytest.mark.parametrize(
+    ("tests", "told"),
+    [
+        ("assert f() == 1", "must be a list of Python sources or of {stdin, stdout}, got 'assert"),
+        ({"stdin": "1"}, "must be a list"),
+        ([{"input": "1", "output": "2"}], "no {stdin, stdout} of texts"),
+        ([{"stdin": 1, "stdout": 1}], "no {stdin, stdout} of texts"),
+        ([5], "no {stdin, stdout} of texts"),
+        (["assert f(1"], "has one that is no Python"),
+    ],
+)
+def test_what_are_no_tests(tests, told):
+    with pytest.raises(ValueError, match=told):
+        check_tests(tests, "What is 1 + 1?")
 
 
 def test_what_tests_may_do(share):

@@ -70,12 +70,19 @@ def test_a_file_of_a_split_goes_before_the_hash(tmp_path):
         ("a.jsonl", "[1]", "no object with columns"),
         ("a.jsonl", '{"question": "a", "answer": "b", "difficulty": "x"}', "difficulty must be a whole number"),
         ("a.jsonl", '{"question": "a", "answer": "b"}', "the split .* has no row"),
+        ("a.jsonl", '{"question": " ", "answer": ""}', "row 1 of .* has an empty question and an empty answer"),
+        ("a.jsonl", b'{"question": "\xe9", "answer": "b"}', "is not in UTF-8, at byte 14: save it as UTF-8"),
+        (
+            "a.jsonl",
+            '{"question": "a", "answer": "b"}\n{"question": "a", "answer": "c"}',
+            "one question and two answers, 'b' and 'c': 'a'",
+        ),
         ("a.parquet", "text", "cannot be read as Parquet"),
     ],
 )
 def test_files_that_are_none(tmp_path, name, content, told):
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8-sig"))
     with pytest.raises(ValueError, match=told):
         dataset(tmp_path / name)
 
