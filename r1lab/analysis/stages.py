@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from r1lab.analysis.curves import BLUE
 from r1lab.analysis.number import NONE, interval
-from r1lab.analysis.palette import plain
+from r1lab.analysis.palette import GREY, plain
 from r1lab.metric.mean_interval import MeanInterval, mean_interval
 
 TITLES = {
@@ -69,17 +69,64 @@ def contrasts(
     """
     lines = []
     for first, second in pairs:
-        told = []
-        for metric, title in TITLES.items():
-            values = [
-                a[metric]["value"] - b[metric]["value"]
-                for a, b in zip(scores[first], scores[second], strict=True)
-                if None not in (a.get(metric, {}).get("value"), b.get(metric, {}).get("value"))
-            ]
-            if values:
-                told.append(f"{title} {interval(mean_interval([values]), sign=True)}")
+        found = {title: paired(scores, first, second, metric) for metric, title in TITLES.items()}
+        told = [f"{title} {interval(mean_interval([values]), sign=True)}" for title, values in found.items() if values]
         lines.append(f"{first} minus {second}: {'; '.join(told)}.\n")
     return "\n".join(lines)
+
+
+def paired(
+    scores: Mapping[str, Sequence[Mapping[str, Mapping[str, float | None]]]], first: str, second: str, metric: str
+) -> list[float]:
+    """Of each seed that has both: the first stage's metric minus the second's."""
+    both = (
+        (a.get(metric, {}).get("value"), b.get(metric, {}).get("value"))
+        for a, b in zip(scores[first], scores[second], strict=True)
+    )
+    return [a - b for a, b in both if None not in (a, b)]
+
+
+def verdicts(
+    scores: Mapping[str, Sequence[Mapping[str, Mapping[str, float | None]]]], pairs: Sequence[Sequence[str]]
+) -> str:
+    """Markdown, a line a pair: which of the two has the higher pass@1, where the interval over seeds says so.
+
+    An interval that holds 0 settles nothing. Unadjusted for the number of pairs. Empty where no pair was measured.
+    """
+    lines = []
+    for first, second in pairs:
+        values = paired(scores, first, second, "pass_at_1")
+        if not values:
+            continue
+        result = mean_interval([values])
+        if result.low is None:
+            word = "no verdict, " + (result.note or "no interval")
+        else:
+            word = "better" if result.low > 0 else "worse" if result.high < 0 else "not told apart"
+        lines.append(f"* {first} against {second}: **{word}**, pass@1 {interval(result, sign=True)}")
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def contrast_figure(
+    scores: Mapping[str, Sequence[Mapping[str, Mapping[str, float | None]]]], pairs: Sequence[Sequence[str]], path: Path
+) -> None:
+    """The differences in pass@1, a row a pair: each seed, their mean and its interval, beside no difference."""
+    told = [(f"{a} − {b}", values) for a, b in pairs if (values := paired(scores, a, b, "pass_at_1"))]
+    figure = Figure(figsize=(7.5, 0.9 + 0.36 * max(len(told), 1)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.axvline(0, color=GREY, lw=1)
+    for row, (_, values) in enumerate(told):
+        result = mean_interval([values])
+        spread = None if result.low is None else [[result.mean - result.low], [result.high - result.mean]]
+        axes.errorbar([result.mean], [row], xerr=spread, fmt="o", color=BLUE, capsize=3)
+        axes.plot(values, [row + 0.22] * len(values), "|", color=GREY, ms=6)
+    axes.set_yticks(range(len(told)), [name for name, _ in told])
+    axes.set_ylim(len(told) - 0.4, -0.6)
+    plain(axes, "difference in pass@1 (ticks: seeds; bars: 95 % over them)", grid="x")
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    figure.savefig(temporary)
+    os.replace(temporary, path)
 
 
 def _over(measured: Sequence[Mapping[str, float]]) -> MeanInterval:
@@ -110,12 +157,12 @@ def _cell(row) -> str:
 
 
 def stage_figure(frame: pd.DataFrame, path: Path) -> None:
-    """One panel a metric, the stages from left to right; a hollow marker where people's data entered."""
+    """One panel a metric, the stages from top to bottom; a hollow marker where people's data entered."""
     metrics = list(dict.fromkeys(frame["metric"]))
     stages = list(dict.fromkeys(frame["stage"]))
-    columns = min(3, len(metrics))
+    columns = min(4, len(metrics))
     rows = -(-len(metrics) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.5 * rows), dpi=120, layout="constrained")
+    figure = Figure(figsize=(1.6 + 2.5 * columns, rows * (0.8 + 0.24 * len(stages))), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for number, metric in enumerate(metrics):
         axes = figure.add_subplot(rows, columns, number + 1)
@@ -123,11 +170,11 @@ def stage_figure(frame: pd.DataFrame, path: Path) -> None:
         for row in part.itertuples():
             spread = None if pd.isna(row.low) else [[max(row.value - row.low, 0)], [max(row.high - row.value, 0)]]
             face = "white" if row.people else BLUE
-            axes.errorbar([stages.index(row.stage)], [row.value], spread, fmt="o", color=BLUE, mfc=face, capsize=3)
-        axes.set_xticks(range(len(stages)), [stage.replace(" ", "\n", 1) for stage in stages])
-        axes.set_xlim(-0.5, len(stages) - 0.5)
-        axes.set_ylim(*((0, 1.1 * axes.get_ylim()[1]) if metric in UNBOUNDED else (-0.03, 1.05)))
-        plain(axes, TITLES[metric], grid="y")
+            axes.errorbar([row.value], [stages.index(row.stage)], xerr=spread, fmt="o", color=BLUE, mfc=face, capsize=3)
+        axes.set_yticks(range(len(stages)), stages if number % columns == 0 else [""] * len(stages))
+        axes.set_ylim(len(stages) - 0.5, -0.5)
+        axes.set_xlim(*((0, 1.1 * axes.get_xlim()[1]) if metric in UNBOUNDED else (-0.03, 1.05)))
+        plain(axes, TITLES[metric], grid="both")
     hollow = "; hollow: data of people entered" if frame["people"].any() else ""
     figure.supxlabel(f"{_what_intervals(frame)}{hollow}", fontsize=9)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")

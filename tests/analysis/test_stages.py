@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from r1lab.analysis.stages import contrasts, markdown, stage_figure, stage_frame
+from r1lab.analysis.stages import contrast_figure, contrasts, markdown, stage_figure, stage_frame, verdicts
 
 
 def scores(pass_at_1, consistency=0.9):
@@ -51,3 +51,23 @@ def test_a_difference_is_of_pairs_of_seeds():
     assert contrasts(seeds, [["with", "without"]]) == "with minus without: pass@1 +0.150 [-0.485, +0.785].\n"
     one = {name: each[:1] for name, each in seeds.items()}
     assert contrasts(one, [["with", "without"]]) == "with minus without: pass@1 +0.100.\n"
+
+
+def test_a_verdict_is_what_the_interval_says(tmp_path):
+    seeds = {
+        "low": [scores(0.40), scores(0.41), scores(0.42)],
+        "high": [scores(0.60), scores(0.62), scores(0.61)],
+        "wide": [scores(0.30), scores(0.60), scores(0.45)],
+    }
+    pairs = [["high", "low"], ["low", "high"], ["wide", "low"]]
+    assert [line.split("**")[1] for line in verdicts(seeds, pairs).splitlines()] == [
+        "better",
+        "worse",
+        "not told apart",
+    ]
+    one = {name: each[:1] for name, each in seeds.items()}
+    assert "**no verdict, one value**, pass@1 +0.200" in verdicts(one, pairs)
+    assert verdicts({"a": [{}], "b": [{}]}, [["a", "b"]]) == ""
+    for each in (seeds, one):
+        contrast_figure(each, pairs, tmp_path / "contrasts.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["contrasts.png"]
