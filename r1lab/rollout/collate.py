@@ -15,12 +15,14 @@ class Batch:
     completion_ids: int64 [B,T].
     completion_mask: bool [B,T], True where a token counts in the loss.
     positions: int64 [B,T], the column of `input_ids` whose hidden state predicts the completion's token.
+    sequences: int64 [B,S+T], the number of the row that each token is of, -1 where it is padding.
     """
 
     input_ids: Tensor
     completion_ids: Tensor
     completion_mask: Tensor
     positions: Tensor
+    sequences: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
@@ -38,6 +40,7 @@ def collate(prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequen
         completion_ids=torch.tensor([[*row, *[pad_id] * (length - len(row))] for row in completion_ids]),
         completion_mask=(columns < lengths),
         positions=(starts - 1 + columns).clamp(max=width - 1),
+        sequences=torch.tensor([[i] * len(row) + [-1] * (width - len(row)) for i, row in enumerate(rows)]),
     )
 
 

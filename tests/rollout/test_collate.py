@@ -12,6 +12,7 @@ def test_collate():
     assert batch.positions[0].tolist() == [1, 2, 3]
     assert batch.positions[1, 0] == 0
     assert batch.positions.max() < batch.input_ids.shape[1]
+    assert batch.sequences.tolist() == [[0] * 5, [1, 1, -1, -1, -1]]
     assert batch.to(torch.device("cpu")).input_ids.tolist() == batch.input_ids.tolist()
 
 
