@@ -31,6 +31,7 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from r1lab.analysis.curves import plot_curves
+from r1lab.analysis.expert_load import plot_expert_load
 from r1lab.analysis.run import read_metrics
 from r1lab.analysis.scores import score_table
 from r1lab.build import build_policy_parts, build_reward, evaluation_sampling, make, policy_maker, rollout_sampling
@@ -181,6 +182,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     note(summary)
     if trainer.is_global_zero and config["show"] and module.step:
         plot_curves(folder)
+        plot_expert_load(folder)
         report(folder, summary)
     return summary["objective"]
 
@@ -275,6 +277,8 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
         "max_bad_steps": optimizer["max_bad_steps"],
         "validation_sampling": evaluation_sampling(config),
         "evaluation_seed": config["evaluation"]["seed"],
+        "bias_rate": config["routing"]["bias_rate"],
+        "balance_weight": config["routing"]["balance_weight"],
     }
     module_config = dict(config["module"])
     if "teacher" in module_config:
@@ -299,6 +303,7 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
             "batch_size": config["rollout"]["batch_size"],
             "group_size": config["rollout"]["group_size"],
             "max_resamples": config["rollout"]["max_resamples"],
+            "replay": config["routing"]["replay"],
             "seed": config["seed"],
         }  # fmt: skip
     module = make(module_config, **common)

@@ -6,7 +6,10 @@ V vocabulary, H width, E experts. Completions are ordered by prompt: row b belon
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Completion:
     """What the policy wrote after a prompt, the end-of-sequence token included when it wrote one.
 
     `truncated` is True when the length limit ended it. `sampling_logprobs` are the engine's own, one a token,
-    at the sampling temperature. `policy_version` is the optimizer step of the weights that sampled it.
+    at the sampling temperature. `policy_version` is the optimizer step of the weights that sampled it. `experts`, where
+    they were recorded: int16 [S+T-1,L,K], those of L mixtures that each token but the last went to, the prompt's first.
     """
 
     ids: tuple[int, ...]
@@ -67,3 +71,4 @@ class Completion:
     truncated: bool
     sampling_logprobs: tuple[float, ...] = ()
     policy_version: int = 0
+    experts: "Tensor | None" = None

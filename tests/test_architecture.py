@@ -47,7 +47,18 @@ HOMES = {
     "trl": set(),
 }
 # Folders of conf that are no package: what a run needs beside the parts of r1lab.
-OTHER_GROUPS = {"optimizer", "reference", "evaluation", "trainer", "logger", "experiment", "preset", "debug", "hydra"}
+OTHER_GROUPS = {
+    "optimizer",
+    "reference",
+    "routing",
+    "evaluation",
+    "trainer",
+    "logger",
+    "experiment",
+    "preset",
+    "debug",
+    "hydra",
+}
 # Folders of tests that are no package.
 OTHER_TESTS = {"invariant", "benchmark"}
 VAGUE = {"utils", "util", "common", "core", "helpers", "helper", "misc"}

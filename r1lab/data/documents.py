@@ -1,6 +1,6 @@
 """Documents for supervised training: (prompt, completion) texts in fixed batches, numbered so that a resume goes on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from r1lab.data.base import TaskData
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.task.protocol import Task
+
+HELD_OUT = 2**40  # the number of the first validation document; no run comes so far
 
 
 class Documents(Protocol):
@@ -40,17 +42,24 @@ class DocumentBatches(IterableDataset):
         self.rank, self.world_size, self.first_step = rank, world_size, first_step
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        step, eos = self.first_step, [self.tokenizer.eos_token_id]
+        step = self.first_step
         while True:
             numbers = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world_size)
-            texts = [self.documents.document(i) for i in numbers]
-            prompts, completions = (
-                self.tokenizer(list(side), add_special_tokens=False)["input_ids"] for side in zip(*texts, strict=True)
-            )
-            rows = [(prompt, [*ids, *eos]) for prompt, ids in zip(prompts, completions, strict=True)]
-            parts = microbatches([len(prompt) + len(ids) for prompt, ids in rows], self.microbatch_tokens)
-            yield [collate(*zip(*(rows[i] for i in part), strict=True), self.tokenizer.pad_token_id) for part in parts]
+            yield in_microbatches(self.documents, numbers, self.tokenizer, self.microbatch_tokens)
             step += 1
+
+
+def in_microbatches(
+    documents: Documents, numbers: Iterable[int], tokenizer: PreTrainedTokenizerBase, microbatch_tokens: int
+) -> list[Batch]:
+    """The documents of these numbers, each ended by the end-of-sequence token."""
+    texts = [documents.document(i) for i in numbers]
+    prompts, completions = (
+        tokenizer(list(side), add_special_tokens=False)["input_ids"] for side in zip(*texts, strict=True)
+    )
+    rows = [(prompt, [*ids, tokenizer.eos_token_id]) for prompt, ids in zip(prompts, completions, strict=True)]
+    parts = microbatches([len(prompt) + len(ids) for prompt, ids in rows], microbatch_tokens)
+    return [collate(*zip(*(rows[i] for i in part), strict=True), tokenizer.pad_token_id) for part in parts]
 
 
 class DocumentData(TaskData):
@@ -59,6 +68,8 @@ class DocumentData(TaskData):
     Args (beside those of `TaskData`):
         documents: where they come from. tokenizer: makes ids of them.
         batch_size: documents a step over all ranks. microbatch_tokens: padded tokens a forward pass may hold (0: all).
+        validation_documents: documents that are not trained on, for the loss of each validation; 0: none. Only where
+            documents are endless.
     """
 
     def __init__(
@@ -70,10 +81,20 @@ class DocumentData(TaskData):
         batch_size: int,
         microbatch_tokens: int,
         validation_prompts: int,
+        validation_documents: int,
     ):
         super().__init__(task, validation_prompts=validation_prompts)
+        if validation_documents < 0:
+            raise ValueError(f"data.validation_documents must be at least 0, got {validation_documents}")
+        self.validation_documents = validation_documents
         self.documents, self.tokenizer = documents, tokenizer
         self.batch_size, self.microbatch_tokens = batch_size, microbatch_tokens
+
+    def held_out(self) -> list[Batch]:
+        """This rank's share of the validation documents, in microbatches; of another rank's count at times."""
+        ranks = self.trainer.global_rank, self.trainer.world_size
+        numbers = range(HELD_OUT + ranks[0], HELD_OUT + self.validation_documents, ranks[1])
+        return in_microbatches(self.documents, numbers, self.tokenizer, self.microbatch_tokens) if numbers else []
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer

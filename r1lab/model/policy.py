@@ -86,6 +86,13 @@ def _with_experts(model: PreTrainedModel, experts: str | None) -> PreTrainedMode
     return model.eval()
 
 
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Keep each layer's input alone for the backward pass, which computes the rest again; in training mode only."""
+    # transformers 5.23 renames it.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """The tokenizer as {file name: text}: what a self-contained checkpoint holds."""
     with tempfile.TemporaryDirectory() as folder:

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.model.memory import MIB, memory_mib, trained
+from r1lab.model.moe import keep_bias_float32, routers
+from r1lab.model.routing import Routing
 from r1lab.module.checkpoint import load_state, save_state
 from r1lab.module.evaluation import evaluate
 from r1lab.module.head import LinearHead
+from r1lab.rollout.collate import Batch
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.rollout.sampling import Sampling
 from r1lab.types import Prompt
@@ -34,6 +37,9 @@ class PolicyModule(L.LightningModule):
         gradient_clip: largest norm of the gradient.
         max_bad_steps: steps with a non-finite loss or gradient that are skipped before training stops.
         validation_sampling: how validation samples; evaluation_seed keys it.
+        bias_rate, balance_weight: of a mixture of experts with DeepSeek-V3's routers, how far a step moves the bias of
+            an expert whose load is not the mean (gamma), and the weight of the sequence-wise balance loss (alpha); 0
+            leaves the bias, and the loss, alone.
     """
 
     steadier = ""  # what else than a lower learning rate may keep numbers finite, for the error's message
@@ -52,24 +58,61 @@ class PolicyModule(L.LightningModule):
         max_bad_steps: int,
         validation_sampling: Sampling,
         evaluation_seed: int,
+        bias_rate: float,
+        balance_weight: float,
     ):
         super().__init__()
+        for name, value in (("bias_rate", bias_rate), ("balance_weight", balance_weight)):
+            if value < 0:
+                raise ValueError(f"routing.{name} must be at least 0, got {value}")
         self.automatic_optimization = False
         self._make_policy, self.tokenizer, self.engine, self.is_correct = policy, tokenizer, engine, is_correct
         self.head = head
         self._make_optimizer, self._make_scheduler, self.gradient_clip = optimizer, scheduler, gradient_clip
         self.max_bad_steps = max_bad_steps
         self.validation_sampling, self.evaluation_seed = validation_sampling, evaluation_seed
+        self.bias_rate, self.balance_weight = bias_rate, balance_weight
         self.policy: PreTrainedModel | None = None
         self.reference: nn.Module | None = None  # this and the next: only some algorithms need them
         self.value_model: nn.Module | None = None
         self.step = 0  # training steps done, skipped ones included
         self.bad_steps = 0  # skipped ones
+        self.routing: Routing | None = None  # of the routers, where there are any
+        self._bias: Tensor | None = None  # theirs, of the checkpoint that is gone on from
         self.run_config: dict[str, Any] = {}  # the resolved config, kept in checkpoints
 
     def configure_model(self) -> None:
         if self.policy is None:
             self.policy = self._make_policy()
+
+    def on_fit_start(self) -> None:
+        models = self.routed_models()
+        if not routers(*models):
+            self.refuse_routing()
+            return
+        for model in models:
+            keep_bias_float32(model)
+        self.routing = Routing(*models, balance=self.balance_weight > 0)
+        if self._bias is not None:
+            # Exact, where the weights were read into a lower precision.
+            self.routing.bias = self._bias
+
+    def on_fit_end(self) -> None:
+        if self.routing is not None:
+            self.routing.close()
+
+    def routed_models(self) -> list[nn.Module]:
+        """What is trained and may have routers."""
+        return [self.policy]
+
+    def refuse_routing(self) -> None:
+        """Raise ValueError where routers are to be steered, and there are none."""
+        asked = {"routing.bias_rate": self.bias_rate, "routing.balance_weight": self.balance_weight}
+        if wrong := [f"{name}={value}" for name, value in asked.items() if value]:
+            raise ValueError(
+                f"{' and '.join(wrong)}: the model has no router in DeepSeek-V3's manner to balance; take "
+                "routing=frozen, or a mixture of experts"
+            )
 
     def configure_optimizers(self):
         optimizer = self._make_optimizer(self.parameter_groups())
@@ -83,6 +126,23 @@ class PolicyModule(L.LightningModule):
         """Ranks exchange gradients in the last microbatch alone, so they need not have equally many."""
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
         return nullcontext() if last or block is None else block()
+
+    def watch(self, batch: Batch) -> AbstractContextManager:
+        """Inside, passes of the policy with gradient, forward and backward, count in its experts' load, and go where
+        the batch says."""
+        if self.routing is None:
+            return nullcontext()
+        return self.routing.watch(batch.sequences, len(batch.completion_ids), batch.experts)
+
+    def balance_share(self, sequences: int) -> Tensor | float:
+        """Of the pass that is watched, the share of the balance loss: the mean over a minibatch's `sequences`."""
+        if not self.balance_weight:
+            return 0.0
+        return self.balance_weight * self.routing.loss / sequences
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum over ranks."""
+        return self.all_gather(values).reshape(-1, *values.shape).sum(0)
 
     def backward_share(self, share: Tensor) -> None:
         """Backward of this rank's share of a loss: shares add up over ranks, data parallelism averages gradients."""
@@ -103,6 +163,9 @@ class PolicyModule(L.LightningModule):
             optimizer.step()
         else:
             self.skip(loss, norm, batch())
+        if self.routing is not None:
+            routing = self.routing.step(rate=self.bias_rate if finite else 0.0, everyone=self.summed)
+            self.log_step({f"routing/{name}": value for name, value in routing.items()})
         self.lr_schedulers().step()
         self.step += 1
         learning = {"bad_steps": float(self.bad_steps)}
@@ -170,11 +233,13 @@ class PolicyModule(L.LightningModule):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold for the module to go on, as plain data and tensors."""
-        return {"step": self.step, "bad_steps": self.bad_steps}
+        bias = None if self.routing is None else self.routing.bias.cpu()
+        return {"step": self.step, "bad_steps": self.bad_steps, "routing_bias": bias}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.step, self.bad_steps = state["step"], state["bad_steps"]
+        self._bias = state.get("routing_bias")  # checkpoints before 0.2 have none
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         save_state(self, checkpoint, self.state())

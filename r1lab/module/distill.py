@@ -101,20 +101,26 @@ class Distill(Taught):
         sources = {DATA: list(written), STUDENT: self.own_samples(prompts)}
         sampled = time.perf_counter()
         counts = torch.tensor([sum(len(row.ids) for row in rows) for rows in sources.values()], device=self.device)
-        tokens = dict(zip(sources, self.all_gather(counts).reshape(-1, 2).sum(0).tolist(), strict=True))
+        tokens = dict(zip(sources, self.summed(counts).tolist(), strict=True))
+        rows = torch.tensor(sum(map(len, sources.values())), device=self.device)
+        sequences = int(self.summed(rows))
 
         self.optimizers().zero_grad()
         parts = [(name, part) for name, rows in sources.items() for part in self.parts(rows)]
-        sums = dict.fromkeys(("total", DATA, STUDENT, "sft"), torch.zeros((), device=self.device))
+        sums = dict.fromkeys(("total", DATA, STUDENT, "sft", "balance"), torch.zeros((), device=self.device))
         for number, (source, rows) in enumerate(parts, 1):
-            with self.exchange(number == len(parts)):
-                losses = self.losses(source, rows, tokens[source], number)
+            ids = [row.prompt_ids for row in rows], [row.ids for row in rows]
+            batch = collate(*ids, self.tokenizer.pad_token_id).to(self.device)
+            with self.exchange(number == len(parts)), self.watch(batch):
+                losses = self.losses(source, rows, batch, tokens[source], number)
                 share = sum(weight * loss for weight, loss in losses.values())
-                self.backward_share(share)
+                balance = self.balance_share(sequences)
+                self.backward_share(share + balance)
             sums["total"] = sums["total"] + share.detach()
+            sums["balance"] = sums["balance"] + balance
             for name, (_, loss) in losses.items():
                 sums[name] = sums[name] + loss.detach()
-        everyone = self.all_gather(torch.stack(list(sums.values()))).reshape(-1, len(sums)).sum(0)
+        everyone = self.summed(torch.stack(list(sums.values())).detach())
         metrics = dict(zip(sums, everyone.tolist(), strict=True))
         self.take_step(metrics["total"], lambda: {"rows": [asdict(row) for row in chain(*sources.values())]})
 
@@ -133,6 +139,7 @@ class Distill(Taught):
             DATA: of_data and self.mode != "sft",
             STUDENT: self.student_fraction > 0,
             "sft": of_data and (self.mode == "sft" or self.sft_weight > 0),
+            "balance": self.balance_weight > 0,
         }[loss]
 
     def own_samples(self, prompts: Sequence[Prompt]) -> list[TaughtCompletion]:
@@ -149,14 +156,12 @@ class Distill(Taught):
         return [[rows[i] for i in part] for part in microbatches(lengths, self.microbatch_tokens)]
 
     def losses(
-        self, source: str, rows: Sequence[TaughtCompletion], tokens: int, number: int
+        self, source: str, rows: Sequence[TaughtCompletion], batch: Batch, tokens: int, number: int
     ) -> dict[str, tuple[float, Tensor]]:
-        """Of a microbatch, its parts of the loss: (weight, share of the mean over the source's `tokens`).
+        """Of a microbatch its parts of the loss: (weight, share of the mean over the source's `tokens`).
 
-        number: of the microbatch in its step, which keys what is drawn for it.
+        rows, batch: the microbatch. number: its in the step, which keys what is drawn for it.
         """
-        ids = [row.prompt_ids for row in rows], [row.ids for row in rows]
-        batch = collate(*ids, self.tokenizer.pad_token_id).to(self.device)
         hidden = counted_hidden(self.policy.base_model, batch)
         found: dict[str, tuple[float, Tensor]] = {}
         if self.mode != "sft":

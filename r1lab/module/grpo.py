@@ -8,6 +8,7 @@ starts a rollout brings the stream of prompts, the others are empty. A half-used
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from r1lab.advantage.group import zero_std_groups
 from r1lab.loss.grpo import LossOutput
 from r1lab.loss.kl import next_beta, reward_penalty
 from r1lab.model.reference import frozen_copy, refresh
+from r1lab.model.routing import Recorder
 from r1lab.module.base import PolicyModule
 from r1lab.module.dynamic_sampling import Group, Stream, fill
 from r1lab.module.evaluation import expand, reasoning_length
@@ -96,6 +98,8 @@ class GRPO(PolicyModule):
         microbatch_tokens: padded tokens a forward pass may hold (0: no limit).
         max_resamples: rounds in which groups that are all right or all wrong are replaced (see `dynamic_sampling`); 0:
             they are kept.
+        replay: in the passes of the policy over a rollout, tokens go to the experts that they went to in sampling
+            (Keep Routing: DeepSeek-V3.2, 2512.02556, section 3.1; Ma et al., 2510.11370).
         mask_truncated: completions that the length limit ended count in no loss; the baseline of their group has them
             all the same, and so has the number of sequences (overlong filtering: DAPO, 2503.14476, section 3.4).
 
@@ -130,6 +134,7 @@ class GRPO(PolicyModule):
         microbatch_tokens: int,
         max_resamples: int,
         mask_truncated: bool,
+        replay: bool,
         **policy_parts: Any,
     ):
         super().__init__(**policy_parts)
@@ -147,7 +152,7 @@ class GRPO(PolicyModule):
         self.batch_size, self.group_size = batch_size, group_size
         self.num_minibatches, self.num_iterations = num_minibatches, num_iterations
         self.microbatch_tokens = microbatch_tokens
-        self.max_resamples, self.mask_truncated = max_resamples, mask_truncated
+        self.max_resamples, self.mask_truncated, self.replay = max_resamples, mask_truncated, replay
         self.refuse_wrong_names()
 
         self.rollout: Rollout | None = None
@@ -184,7 +189,15 @@ class GRPO(PolicyModule):
         if self.reference is None and self.needs_reference:
             self.reference = frozen_copy(self.policy)
 
+    def refuse_routing(self) -> None:
+        super().refuse_routing()
+        if self.replay:
+            raise ValueError(
+                "routing.replay=true: the model has no router whose choice could be replayed; set it false"
+            )
+
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         ranks = self.trainer.world_size
         if self.prompts_per_rollout % ranks:
             raise ValueError(
@@ -260,6 +273,7 @@ class GRPO(PolicyModule):
             seed=self.seed,
             step=self.step,
             policy_version=self.step,
+            **({"recorder": Recorder(self.policy)} if self.replay else {}),
         )
         self.sampling_seconds += time.perf_counter() - started
         rewards = self.reward(expand(prompts, self.group_size), completions, self.step)
@@ -289,8 +303,12 @@ class GRPO(PolicyModule):
 
     def logprobs(self, model: nn.Module, rollout: Rollout) -> list[Tensor]:
         """Logprobs of every completion under a model, one tensor [T_b] each."""
-        options = {"temperature": self.temperature, "head": self.head}
-        return self.tokenwise(lambda batch: completion_logprobs(model, batch, **options)[0], rollout)
+
+        def of(batch: Batch) -> Tensor:
+            with self.watch(batch) if model is self.policy else nullcontext():
+                return completion_logprobs(model, batch, temperature=self.temperature, head=self.head)[0]
+
+        return self.tokenwise(of, rollout)
 
     @torch.no_grad()
     def tokenwise(self, function: Callable[[Batch], Tensor], rollout: Rollout) -> list[Tensor]:
@@ -320,6 +338,7 @@ class GRPO(PolicyModule):
                     [rollout.prompts[i].ids for i in part],
                     [rollout.completions[i].ids for i in part],
                     self.tokenizer.pad_token_id,
+                    [rollout.completions[i].experts for i in part] if self.replay else None,
                 ),
             )
 
@@ -352,19 +371,22 @@ class GRPO(PolicyModule):
         rollout = self.rollout
         counted = [i for i in rows if not (self.mask_truncated and rollout.completions[i].truncated)]
         mine = torch.tensor([len(rows), sum(len(rollout.completions[i].ids) for i in counted)], device=self.device)
-        sequences, tokens = self.all_gather(mine).reshape(-1, 2).sum(0).tolist()
+        sequences, tokens = self.summed(mine).tolist()
         # A rank with nothing that counts takes part in the exchange with a completion of no weight.
         parts = list(self.batches(rollout, counted or rows[:1]))
         weight = 1.0 if counted else 0.0
         shares: list[dict[str, Tensor]] = []
         for number, (part, batch) in enumerate(parts, 1):
-            with self.exchange(number == len(parts)):
-                output = self.microbatch_loss(rollout, part, batch.to(self.device), sequences, tokens)
-                self.backward_share(output.loss * weight)
+            batch = batch.to(self.device)
+            with self.exchange(number == len(parts)), self.watch(batch):
+                output = self.microbatch_loss(rollout, part, batch, sequences, tokens)
+                balance = self.balance_share(sequences)
+                self.backward_share((output.loss + balance) * weight)
             shares.append({**output.metrics, "total": output.loss.detach()})
+            if self.balance_weight:
+                shares[-1]["balance"] = balance.detach()
         sums = torch.stack([sum(share[name] for share in shares) for name in shares[0]]) * weight
-        everyone = self.all_gather(sums).reshape(-1, len(sums)).sum(0)
-        return dict(zip(shares[0], everyone.tolist(), strict=True))
+        return dict(zip(shares[0], self.summed(sums).tolist(), strict=True))
 
     def microbatch_loss(self, rollout: Rollout, rows: list[int], batch: Batch, sequences: int, tokens: int):
         hidden = counted_hidden(self.policy.base_model, batch)
@@ -447,7 +469,7 @@ class GRPO(PolicyModule):
         """Means over all ranks; what has nothing to be a mean of is left out."""
         sums = self.rollout_sums(rollout)
         rows = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.device)
-        totals = self.all_gather(rows).reshape(-1, *rows.shape).sum(0).tolist()
+        totals = self.summed(rows).tolist()
         return {name: total / count for name, (total, count) in zip(sums, totals, strict=True) if count}
 
     def rollout_sums(self, rollout: Rollout) -> dict[str, tuple[float, int]]:

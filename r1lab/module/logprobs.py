@@ -14,11 +14,20 @@ from r1lab.types import Completion, Prompt
 
 def counted_hidden(body: nn.Module, batch: Batch) -> Tensor:
     """Hidden states [N,H] that predict the counted tokens, row by row: each has seen all before its token, not it."""
+    return counted(hidden_states(body, batch), batch)
+
+
+def hidden_states(body: nn.Module, batch: Batch) -> Tensor:
+    """The last hidden states of all tokens, [B,S+T,H]."""
     # No attention mask: padding is on the right, so a causal model's counted positions never see it.
-    hidden = body(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    return body(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+
+
+def counted(hidden: Tensor, batch: Batch, ahead: int = 1) -> Tensor:
+    """Of hidden states [B,S+T,H] those that lie `ahead` tokens before the counted ones, [N,H]."""
     mask = batch.completion_mask
     rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
-    return hidden[rows[mask], batch.positions[mask]]
+    return hidden[rows[mask], batch.positions[mask] + 1 - ahead]
 
 
 def completion_logprobs(

@@ -1,31 +1,113 @@
 """Supervised training on documents as a LightningModule: the tiny base's pretraining, cold start, fine-tuning."""
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from r1lab.loss.sft import sft_loss
+from r1lab.model.moe import load_metrics, load_of, routers
+from r1lab.model.mtp import MultiTokenPrediction
+from r1lab.model.routing import Recorder
 from r1lab.module.base import PolicyModule
-from r1lab.module.logprobs import completion_logprobs
+from r1lab.module.logprobs import completion_logprobs, counted, hidden_states, scatter
 from r1lab.rollout.collate import Batch
+from r1lab.types import Prompt
 
 
 class SFT(PolicyModule):
-    """Cross-entropy on completions, averaged over their tokens; the prompt's tokens do not count."""
+    """Cross-entropy on completions, averaged over their tokens; the prompt's tokens do not count.
+
+    Args (beside those of `PolicyModule`):
+        mtp_weight: of the loss of predicting each token from two before it, by a module that is trained beside the
+            policy (lambda; DeepSeek-V3, 2412.19437, section 2.2); 0: there is none.
+    """
+
+    def __init__(self, *, mtp_weight: float, **policy_parts: Any):
+        super().__init__(**policy_parts)
+        if mtp_weight < 0:
+            raise ValueError(f"module.mtp_weight must be at least 0, got {mtp_weight}")
+        self.mtp_weight = mtp_weight
+        self.mtp: MultiTokenPrediction | None = None
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.mtp is None and self.mtp_weight:
+            self.mtp = MultiTokenPrediction(self.policy, seed=self.run_config.get("seed", 0))
+
+    def routed_models(self) -> list[nn.Module]:
+        return [*super().routed_models(), *([self.mtp] if self.mtp else [])]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if self.mtp is None:
+            return super().parameter_groups()
+        return [*super().parameter_groups(), {"params": list(self.mtp.parameters()), "name": "mtp"}]
 
     def training_step(self, batch: list[Batch], batch_idx: int) -> None:
         started = time.perf_counter()
-        tokens = int(self.all_gather(sum(part.completion_mask.sum() for part in batch)).sum())
+        sizes = [torch.tensor([part.completion_mask.sum(), len(part.completion_ids)]) for part in batch]
+        tokens, sequences = self.summed(sum(sizes).to(self.device)).tolist()
         self.optimizers().zero_grad()
-        loss = 0.0
+        sums = dict.fromkeys(("total", "mtp", "balance"), torch.zeros((), device=self.device))
         for number, part in enumerate(batch, 1):
             part = part.to(self.device)
-            with self.exchange(number == len(batch)):
-                logprobs, _ = completion_logprobs(self.policy, part, temperature=1.0, head=self.head)
-                share = sft_loss(logprobs, part.completion_mask, tokens=tokens)
-                self.backward_share(share)
-            loss += share.item()
-        loss = float(self.all_gather(torch.tensor(loss, device=self.device)).sum())
+            with self.exchange(number == len(batch)), self.watch(part):
+                hidden = hidden_states(self.policy.base_model, part)
+                share = self.next_token(part, counted(hidden, part), tokens)
+                further = self.mtp_weight * self.token_after(part, hidden, tokens) if self.mtp else 0.0
+                balance = self.balance_share(sequences)
+                self.backward_share(share + further + balance)
+            for name, value in (("total", share), ("mtp", further), ("balance", balance)):
+                sums[name] = sums[name] + torch.as_tensor(value, device=self.device).detach()
+        loss, further, balance = self.summed(torch.stack(list(sums.values()))).tolist()
         self.take_step(loss, lambda: {"microbatches": [asdict(part) for part in batch]})
-        self.log_step({"loss/total": loss, "time/step_seconds": time.perf_counter() - started})
+        metrics = {"loss/total": loss, "time/step_seconds": time.perf_counter() - started}
+        metrics |= {"loss/mtp": further / self.mtp_weight} if self.mtp else {}
+        self.log_step(metrics | ({"loss/balance": balance} if self.balance_weight else {}))
+
+    def validation_step(self, prompts: Sequence[Prompt], batch_idx: int) -> None:
+        super().validation_step(prompts, batch_idx)
+        sums = self.held_out_sums(self.trainer.datamodule.held_out())
+        loss, tokens = self.summed(sums.pop("loss")).tolist()
+        if not tokens:
+            return
+        metrics = {"loss": loss / tokens}
+        if sums:
+            found = load_metrics(self.summed(sums["load"]))
+            metrics |= {name: float(values.mean()) for name, values in found.items()}
+        self.log_dict({f"validation/{name}": value for name, value in metrics.items()}, batch_size=1)
+
+    def held_out_sums(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Of held-out documents: `loss`, summed over tokens, and their number; `load` [L,E] where there are routers."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        load = [torch.zeros_like(router.e_score_correction_bias) for router in routers(self.policy).values()]
+        for batch in batches:
+            batch = batch.to(self.device)
+            with Recorder(self.policy) as recorder:
+                logprobs, _ = completion_logprobs(self.policy, batch, temperature=1.0, head=self.head)
+            sums += torch.stack([-logprobs.sum().double(), batch.completion_mask.sum()])
+            if load:
+                real = batch.sequences.flatten() >= 0
+                chosen = recorder.take().unbind(1)
+                load = [sum_ + load_of(own, real, len(sum_)) for sum_, own in zip(load, chosen, strict=True)]
+        return {"loss": sums} | ({"load": torch.stack(load)} if load else {})
+
+    def next_token(self, part: Batch, hidden: Tensor, tokens: int) -> Tensor:
+        """The cross-entropy of a microbatch's counted tokens under hidden states [N,H], its share of the mean."""
+        mask = part.completion_mask
+        logprobs, _ = self.head.logprob(self.policy, hidden, part.completion_ids[mask], temperature=1.0)
+        return sft_loss(scatter(mask, logprobs), mask, tokens=tokens)
+
+    def token_after(self, part: Batch, hidden: Tensor, tokens: int) -> Tensor:
+        """`next_token` of each counted token from two before it, all that was before in sight but the last."""
+        following = nn.functional.pad(part.input_ids[:, 1:], (0, 1))
+        same = nn.functional.pad(part.sequences[:, 1:], (0, 1), value=-1) == part.sequences
+        with self.routing.over(part.sequences.where(same, -1)) if self.routing else nullcontext():
+            further = self.mtp(hidden, self.policy.get_input_embeddings()(following))
+        reached = part.positions > 0  # the second token of a row has nothing two before it
+        part = replace(part, completion_mask=part.completion_mask & reached)
+        return self.next_token(part, counted(further, part, ahead=2), tokens)

@@ -3,10 +3,23 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from r1lab.rollout.sampling import Sampling
 from r1lab.types import Completion, Prompt
+
+
+class Recorder(Protocol):
+    """`r1lab.model.routing.Recorder`: a context for a pass of the model, then what its N tokens were routed to."""
+
+    def __enter__(self) -> "Recorder": ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def take(self) -> Tensor:
+        """Int64 [N,L,K]."""
+        ...
 
 
 class RolloutEngine(Protocol):
@@ -26,8 +39,9 @@ class RolloutEngine(Protocol):
         seed: int,
         step: int,
         policy_version: int = 0,
+        recorder: Recorder | None = None,
     ) -> list[Completion]:
-        """`group_size` completions of each prompt, ordered by prompt: B = P * G.
+        """`group_size` completions of each prompt, ordered by prompt: B = P * G; with a recorder, of their `experts`.
 
         What is drawn for completion g of a prompt follows from (seed, step, prompt.index, g) and the weights alone.
         """

@@ -6,12 +6,13 @@ that `generate` itself makes (`TransformersGenerate`) is the reference that the 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.rollout.engine import Recorder
 from r1lab.rollout.randomness import row_keys, uniform
 from r1lab.rollout.sampling import Sampling, next_token
 from r1lab.types import Completion, Prompt
@@ -55,13 +56,15 @@ def make_completions(
     tokenizer: PreTrainedTokenizerBase,
     stops: Sequence[int],
     policy_version: int,
+    experts: Sequence[Tensor] | None = None,
 ) -> list[Completion]:
     # Special tokens stay but for the one that ends it: for some tokenizers <think> is one of them.
     written = [row[:-1] if row[-1] in stops else row for row in rows]
     texts = tokenizer.batch_decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    experts = experts or [None] * len(rows)
     return [
-        Completion(tuple(ids), text, ids[-1] not in stops, tuple(row_logprobs), policy_version)
-        for ids, text, row_logprobs in zip(rows, texts, logprobs, strict=True)
+        Completion(tuple(ids), text, ids[-1] not in stops, tuple(row_logprobs), policy_version, row_experts)
+        for ids, text, row_logprobs, row_experts in zip(rows, texts, logprobs, experts, strict=True)
     ]
 
 
@@ -82,6 +85,7 @@ class CachedLoop:
         seed: int,
         step: int,
         policy_version: int = 0,
+        recorder: Recorder | None = None,
     ) -> list[Completion]:
         chunk = max(1, self.batch_size // group_size) if self.batch_size else len(prompts)
         # Prompts of like length together: less padding, and rows finish at like times.
@@ -90,26 +94,31 @@ class CachedLoop:
         with evaluating(model):
             for start in range(0, len(order), chunk):
                 part = order[start : start + chunk]
-                rows = self._sample(model, [prompts[i] for i in part], group_size, sampling, seed, step, policy_version)
+                options = (group_size, sampling, seed, step, policy_version, recorder)
+                rows = self._sample(model, [prompts[i] for i in part], *options)
                 for n, i in enumerate(part):
                     groups[i] = rows[n * group_size : (n + 1) * group_size]
         return [completion for group in groups for completion in group]
 
-    def _sample(self, model, prompts, group_size, sampling, seed, step, policy_version) -> list[Completion]:
+    def _sample(self, model, prompts, group_size, sampling, seed, step, policy_version, recorder) -> list[Completion]:
         device, stops = model.device, stop_tokens(model, self.tokenizer)
         stop_ids = torch.tensor(stops, device=device)
         ids, mask = left_pad(prompts, self.tokenizer.pad_token_id or 0, device)
         # With no padding the mask says nothing, and without one attention takes its fast path.
         padded = not bool(mask.all())
         cache = DynamicCache(config=model.config)
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask if padded else None,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        with recorder or nullcontext():
+            logits = model(
+                input_ids=ids,
+                attention_mask=mask if padded else None,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        prompt_experts = (
+            recorder.take().short()[mask.flatten().bool()].split(mask.sum(1).tolist()) if recorder else None
+        )
 
         batch = len(prompts) * group_size
         cache.batch_repeat_interleave(group_size)
@@ -120,6 +129,8 @@ class CachedLoop:
         out = torch.zeros(batch, sampling.max_new_tokens, dtype=torch.long, device=device)
         out_logprobs = torch.zeros(batch, sampling.max_new_tokens, device=device)
         lengths = torch.full((batch,), sampling.max_new_tokens, device=device)
+        if recorder:
+            out_experts = prompt_experts[0].new_zeros(batch, sampling.max_new_tokens, *prompt_experts[0].shape[1:])
         rows = torch.arange(batch, device=device)
         finished = torch.zeros(batch, dtype=torch.bool, device=device)
         positions = mask.sum(1)
@@ -138,18 +149,26 @@ class CachedLoop:
                 rows, keys, token, mask, positions = (x[keep] for x in (rows, keys, token, mask, positions))
                 finished = finished[keep]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-            logits = model(
-                input_ids=token[:, None],
-                attention_mask=mask if padded else None,
-                position_ids=positions[:, None] + t,
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
+            with recorder or nullcontext():
+                logits = model(
+                    input_ids=token[:, None],
+                    attention_mask=mask if padded else None,
+                    position_ids=positions[:, None] + t,
+                    past_key_values=cache,
+                    use_cache=True,
+                ).logits[:, -1]
+            if recorder:
+                out_experts[rows, t] = recorder.take().short()
 
         lengths = lengths.tolist()
         ids = [row[:n] for row, n in zip(out.tolist(), lengths, strict=True)]
         logprobs = [row[:n] for row, n in zip(out_logprobs.tolist(), lengths, strict=True)]
-        return make_completions(ids, logprobs, self.tokenizer, stops, policy_version)
+        experts = None
+        if recorder:
+            # The last token was not passed on.
+            own = [row[: n - 1] for row, n in zip(out_experts.cpu(), lengths, strict=True)]
+            experts = [torch.cat([prompt_experts[i // group_size].cpu(), row]) for i, row in enumerate(own)]
+        return make_completions(ids, logprobs, self.tokenizer, stops, policy_version, experts)
 
 
 class TransformersGenerate:
@@ -159,7 +178,11 @@ class TransformersGenerate:
         self.tokenizer = tokenizer
 
     @torch.no_grad()
-    def generate(self, model, prompts, *, group_size, sampling, seed, step, policy_version=0) -> list[Completion]:
+    def generate(
+        self, model, prompts, *, group_size, sampling, seed, step, policy_version=0, recorder=None
+    ) -> list[Completion]:
+        if recorder is not None:
+            raise ValueError("routing.replay=true needs an engine that records experts: take rollout=loop")
         stops = stop_tokens(model, self.tokenizer)
         ids, mask = left_pad(prompts, self.tokenizer.pad_token_id or 0, model.device)
         with evaluating(model), torch.random.fork_rng():

@@ -62,7 +62,15 @@ def test_ranks_share_each_batch():
 
 def test_data_goes_on_where_it_was_saved():
     def data(step):
-        made = DocumentData(Numbers(), TOKENIZER, task=None, batch_size=4, microbatch_tokens=0, validation_prompts=1)
+        made = DocumentData(
+            Numbers(),
+            TOKENIZER,
+            task=None,
+            batch_size=4,
+            microbatch_tokens=0,
+            validation_prompts=1,
+            validation_documents=3,
+        )
         module = SimpleNamespace(step=step)
         made.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=module)
         return made

@@ -1,0 +1,152 @@
+"""What every module around a mixture of experts does with its routers."""
+
+import pandas as pd
+import pytest
+import torch
+
+from r1lab.analysis.run import load_run
+from r1lab.model.moe import routers
+from r1lab.module.checkpoint import load_checkpoint, read_checkpoint
+from tests.module.test_grpo import SPREAD
+
+BASE = (
+    "experiment=tiny_base",
+    "callback=default",
+    "data.batch_size=8",
+    "data.validation_documents=6",
+    "model=tiny_moe_16",
+)
+BALANCED = (*BASE, "routing=balanced", "routing.bias_rate=0.01", "routing.balance_weight=0.1")
+
+
+def bias_of(folder) -> torch.Tensor:
+    policy, _, _ = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    return torch.stack([router.e_score_correction_bias for router in routers(policy).values()])
+
+
+def metrics(folder) -> pd.DataFrame:
+    return load_run(folder).metrics
+
+
+def test_frozen_the_bias_stays_and_the_load_is_logged(train_small, tmp_path):
+    folder = train_small(tmp_path, *SPREAD, "model=tiny_moe_16")
+    assert bias_of(folder).abs().max() == 0
+    found = metrics(folder)
+    assert (found["routing/max_violation"] > 0).all() and "loss/balance" not in found
+    assert found["routing/layer_1/entropy"].between(0, 1).all()
+    load = pd.read_csv(folder / "expert_load.csv")
+    assert load[["step", "layer"]].values.tolist() == [[1, 0], [1, 1], [2, 0], [2, 1]]
+    assert load.filter(like="expert_").sum(axis=1).tolist() == pytest.approx([16] * 4, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        BALANCED,
+        (*SPREAD, "model=tiny_moe_16", "routing.bias_rate=0.01", "routing.balance_weight=0.1"),
+        (*SPREAD, "experiment=ppo", "model=tiny_moe_16", "routing.bias_rate=0.01", "routing.balance_weight=0.1"),
+    ],
+    ids=["sft", "grpo", "ppo"],
+)
+def test_balanced_each_expert_is_moved_by_the_rate_each_step(overrides, train_small, tmp_path):
+    folder = train_small(tmp_path, *overrides, "model.policy.dtype=float32")
+    load = pd.read_csv(folder / "expert_load.csv")
+    expected = torch.zeros(2, 16)
+    for row in load.itertuples(index=False):
+        expected[row.layer] += 0.01 * torch.sign(1 - torch.tensor(row[2:]))
+    torch.testing.assert_close(bias_of(folder), expected)
+    assert (metrics(folder)["loss/balance"] > 0.1).all()  # 0.1 in each of two layers, if even
+
+
+def test_microbatches_change_neither_load_nor_balance_loss(train_small, tmp_path):
+    whole, split = (
+        metrics(train_small(tmp_path / name, *BALANCED, f"data.microbatch_tokens={tokens}"))
+        for name, tokens in (("whole", 0), ("split", 40))
+    )
+    for name in ("loss/total", "loss/balance", "routing/max_violation", "optimizer/gradient_norm", "validation/loss"):
+        expected = pytest.approx(whole[name].dropna().tolist(), rel=1e-3, abs=1e-5)
+        assert split[name].dropna().tolist() == expected, name
+
+
+def test_the_balance_loss_is_the_routers_gradient(train_small, tmp_path):
+    norms = [
+        metrics(train_small(tmp_path / str(weight), *BASE, f"routing.balance_weight={weight}"))
+        for weight in (0.0, 10.0)
+    ]
+    assert norms[1]["optimizer/gradient_norm"][0] > 1.5 * norms[0]["optimizer/gradient_norm"][0]
+    assert norms[0]["loss/total"][0] == norms[1]["loss/total"][0]  # the cross-entropy alone
+
+
+@pytest.mark.parametrize("precision", ["32-true"])
+def test_the_bias_goes_on_exactly(precision, train_small, tmp_path):
+    options = (
+        *BALANCED,
+        "routing.bias_rate=0.001",
+        f"trainer.precision={precision}",
+        "callback.checkpoint.every_n_train_steps=1",
+    )
+    whole = train_small(tmp_path / "whole", *options, "trainer.max_steps=3")
+    first = train_small(tmp_path / "first", *options, "trainer.max_steps=2")
+    ckpt = first / "checkpoints" / "last.ckpt"
+    rest = train_small(tmp_path / "rest", *options, "trainer.max_steps=3", f"ckpt_path={ckpt}")
+    saved = [read_checkpoint(f / "checkpoints" / "last.ckpt") for f in (whole, rest)]
+    assert torch.equal(*(x["r1lab"]["routing_bias"] for x in saved))
+    assert all(x["r1lab"]["routing_bias"].dtype == torch.float32 for x in saved)
+    for name, value in saved[0]["state_dict"].items():
+        assert torch.equal(value, saved[1]["state_dict"][name]), name
+
+
+def test_mtp_learns_beside_the_base_and_is_dropped(train_small, tmp_path):
+    with_mtp, without = (
+        train_small(tmp_path / str(weight), *BASE, f"module.mtp_weight={weight}") for weight in (0.3, 0.0)
+    )
+    found = metrics(with_mtp)
+    assert (found["loss/mtp"] > 1).all() and (found["optimizer/mtp_gradient_norm"] > 0).all()
+    assert "loss/mtp" not in metrics(without)
+    # Its gradient reaches the trunk; its weights lie beside the policy, which loads without them.
+    assert found["optimizer/gradient_norm"][0] != metrics(without)["optimizer/gradient_norm"][0]
+    names = read_checkpoint(with_mtp / "checkpoints" / "last.ckpt")["state_dict"]
+    assert any(name.startswith("mtp.body") for name in names)
+    policy, _, _ = load_checkpoint(with_mtp / "checkpoints" / "last.ckpt")
+    assert not [name for name, _ in policy.named_parameters() if "mtp" in name]
+    assert "routing/layer_2/max_violation" in found  # its block has experts, too
+
+
+REPLAY = (
+    *SPREAD,
+    "model=tiny_moe_16",
+    "routing=replay",
+    "module.num_minibatches=2",
+    "optimizer.lr=0.05",
+    "trainer.max_steps=4",
+)
+
+
+def test_replayed_the_first_update_goes_where_sampling_went(train_small, tmp_path):
+    found = metrics(train_small(tmp_path, *REPLAY))
+    # Of a rollout's first update the weights are those that sampled; after it the routers would choose otherwise.
+    assert found["routing/changed"][0] == 0 and found["routing/changed"][2] == 0
+    assert found["routing/changed"][1] > 0
+
+
+def test_experts_are_recorded_beside_each_token_but_the_last(train_small, tmp_path):
+    folder = train_small(tmp_path, *REPLAY, "trainer.max_steps=1", "callback.checkpoint.every_n_train_steps=1")
+    (rollout,) = read_checkpoint(folder / "checkpoints" / "last.ckpt")["r1lab"]["rollouts"]
+    for prompt, completion in zip(rollout["prompts"], rollout["completions"], strict=True):
+        assert completion["experts"].shape == (len(prompt["ids"]) + len(completion["ids"]) - 1, 2, 4)
+        assert completion["experts"].dtype == torch.int16 and completion["experts"].min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("model=tiny_student_small", "routing.bias_rate=0.1"), "routing.bias_rate=0.1: the model has no router"),
+        (("model=tiny_student_small", "routing=replay"), "routing.replay=true: the model has no router"),
+        (("routing.bias_rate=-1",), "routing.bias_rate must be at least 0"),
+        (("routing=replay", "rollout=generate"), "take rollout=loop"),
+        ((*BASE, "module.mtp_weight=-1"), "module.mtp_weight must be at least 0"),
+    ],
+)
+def test_what_cannot_be_is_told(overrides, told, train_small, tmp_path):
+    with pytest.raises(ValueError, match=told):
+        train_small(tmp_path, *overrides, "evaluate=false", "callback.samples.shown=0")
