@@ -39,7 +39,7 @@ from r1lab.callback import stop
 from r1lab.entry import Stopped, flat, plain, refuse_two_checkers, refuse_wrong_types, run
 from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
-from r1lab.module.checkpoint import AtomicCheckpointIO
+from r1lab.module.checkpoint import AtomicCheckpointIO, is_checkpoint
 from r1lab.module.distill import Distill
 from r1lab.module.drift import kl_to_base
 from r1lab.module.evaluation import evaluate_splits
@@ -57,6 +57,8 @@ from r1lab.run_folder import (
     write_summary,
     write_whole,
 )
+from r1lab.strategy.folder import restore_old
+from r1lab.strategy.precision import precision_plugin
 
 _LARGE = 50_000_000  # parameters from which on a step of the default size takes minutes on a CPU
 
@@ -157,6 +159,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "steps": module.step}
         note(summary)
         raise
+    module.whole()  # which all ranks make together of a policy in shards
     summary |= {"steps": module.step, "train_seconds": round(timer.time_elapsed("train"), 2)}
     summary |= memory(folder) | {"flops": flops(folder)}
     pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)
@@ -222,11 +225,12 @@ def flops(folder: Path) -> dict[str, float]:
 def checkpoint_to_resume(folder: Path, ckpt_path: str | None) -> str | None:
     """The file to go on from: with `last`, the newest of the run's own folder."""
     if ckpt_path != "last":
-        if ckpt_path is not None and not Path(ckpt_path).is_file():
-            raise FileNotFoundError(f"ckpt_path={ckpt_path}: there is no such file")
+        if ckpt_path is not None and not is_checkpoint(Path(ckpt_path)):
+            raise FileNotFoundError(f"ckpt_path={ckpt_path}: there is no such checkpoint")
         return ckpt_path
     last = folder / "checkpoints" / "last.ckpt"
-    if not last.is_file():
+    restore_old(last)
+    if not is_checkpoint(last):
         if read_summary(folder).get("status") == "running":
             return None  # killed before its first checkpoint: it begins again
         raise FileNotFoundError(f"ckpt_path=last: there is no {last}; leave ckpt_path out to start anew")
@@ -376,6 +380,13 @@ def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callba
         raise ValueError(
             "trainer.precision=16-mixed: gradients would be clipped while they are scaled; take bf16-mixed"
         )
+    refuse_missing_devices(config["trainer"])
+    places = {name: config["trainer"].get(name, 1) for name in ("devices", "num_nodes")}
+    strategy = make(config["strategy"], **places)
+    trainer = dict(config["trainer"])
+    plugin = precision_plugin(trainer["precision"], strategy)
+    if plugin is not None:
+        del trainer["precision"]
     loggers = list(instantiate(config["logger"]).values())
     callbacks = [*instantiate(config["callback"]).values(), *callbacks]
     # Lightning adds its own where there are none.
@@ -385,13 +396,24 @@ def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callba
     }
     given = {name: value for name, value in asked.items() if name not in config["trainer"]}
     return make(
-        config["trainer"],
+        trainer,
+        strategy=strategy,
         logger=loggers,
         callbacks=callbacks,
         default_root_dir=str(folder),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([plugin] if plugin else [])],
         **given,
     )
+
+
+def refuse_missing_devices(trainer: dict[str, Any]) -> None:
+    """Raise ValueError where a GPU is asked for that is not there."""
+    here, asked = torch.cuda.device_count(), trainer["devices"]
+    on_gpu = trainer["accelerator"] in ("gpu", "cuda") or (trainer["accelerator"] == "auto" and here)
+    if on_gpu and not here:
+        raise ValueError("trainer.accelerator=gpu, and this machine has no GPU that torch sees: take cpu, or auto")
+    if on_gpu and isinstance(asked, int) and asked > here:
+        raise ValueError(f"trainer.devices={asked}, and this machine has {here}: ask for at most so many")
 
 
 def score(
@@ -400,13 +422,13 @@ def score(
     """Each split of `evaluation` on prompts that are the same for every run."""
     evaluation = config["evaluation"]
     # Lightning has it there during the fit alone.
-    module.policy.to(trainer.strategy.root_device)
+    policy = module.whole().to(trainer.strategy.root_device)
     if isinstance(module, RewardModel):
         module.to(trainer.strategy.root_device)
         preferences, count = parts["data"].preferences, range(evaluation["num_prompts"])
         return {name: module.evaluate([preferences.pair(name, i) for i in count]) for name in evaluation["splits"]}
     return evaluate_splits(
-        module.policy,
+        policy,
         parts["tokenizer"],
         parts["engine"],
         parts["task"],
@@ -424,10 +446,10 @@ def drift(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModu
     evaluation = config["evaluation"]
     if not evaluation["kl_prompts"]:
         return {}
-    base = policy_maker(config)().to(module.policy.device).eval()
+    base = policy_maker(config)().to(module.whole().device).eval()
     prompts = [parts["task"].sample(evaluation["splits"][0], i) for i in range(evaluation["kl_prompts"])]
     options = {"sampling": evaluation_sampling(config), "seed": evaluation["seed"], "head": module.head}
-    found = kl_to_base(module.policy, base, parts["tokenizer"], parts["engine"], prompts, **options)
+    found = kl_to_base(module.whole(), base, parts["tokenizer"], parts["engine"], prompts, **options)
     return {"kl_to_base": found}
 
 

@@ -51,6 +51,8 @@ class Flops(L.Callback):
         for model in (policy, pl_module.reference, teacher and teacher.model):
             if model is not None:
                 self.watch(model, model.base_model, self.cost(model))
+        if pl_module.sampler is not policy:  # of a policy in shards
+            self.watch(pl_module.sampler, pl_module.sampler.base_model, self.cost(policy))
         # A value model or a reward model on the policy's trunk adds no body; one of its own is like the policy's.
         body = getattr(pl_module.value_model, "body", None)
         if body is not None:

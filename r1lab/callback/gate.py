@@ -81,12 +81,13 @@ class BaseGate(L.Callback):
         self.report = state["report"]
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        policy = module.whole()  # all ranks gather one in shards
         if trainer.global_rank or not self.report:
             return
         text = json.dumps(self.report | self.provenance, indent=2) + "\n"
         (self.folder / "gate.json").write_text(text)
         if failures := self.report["failures"]:
             raise GateError(f"the base did not pass its gate: {'; '.join(failures)}; see {self.folder}/gate.json")
-        module.policy.save_pretrained(self.folder / "base")
+        policy.save_pretrained(self.folder / "base")
         module.tokenizer.save_pretrained(self.folder / "base")
         (self.folder / "base" / "gate.json").write_text(text)

@@ -25,6 +25,8 @@ def forward_cost(model: PreTrainedModel) -> ForwardCost:
     Of a mixture of experts those count that a token goes to, not those that are held: of E routed experts the
     `num_experts_per_tok`; shared experts and the router count whole. A sliding window is not seen.
     """
+    if (known := getattr(model, "forward_cost", None)) is not None:
+        return known  # from before it was put in shards
     config, body = model.config, model.base_model
     looked_up = {id(p) for m in body.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     weights = [(name, p) for name, p in body.named_parameters() if p.dim() >= 2 and id(p) not in looked_up]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import chain
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 MIB = 2**20
@@ -40,4 +41,5 @@ def trained(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def _mib(tensors: Iterable[Tensor]) -> float:
-    return sum({x.data_ptr(): x.nbytes for x in tensors}.values()) / MIB
+    parts = (x.to_local() if isinstance(x, DTensor) else x for x in tensors)
+    return sum({x.data_ptr(): x.nbytes for x in parts}.values()) / MIB

@@ -19,13 +19,27 @@ def routers(*models: nn.Module | None) -> dict[str, nn.Module]:
     }
 
 
-def keep_bias_float32(model: nn.Module) -> nn.Module:
-    """The routers' biases in float32 again after a model was brought to a lower precision; returns the model.
+def biases(*models: nn.Module | None) -> Tensor:
+    """A copy of the routers' biases, float32 [L,E]; of models that have routers."""
+    return torch.stack([router.e_score_correction_bias.float() for router in routers(*models).values()])
+
+
+def set_biases(bias: Tensor, *models: nn.Module | None) -> None:
+    """Give the routers these biases [L,E], in float32 whatever the model is in.
 
     In bfloat16 a step of 0.001 is lost on a bias of 0.5.
     """
-    for router in routers(model).values():
-        router.e_score_correction_bias = router.e_score_correction_bias.float()
+    for router, row in zip(routers(*models).values(), bias, strict=True):
+        router.e_score_correction_bias = row.to(router.weight.device, torch.float32, copy=True)
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model in another precision, but for the routers' biases, which stay as they are in float32."""
+    if not routers(model):
+        return model.to(dtype)
+    bias = biases(model)
+    model = model.to(dtype)
+    set_biases(bias, model)
     return model
 
 
@@ -41,7 +55,8 @@ def load_of(chosen: Tensor, counts: Tensor, num_experts: int) -> Tensor:
     """How many tokens went to each expert, float32 [E], of chosen experts [N,K]; counts: bool [N], False at padding."""
     each = counts.float()[:, None].expand_as(chosen)
     # One sum into E places: a count of the chosen ids would wait for the GPU to learn how many there are.
-    return torch.zeros(num_experts, device=chosen.device).index_add_(0, chosen.flatten(), each.flatten())
+    none = torch.zeros(num_experts, dtype=torch.float32, device=chosen.device)
+    return none.index_add_(0, chosen.flatten(), each.flatten())
 
 
 def sequence_balance(logits: Tensor, sequences: Tensor, num_sequences: int, top_k: int) -> Tensor:
@@ -52,7 +67,7 @@ def sequence_balance(logits: Tensor, sequences: Tensor, num_sequences: int, top_
 
     Args:
         logits: of the router, [N,E]. sequences: int64 [N], the number of each token's sequence, from 0 on without a
-            gap, -1 at padding; num_sequences: how many there are.
+            gap, -1 at padding; num_sequences: how many there are. One without a token counts 0.
         top_k: K.
     """
     scores = logits.float().sigmoid()
@@ -60,7 +75,7 @@ def sequence_balance(logits: Tensor, sequences: Tensor, num_sequences: int, top_
     # Padding goes to a row of its own, which is dropped.
     rows = torch.where(sequences >= 0, sequences, num_sequences)
     zeros = scores.new_zeros(num_sequences + 1, num_experts)
-    lengths = zeros[:, :1].index_add(0, rows, torch.ones_like(scores[:, :1]))
+    lengths = zeros[:, :1].index_add(0, rows, torch.ones_like(scores[:, :1])).clamp(min=1)
     chosen = torch.zeros_like(scores).scatter_(1, scores.detach().topk(top_k).indices, 1.0)
     shares = scores / scores.sum(1, keepdim=True)
     f = zeros.index_add(0, rows, chosen) * num_experts / (top_k * lengths)

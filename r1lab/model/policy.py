@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from r1lab.model.moe import cast
 from r1lab.model.smollm2 import smollm2_folder
 
 SHIPPED = Path(__file__).parent
@@ -137,5 +138,5 @@ def rebuild(packed: dict[str, Any], weights: dict[str, torch.Tensor]) -> PreTrai
     except ImportError:
         model = make()
     model.generation_config = GenerationConfig.from_dict(packed["generation"])
-    model.load_state_dict(weights)
+    cast(model, dtype).load_state_dict(weights)
     return _with_experts(model, packed["experts"])

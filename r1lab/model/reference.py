@@ -7,7 +7,8 @@ as parameters: the routing bias of a DeepSeek-V3 MoE is a buffer, and with a sta
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def frozen_copy(policy: nn.Module) -> nn.Module:
@@ -18,16 +19,18 @@ def frozen_copy(policy: nn.Module) -> nn.Module:
 @torch.no_grad()
 def blend(reference: nn.Module, policy: nn.Module, decay: float) -> None:
     """reference = decay * reference + (1 - decay) * policy, in place; decay 0 is a copy. Integer buffers are copied."""
-    theirs = policy.state_dict()
-    blended = set()
-    for name, value in reference.state_dict().items():
-        if value.data_ptr() in blended:
-            continue  # tied weights stand there under each of their names, and are to be averaged once
-        blended.add(value.data_ptr())
+    # Tied weights stand there once; of models in shards, each rank blends its own.
+    for value, theirs in zip(_tensors(reference), _tensors(policy), strict=True):
         if decay and value.is_floating_point():
-            value.lerp_(theirs[name].to(value), 1 - decay)
+            value.lerp_(theirs.to(value), 1 - decay)
         else:
-            value.copy_(theirs[name])
+            value.copy_(theirs)
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers; of a sharded one this rank's part."""
+    parts = (*model.parameters(), *model.buffers())
+    return [part.to_local() if isinstance(part, DTensor) else part for part in parts]
 
 
 def refresh(reference: nn.Module, policy: nn.Module, *, step: int, every: int, decay: float) -> bool:

@@ -10,7 +10,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from r1lab.model.moe import load_metrics, load_of, next_bias, routers, sequence_balance, weights_of
+from r1lab.model.moe import (
+    biases,
+    load_metrics,
+    load_of,
+    next_bias,
+    routers,
+    sequence_balance,
+    set_biases,
+    weights_of,
+)
 
 
 class Routing:
@@ -22,7 +31,7 @@ class Routing:
     """
 
     def __init__(self, *models: nn.Module | None, balance: bool):
-        self.routers = routers(*models)
+        self.models, self.routers = models, routers(*models)
         self.balance = balance
         self.load = self.latest = self._no_load()  # since the last step, on this rank; of the last step, on all
         self.changed = self.replayed = 0  # tokens that would have gone elsewhere, of those that were given experts
@@ -41,13 +50,8 @@ class Routing:
 
     @property
     def bias(self) -> Tensor:
-        """Float32 [L,E]."""
-        return torch.stack([router.e_score_correction_bias.float() for router in self.routers.values()])
-
-    @bias.setter
-    def bias(self, bias: Tensor) -> None:
-        for router, row in zip(self.routers.values(), bias, strict=True):
-            router.e_score_correction_bias.copy_(row)
+        """A copy of the routers' biases, float32 [L,E]."""
+        return biases(*self.models)
 
     @contextmanager
     def watch(self, sequences: Tensor, num_sequences: int, given: Tensor | None = None) -> Iterator[None]:
@@ -93,7 +97,7 @@ class Routing:
         """
         self.latest = everyone(self.load)
         if rate:
-            self.bias = next_bias(self.bias, self.latest, rate)
+            set_biases(next_bias(self.bias, self.latest, rate), *self.models)
         metrics = {}
         for name, values in load_metrics(self.latest).items():
             metrics |= {f"layer_{layer}/{name}": float(value) for layer, value in enumerate(values)}

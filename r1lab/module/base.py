@@ -4,16 +4,19 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from r1lab.model.memory import MIB, memory_mib, trained
-from r1lab.model.moe import keep_bias_float32, routers
+from r1lab.model.flops import forward_cost
+from r1lab.model.memory import MIB, memory_mib, trained, weights_mib
+from r1lab.model.moe import biases, routers, set_biases
 from r1lab.model.routing import Routing
 from r1lab.module.checkpoint import load_state, save_state
 from r1lab.module.evaluation import evaluate
@@ -21,7 +24,10 @@ from r1lab.module.head import LinearHead
 from r1lab.rollout.collate import Batch
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.rollout.sampling import Sampling
+from r1lab.strategy.sharded import clip_gradient, copy_whole, is_sharded
 from r1lab.types import Prompt
+
+T = TypeVar("T")
 
 
 class PolicyModule(L.LightningModule):
@@ -42,6 +48,7 @@ class PolicyModule(L.LightningModule):
             leaves the bias, and the loss, alone.
     """
 
+    sharded_beside = ("reference", "value_model")  # beside the policy
     steadier = ""  # what else than a lower learning rate may keep numbers finite, for the error's message
 
     def __init__(
@@ -77,27 +84,89 @@ class PolicyModule(L.LightningModule):
         self.value_model: nn.Module | None = None
         self.step = 0  # training steps done, skipped ones included
         self.bad_steps = 0  # skipped ones
+        self._whole: tuple[PreTrainedModel] | None = None  # of a policy in shards, for rollouts
+        self._whole_step: int | None = None  # the step that the copy is of
         self.routing: Routing | None = None  # of the routers, where there are any
-        self._bias: Tensor | None = None  # theirs, of the checkpoint that is gone on from
+        self._bias: Tensor | None = None  # theirs as training starts or goes on
         self.run_config: dict[str, Any] = {}  # the resolved config, kept in checkpoints
 
     def configure_model(self) -> None:
+        """Make the models, and put them in shards where the strategy of the trainer does that; once each."""
+        self.make_models()
+        if self._bias is None and routers(*self.routed_models()):
+            self._bias = biases(*self.routed_models())  # exact, before a strategy casts the model
+        shard = getattr(self._trainer and self.trainer.strategy, "shard", None)
+        if shard is not None and not is_sharded(self.policy):
+            self.shard_models(shard)
+
+    def make_models(self) -> None:
+        """Make what is missing."""
         if self.policy is None:
             self.policy = self._make_policy()
 
+    def shard_models(self, shard: Callable[..., nn.Module]) -> None:
+        """Put all that is trained, and the reference, in shards.
+
+        Args:
+            shard: a model -> that model in shards, see `r1lab.strategy.fsdp2.FSDP2.shard`.
+        """
+        if self.trainer.strategy.sampler == "whole":
+            # No submodule: it is neither trained nor saved.
+            self._whole = (self._make_policy().to(self.trainer.strategy.root_device).requires_grad_(False),)
+        cost = forward_cost(self.policy)
+        self.policy = shard(self.policy, head_apart=self.head.sharded)
+        self.policy.forward_cost = cost  # shards do not tell it
+        for name in self.sharded_beside:
+            if (model := getattr(self, name)) is not None:
+                setattr(self, name, shard(model, frozen=name == "reference"))
+
+    @property
+    def is_sharded(self) -> bool:
+        return is_sharded(self.policy)
+
+    @property
+    def sampler(self) -> PreTrainedModel:
+        """The model that is sampled from: the policy, or the whole copy of one in shards, brought up to date.
+
+        All ranks must ask for it, and of a policy that is sampled from layer by layer all must sample as often.
+        """
+        if self._whole is None:
+            return self.policy
+        (whole,) = self._whole
+        if self._whole_step != self.step:
+            copy_whole(self.policy, whole)
+            self._whole_step = self.step
+        return whole
+
+    def whole(self) -> PreTrainedModel:
+        """The policy, or a whole copy of one in shards, which all ranks make together."""
+        if self.is_sharded and self._whole is None:
+            self._whole = (self._make_policy().requires_grad_(False),)
+        return self.sampler
+
+    def even(self, parts: Sequence[T]) -> list[tuple[T, bool]]:
+        """Microbatches, each with whether it counts. Of models in shards all ranks do as many passes as the rank with
+        most of them: what is added does not count."""
+        if not self.is_sharded:
+            return [(part, True) for part in parts]
+        most = int(self.all_gather(torch.tensor(len(parts), device=self.device)).max())
+        return [(part, True) for part in parts] + [(parts[0], False)] * (most - len(parts))
+
     def on_fit_start(self) -> None:
+        if self.is_sharded and self._whole is None:
+            self.engine.everyone_done = partial(self.trainer.strategy.reduce_boolean_decision, all=True)
+        self.watch_routers()
+
+    def watch_routers(self) -> None:
         models = self.routed_models()
         if not routers(*models):
             self.refuse_routing()
             return
-        for model in models:
-            keep_bias_float32(model)
+        set_biases(self._bias, *models)
         self.routing = Routing(*models, balance=self.balance_weight > 0)
-        if self._bias is not None:
-            # Exact, where the weights were read into a lower precision.
-            self.routing.bias = self._bias
 
     def on_fit_end(self) -> None:
+        self.engine.everyone_done = None
         if self.routing is not None:
             self.routing.close()
 
@@ -127,12 +196,13 @@ class PolicyModule(L.LightningModule):
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
         return nullcontext() if last or block is None else block()
 
-    def watch(self, batch: Batch) -> AbstractContextManager:
-        """Inside, passes of the policy with gradient, forward and backward, count in its experts' load, and go where
-        the batch says."""
+    def watch(self, batch: Batch, counts: bool = True) -> AbstractContextManager:
+        """Inside, passes of the policy with gradient, forward and backward, count in its experts' load (as padding,
+        where the batch does not count), and go where the batch says."""
         if self.routing is None:
             return nullcontext()
-        return self.routing.watch(batch.sequences, len(batch.completion_ids), batch.experts)
+        sequences = batch.sequences if counts else torch.full_like(batch.sequences, -1)
+        return self.routing.watch(sequences, len(batch.completion_ids), batch.experts)
 
     def balance_share(self, sequences: int) -> Tensor | float:
         """Of the pass that is watched, the share of the balance loss: the mean over a minibatch's `sequences`."""
@@ -156,7 +226,7 @@ class PolicyModule(L.LightningModule):
         """
         optimizer = self.optimizers()
         groups = optimizer.param_groups
-        norms = [float(nn.utils.clip_grad_norm_(group["params"], self.gradient_clip)) for group in groups]
+        norms = [self.clip(group["params"]) for group in groups]
         norm = math.hypot(*norms)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
@@ -175,14 +245,25 @@ class PolicyModule(L.LightningModule):
         self.log_step({f"optimizer/{name}": value for name, value in learning.items()} | self.memory())
         return finite
 
+    def clip(self, parameters: Sequence[nn.Parameter]) -> float:
+        """Clip their gradient; its norm before."""
+        if self.is_sharded:
+            return clip_gradient(parameters, self.gradient_clip, lambda x: self.summed(x.to(self.device)))
+        return float(nn.utils.clip_grad_norm_(parameters, self.gradient_clip))
+
     def memory(self) -> dict[str, float]:
         """What this rank holds after a step, in MiB by part; the step's peak where the device keeps count."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         held = memory_mib(optimizer, policy=self.policy, reference=self.reference, value=self.value_model)
+        if self._whole is not None:
+            held["sampler"] = weights_mib(self._whole[0])
         if self.device.type == "cuda":
             held["peak"] = torch.cuda.max_memory_allocated(self.device) / MIB
         metrics = {f"memory/{name}_mib": value for name, value in held.items()}
-        return metrics | {"memory/trained_parameters": float(sum(p.numel() for p in trained(optimizer)))}
+        count = torch.tensor(float(sum(p.numel() for p in trained(optimizer))), device=self.device)
+        # Of FSDP's shards a rank knows its own alone, of FSDP2's the whole.
+        count = self.summed(count) if isinstance(self.policy, FullyShardedDataParallel) else count
+        return metrics | {"memory/trained_parameters": float(count)}
 
     def skip(self, loss: float, norm: float, batch: dict[str, Any]) -> None:
         self.bad_steps += 1
@@ -217,7 +298,7 @@ class PolicyModule(L.LightningModule):
     def validation_step(self, prompts: Sequence[Prompt], batch_idx: int) -> None:
         started = time.perf_counter()
         scores = evaluate(
-            self.policy,
+            self.sampler,
             self.tokenizer,
             self.engine,
             prompts,
@@ -239,7 +320,8 @@ class PolicyModule(L.LightningModule):
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.step, self.bad_steps = state["step"], state["bad_steps"]
-        self._bias = state.get("routing_bias")  # checkpoints before 0.2 have none
+        self._whole_step = None
+        self._bias = state.get("routing_bias", self._bias)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         save_state(self, checkpoint, self.state())

@@ -26,7 +26,7 @@ def measure_bilingual_base(module, data) -> dict:
     probability of the right result after a right working in it. consistency: by language of the prompt, the share of
     that language's words in the base's own reasoning. sampled: its own samples' scores.
     """
-    task, tokenizer, policy = data.task, module.tokenizer, module.policy
+    task, tokenizer, policy = data.task, module.tokenizer, module.whole()
     prompts = [task.sample("validation", i) for i in range(PROBLEMS)]
     chains = [task.chain("validation", i) for i in range(PROBLEMS)]
     languages = dict(zip(chains, (prompt.language for prompt in prompts), strict=True))

@@ -2,17 +2,21 @@
 
 import errno
 import os
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.model.policy import NAMED, pack_model, pack_tokenizer, rebuild, unpack_tokenizer
 
 _KEY = "r1lab"
+_OF_SHARDS = "meta.pt"  # in a folder of shards Lightning writes here what is no tensor of model or optimizer
 _NEEDED = {"config", "model", "tokenizer"}
 
 
@@ -48,10 +52,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: if the file is missing, damaged, or something else.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_checkpoint(path):
         raise CheckpointError(f"there is no checkpoint at {path}; give the path of a .ckpt file")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        read = _read_shards if path.is_dir() else partial(torch.load, map_location="cpu", weights_only=True)
+        checkpoint = read(path)
     except Exception as error:  # torch raises what its parsers come upon
         first_sentence = str(error).split(". ")[0].split("\n")[0]
         what = f"{type(error).__name__}: {first_sentence}"
@@ -63,6 +68,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is there, or a folder that the ranks of a run wrote."""
+    return path.is_file() or (path / _OF_SHARDS).is_file()
+
+
+def _read_shards(folder: Path) -> dict[str, Any]:
+    """A folder of shards as the one file that it stands for, but for the optimizer's state. Torch's index of the shards
+    is a pickle: of a folder from others, trust is asked."""
+    checkpoint = torch.load(folder / _OF_SHARDS, map_location="cpu", weights_only=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
+        dcp_to_torch_save(folder, Path(place, "whole"))
+        found = torch.load(Path(place, "whole"), map_location="cpu", weights_only=True)
+    return checkpoint | {"state_dict": found["state_dict"]}
+
+
 def checkpoint_file(checkpoint: str) -> Path | None:
     """The .ckpt file that is meant by a file, or a run folder (its last); None for a Hugging Face model.
 
@@ -70,10 +90,10 @@ def checkpoint_file(checkpoint: str) -> Path | None:
         CheckpointError: if there is none of these.
     """
     path = Path(checkpoint).expanduser()
-    if path.is_file():
+    if is_checkpoint(path):
         return path
     for last in (path / "checkpoints" / "last.ckpt", path / "last.ckpt"):
-        if last.is_file():
+        if is_checkpoint(last):
             return last
     if (path / "config.json").is_file() or (checkpoint in NAMED and not path.exists()):
         return None

@@ -16,6 +16,7 @@ which of the two it is; here a batch holds both, in these shares.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -30,6 +31,7 @@ from r1lab.module.teacher import Taught, Teacher
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.rollout.randomness import row_keys, uniform
 from r1lab.rollout.sampling import Sampling
+from r1lab.strategy.sharded import as_forward
 from r1lab.types import Prompt, TaughtCompletion
 
 MODES = ("sft", *DIVERGENCES, "top_k", "sampled")
@@ -108,18 +110,18 @@ class Distill(Taught):
         self.optimizers().zero_grad()
         parts = [(name, part) for name, rows in sources.items() for part in self.parts(rows)]
         sums = dict.fromkeys(("total", DATA, STUDENT, "sft", "balance"), torch.zeros((), device=self.device))
-        for number, (source, rows) in enumerate(parts, 1):
+        parts = self.even(parts)
+        for number, ((source, rows), counts) in enumerate(parts, 1):
             ids = [row.prompt_ids for row in rows], [row.ids for row in rows]
             batch = collate(*ids, self.tokenizer.pad_token_id).to(self.device)
-            with self.exchange(number == len(parts)), self.watch(batch):
-                losses = self.losses(source, rows, batch, tokens[source], number)
-                share = sum(weight * loss for weight, loss in losses.values())
-                balance = self.balance_share(sequences)
-                self.backward_share(share + balance)
-            sums["total"] = sums["total"] + share.detach()
-            sums["balance"] = sums["balance"] + balance
-            for name, (_, loss) in losses.items():
-                sums[name] = sums[name] + loss.detach()
+            with self.exchange(number == len(parts)), self.watch(batch, counts):
+                size = tokens[source], sequences
+                losses = as_forward(partial(self.losses, source, rows, batch, *size, number), self.policy)
+                self.backward_share(sum(weight * loss for weight, loss in losses.values()) * counts)
+            for name, (weight, loss) in losses.items():
+                sums[name] = sums[name] + loss.detach() * counts
+                # The balance of experts is no part of what is learnt.
+                sums["total"] = sums["total"] + weight * loss.detach() * (counts and name != "balance")
         everyone = self.summed(torch.stack(list(sums.values())).detach())
         metrics = dict(zip(sums, everyone.tolist(), strict=True))
         self.take_step(metrics["total"], lambda: {"rows": [asdict(row) for row in chain(*sources.values())]})
@@ -144,10 +146,10 @@ class Distill(Taught):
 
     def own_samples(self, prompts: Sequence[Prompt]) -> list[TaughtCompletion]:
         """One completion of the student for each prompt."""
-        if not prompts:
+        if not self.student_fraction:
             return []
         options = {"sampling": self.sampling, "seed": self.seed, "step": self.step, "policy_version": self.step}
-        completions = self.engine.generate(self.policy, prompts, group_size=1, **options)
+        completions = self.engine.generate(self.sampler, prompts, group_size=1, **options)
         return [TaughtCompletion(p.ids, c.ids) for p, c in zip(prompts, completions, strict=True)]
 
     def parts(self, rows: Sequence[TaughtCompletion]) -> list[list[TaughtCompletion]]:
@@ -156,7 +158,7 @@ class Distill(Taught):
         return [[rows[i] for i in part] for part in microbatches(lengths, self.microbatch_tokens)]
 
     def losses(
-        self, source: str, rows: Sequence[TaughtCompletion], batch: Batch, tokens: int, number: int
+        self, source: str, rows: Sequence[TaughtCompletion], batch: Batch, tokens: int, sequences: int, number: int
     ) -> dict[str, tuple[float, Tensor]]:
         """Of a microbatch its parts of the loss: (weight, share of the mean over the source's `tokens`).
 
@@ -172,6 +174,8 @@ class Distill(Taught):
             logprobs, _ = self.head.logprob(self.policy, hidden, batch.completion_ids[mask], temperature=1.0)
             weight = 1.0 if self.mode == "sft" else self.sft_weight
             found["sft"] = weight, sft_loss(scatter(mask, logprobs), mask, tokens=tokens)
+        if self.balance_weight:
+            found["balance"] = 1.0, self.balance_share(sequences)
         return found
 
     def divergence(

@@ -72,7 +72,7 @@ def measure_base(module, data) -> dict:
     task, tokenizer = data.task, module.tokenizer
     chains = [task.chain("validation", i) for i in range(512)]
     sampled = evaluate(
-        module.policy,
+        module.whole(),
         tokenizer,
         module.engine,
         [task.sample("validation", i) for i in range(512)],
@@ -82,7 +82,7 @@ def measure_base(module, data) -> dict:
         seed=module.evaluation_seed,
     )
     forced = {
-        name: forced_accuracy(module.policy, tokenizer, chains, task.text, share) for name, share in SHARES.items()
+        name: forced_accuracy(module.whole(), tokenizer, chains, task.text, share) for name, share in SHARES.items()
     }
     return {"forced": forced, "sampled": sampled, "chance": chance_level(task), "corpus_sha256": data.documents.hash()}
 

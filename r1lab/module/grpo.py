@@ -28,6 +28,7 @@ from r1lab.reward.format import Format
 from r1lab.reward.weighted import WeightedSum
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.rollout.sampling import Sampling
+from r1lab.strategy.sharded import as_forward
 from r1lab.types import Completion, Prompt
 
 
@@ -184,8 +185,8 @@ class GRPO(PolicyModule):
     def updates_per_rollout(self) -> int:
         return self.num_minibatches * self.num_iterations
 
-    def configure_model(self) -> None:
-        super().configure_model()
+    def make_models(self) -> None:
+        super().make_models()
         if self.reference is None and self.needs_reference:
             self.reference = frozen_copy(self.policy)
 
@@ -262,20 +263,20 @@ class GRPO(PolicyModule):
 
     def sample_groups(self, prompts: Sequence[Prompt]) -> list[Group]:
         """One group for each prompt, sampled and scored; a rank may have none."""
-        if not prompts:
-            return []
         started = time.perf_counter()
         completions = self.engine.generate(
-            self.policy,
+            self.sampler,
             prompts,
             group_size=self.group_size,
             sampling=self.sampling,
             seed=self.seed,
             step=self.step,
             policy_version=self.step,
-            **({"recorder": Recorder(self.policy)} if self.replay else {}),
+            **({"recorder": Recorder(self.sampler)} if self.replay else {}),
         )
         self.sampling_seconds += time.perf_counter() - started
+        if not prompts:
+            return []
         rewards = self.reward(expand(prompts, self.group_size), completions, self.step)
         total = rewards.total.tolist()
         rows = [slice(i * self.group_size, (i + 1) * self.group_size) for i in range(len(prompts))]
@@ -305,8 +306,9 @@ class GRPO(PolicyModule):
         """Logprobs of every completion under a model, one tensor [T_b] each."""
 
         def of(batch: Batch) -> Tensor:
+            options = {"temperature": self.temperature, "head": self.head}
             with self.watch(batch) if model is self.policy else nullcontext():
-                return completion_logprobs(model, batch, temperature=self.temperature, head=self.head)[0]
+                return as_forward(lambda: completion_logprobs(model, batch, **options)[0], model)
 
         return self.tokenwise(of, rollout)
 
@@ -314,7 +316,7 @@ class GRPO(PolicyModule):
     def tokenwise(self, function: Callable[[Batch], Tensor], rollout: Rollout) -> list[Tensor]:
         """A function Batch -> float32 [b,T] on a whole rollout, without gradient: [T_b] a completion, on the CPU."""
         out: list[Tensor] = [torch.empty(0)] * len(rollout.completions)
-        for rows, batch in self.batches(rollout, range(len(rollout.completions))):
+        for (rows, batch), _ in self.even(list(self.batches(rollout, range(len(rollout.completions))))):
             for row, values, mask in zip(
                 rows, function(batch.to(self.device)).cpu(), batch.completion_mask, strict=True
             ):
@@ -373,19 +375,22 @@ class GRPO(PolicyModule):
         mine = torch.tensor([len(rows), sum(len(rollout.completions[i].ids) for i in counted)], device=self.device)
         sequences, tokens = self.summed(mine).tolist()
         # A rank with nothing that counts takes part in the exchange with a completion of no weight.
-        parts = list(self.batches(rollout, counted or rows[:1]))
-        weight = 1.0 if counted else 0.0
+        parts = self.even(list(self.batches(rollout, counted or rows[:1])))
         shares: list[dict[str, Tensor]] = []
-        for number, (part, batch) in enumerate(parts, 1):
-            batch = batch.to(self.device)
-            with self.exchange(number == len(parts)), self.watch(batch):
+        for number, ((part, batch), counts) in enumerate(parts, 1):
+            batch, counts = batch.to(self.device), counts and bool(counted)
+
+            def losses(part=part, batch=batch) -> tuple[LossOutput, Tensor | float]:
                 output = self.microbatch_loss(rollout, part, batch, sequences, tokens)
-                balance = self.balance_share(sequences)
-                self.backward_share((output.loss + balance) * weight)
-            shares.append({**output.metrics, "total": output.loss.detach()})
-            if self.balance_weight:
-                shares[-1]["balance"] = balance.detach()
-        sums = torch.stack([sum(share[name] for share in shares) for name in shares[0]]) * weight
+                return output, self.balance_share(sequences)
+
+            with self.exchange(number == len(parts)), self.watch(batch, counts):
+                output, balance = as_forward(losses, self.policy, self.value_model)
+                self.backward_share((output.loss + balance) * counts)
+            share = {**output.metrics, "total": output.loss.detach()}
+            share |= {"balance": balance.detach()} if self.balance_weight else {}
+            shares.append({name: value * counts for name, value in share.items()})
+        sums = torch.stack([sum(share[name] for share in shares) for name in shares[0]])
         return dict(zip(shares[0], self.summed(sums).tolist(), strict=True))
 
     def microbatch_loss(self, rollout: Rollout, rows: list[int], batch: Batch, sequences: int, tokens: int):

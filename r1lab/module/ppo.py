@@ -13,6 +13,7 @@ from r1lab.model.value import CRITICS, value_model
 from r1lab.module.grpo import GRPO, Rollout
 from r1lab.module.logprobs import counted_hidden, scatter
 from r1lab.rollout.collate import Batch
+from r1lab.strategy.sharded import as_forward
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class PPO(GRPO):
         policy = (nothing, nothing, nothing, nothing, mask, nothing)
         self.loss_of(*policy, nothing, nothing, nothing, sequences=1, tokens=1)
 
-    def configure_model(self) -> None:
-        super().configure_model()
+    def make_models(self) -> None:
+        super().make_models()
         if self.value_model is None:
             self.value_model = value_model(self.policy, self.critic)
 
@@ -73,7 +74,8 @@ class PPO(GRPO):
 
     def with_advantages(self, rollout: Rollout) -> ValuedRollout:
         """The rollout with its values, and the advantages and returns that follow from them and its rewards."""
-        values = self.tokenwise(self.values, rollout)
+        model = self.policy if self.value_model.body is None else self.value_model
+        values = self.tokenwise(lambda batch: as_forward(lambda: self.values(batch), model, self.value_model), rollout)
         rewards = self.token_rewards(rollout)
         advantages, returns = self.estimates(rewards, values)
         means = torch.stack([row.mean() for row in advantages])

@@ -55,8 +55,11 @@ class RewardModel(PolicyModule):
         # Mean and mean square of the scores of the last training pairs, for who makes a reward of them.
         self.register_buffer("score_moments", torch.tensor([0.0, 1.0]))
 
-    def configure_model(self) -> None:
-        super().configure_model()
+    def shard_models(self, shard: Callable) -> None:
+        raise ValueError("module=reward_model trains whole: take strategy=single or strategy=ddp")
+
+    def make_models(self) -> None:
+        super().make_models()
         if self.value_model is None:
             # What predicts tokens has no part in a score.
             self.policy.requires_grad_(False).base_model.requires_grad_(True)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from r1lab.model.routing import Recorder
 from r1lab.module.base import PolicyModule
 from r1lab.module.logprobs import completion_logprobs, counted, hidden_states, scatter
 from r1lab.rollout.collate import Batch
+from r1lab.strategy.sharded import as_forward
 from r1lab.types import Prompt
 
 
@@ -27,6 +29,8 @@ class SFT(PolicyModule):
             policy (lambda; DeepSeek-V3, 2412.19437, section 2.2); 0: there is none.
     """
 
+    sharded_beside = ("mtp",)
+
     def __init__(self, *, mtp_weight: float, **policy_parts: Any):
         super().__init__(**policy_parts)
         if mtp_weight < 0:
@@ -34,8 +38,8 @@ class SFT(PolicyModule):
         self.mtp_weight = mtp_weight
         self.mtp: MultiTokenPrediction | None = None
 
-    def configure_model(self) -> None:
-        super().configure_model()
+    def make_models(self) -> None:
+        super().make_models()
         if self.mtp is None and self.mtp_weight:
             self.mtp = MultiTokenPrediction(self.policy, seed=self.run_config.get("seed", 0))
 
@@ -53,21 +57,30 @@ class SFT(PolicyModule):
         tokens, sequences = self.summed(sum(sizes).to(self.device)).tolist()
         self.optimizers().zero_grad()
         sums = dict.fromkeys(("total", "mtp", "balance"), torch.zeros((), device=self.device))
-        for number, part in enumerate(batch, 1):
+        parts = self.even(batch)
+        for number, (part, counts) in enumerate(parts, 1):
             part = part.to(self.device)
-            with self.exchange(number == len(batch)), self.watch(part):
-                hidden = hidden_states(self.policy.base_model, part)
-                share = self.next_token(part, counted(hidden, part), tokens)
-                further = self.mtp_weight * self.token_after(part, hidden, tokens) if self.mtp else 0.0
-                balance = self.balance_share(sequences)
-                self.backward_share(share + further + balance)
-            for name, value in (("total", share), ("mtp", further), ("balance", balance)):
-                sums[name] = sums[name] + torch.as_tensor(value, device=self.device).detach()
+            with self.exchange(number == len(parts)), self.watch(part, counts):
+                losses = as_forward(partial(self.losses, part, tokens, sequences), self.policy)
+                self.backward_share(sum(losses.values()) * counts)
+            for name, value in losses.items():
+                sums[name] = sums[name] + value.detach() * counts
         loss, further, balance = self.summed(torch.stack(list(sums.values()))).tolist()
         self.take_step(loss, lambda: {"microbatches": [asdict(part) for part in batch]})
         metrics = {"loss/total": loss, "time/step_seconds": time.perf_counter() - started}
         metrics |= {"loss/mtp": further / self.mtp_weight} if self.mtp else {}
         self.log_step(metrics | ({"loss/balance": balance} if self.balance_weight else {}))
+
+    def losses(self, part: Batch, tokens: int, sequences: int) -> dict[str, Tensor]:
+        """The shares of a microbatch in the loss and what is added to it, of a minibatch with so many tokens and
+        sequences."""
+        hidden = hidden_states(self.policy.base_model, part)
+        losses = {"total": self.next_token(part, counted(hidden, part), tokens)}
+        if self.mtp is not None:
+            losses["mtp"] = self.mtp_weight * self.token_after(part, hidden, tokens)
+        if self.balance_weight:
+            losses["balance"] = self.balance_share(sequences)
+        return losses
 
     def validation_step(self, prompts: Sequence[Prompt], batch_idx: int) -> None:
         super().validation_step(prompts, batch_idx)
@@ -85,12 +98,13 @@ class SFT(PolicyModule):
         """Of held-out documents: `loss`, summed over tokens, and their number; `load` [L,E] where there are routers."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         load = [torch.zeros_like(router.e_score_correction_bias) for router in routers(self.policy).values()]
-        for batch in batches:
+        for batch, counts in self.even(batches):
             batch = batch.to(self.device)
+            options = {"temperature": 1.0, "head": self.head}
             with Recorder(self.policy) as recorder:
-                logprobs, _ = completion_logprobs(self.policy, batch, temperature=1.0, head=self.head)
-            sums += torch.stack([-logprobs.sum().double(), batch.completion_mask.sum()])
-            if load:
+                logprobs, _ = as_forward(partial(completion_logprobs, self.policy, batch, **options), self.policy)
+            sums += torch.stack([-logprobs.sum().double(), batch.completion_mask.sum()]) * counts
+            if load and counts:
                 real = batch.sequences.flatten() >= 0
                 chosen = recorder.take().unbind(1)
                 load = [sum_ + load_of(own, real, len(sum_)) for sum_, own in zip(load, chosen, strict=True)]

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.model.memory import weights_mib
+from r1lab.model.moe import cast
 from r1lab.model.policy import load_policy, load_tokenizer
 from r1lab.model.tokenizer import refuse_other_tokens, vocabulary_hash
 from r1lab.module.base import PolicyModule
@@ -54,7 +55,7 @@ def load_teacher(name: str, dtype: str | None) -> Teacher:
         model, tokenizer = load_policy(name, dtype=dtype or "float32"), load_tokenizer(name)
     else:
         model, tokenizer, _ = load_checkpoint(file)
-        model = model.to(getattr(torch, dtype)) if dtype else model
+        model = cast(model, getattr(torch, dtype)) if dtype else model
     return Teacher(name, model.eval().requires_grad_(False), tokenizer)
 
 
@@ -71,8 +72,8 @@ class Taught(PolicyModule):
         self.teacher: Teacher | None = None
         self.teacher_tokens = 0  # that the teacher wrote or judged, over all ranks and steps
 
-    def configure_model(self) -> None:
-        super().configure_model()
+    def make_models(self) -> None:
+        super().make_models()
         if self.teacher is None and self.make_teacher is not None:
             self.teacher = self.make_teacher()
             self.teacher.refuse_other_tokens(self.tokenizer)

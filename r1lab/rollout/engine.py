@@ -1,6 +1,6 @@
 """What every rollout engine does: groups of completions for prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -27,7 +27,13 @@ class RolloutEngine(Protocol):
 
     An engine in process reads `model`; one that holds its own copy of the weights takes them from `model` whenever
     `policy_version` has changed.
+
+    Attributes:
+        everyone_done: where ranks gather the model's weights together in each forward pass, so that all must do as
+            many: tells whether all ranks are done, given whether this one is; all ask before each pass. None elsewhere.
     """
+
+    everyone_done: Callable[[bool], bool] | None
 
     def generate(
         self,

@@ -5,8 +5,9 @@ finished are dropped from the batch and its cache, and sampling costs one softma
 that `generate` itself makes (`TransformersGenerate`) is the reference that the loop is tested against.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,6 +74,7 @@ class CachedLoop:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, batch_size: int = 0):
         self.tokenizer, self.batch_size = tokenizer, batch_size
+        self.everyone_done: Callable[[bool], bool] | None = None
 
     @torch.no_grad()
     def generate(
@@ -87,7 +89,7 @@ class CachedLoop:
         policy_version: int = 0,
         recorder: Recorder | None = None,
     ) -> list[Completion]:
-        chunk = max(1, self.batch_size // group_size) if self.batch_size else len(prompts)
+        chunk = max(1, self.batch_size // group_size if self.batch_size else len(prompts))
         # Prompts of like length together: less padding, and rows finish at like times.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
         groups: list[list[Completion]] = [[] for _ in prompts]
@@ -98,6 +100,9 @@ class CachedLoop:
                 rows = self._sample(model, [prompts[i] for i in part], *options)
                 for n, i in enumerate(part):
                     groups[i] = rows[n * group_size : (n + 1) * group_size]
+            while self.everyone_done and not self.everyone_done(True):
+                # The others' passes gather weights, in which this rank takes part.
+                model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
         return [completion for group in groups for completion in group]
 
     def _sample(self, model, prompts, group_size, sampling, seed, step, policy_version, recorder) -> list[Completion]:
@@ -108,7 +113,8 @@ class CachedLoop:
         padded = not bool(mask.all())
         cache = DynamicCache(config=model.config)
         with recorder or nullcontext():
-            logits = model(
+            logits = self._pass(
+                model,
                 input_ids=ids,
                 attention_mask=mask if padded else None,
                 position_ids=(mask.cumsum(1) - 1).clamp(min=0),
@@ -150,7 +156,8 @@ class CachedLoop:
                 finished = finished[keep]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             with recorder or nullcontext():
-                logits = model(
+                logits = self._pass(
+                    model,
                     input_ids=token[:, None],
                     attention_mask=mask if padded else None,
                     position_ids=positions[:, None] + t,
@@ -170,12 +177,18 @@ class CachedLoop:
             experts = [torch.cat([prompt_experts[i // group_size].cpu(), row]) for i, row in enumerate(own)]
         return make_completions(ids, logprobs, self.tokenizer, stops, policy_version, experts)
 
+    def _pass(self, model: PreTrainedModel, **inputs: Any) -> Any:
+        if self.everyone_done:
+            self.everyone_done(False)
+        return model(**inputs)
+
 
 class TransformersGenerate:
     """Transformers' own `generate`: the yardstick of the loop above, seeded through torch's global generator."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
+        self.everyone_done: Callable[[bool], bool] | None = None
 
     @torch.no_grad()
     def generate(
@@ -193,6 +206,7 @@ class TransformersGenerate:
             out = model.generate(
                 ids.repeat_interleave(group_size, 0),
                 attention_mask=mask.repeat_interleave(group_size, 0),
+                synced_gpus=self.everyone_done is not None,
                 # Not the model's own, which may hold a repetition penalty and the like.
                 generation_config=GenerationConfig(
                     max_new_tokens=sampling.max_new_tokens,

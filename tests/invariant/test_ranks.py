@@ -1,94 +1,252 @@
-"""Two processes that share a batch do what one does, and go on from the middle of a rollout."""
+"""Two processes that share a batch do what one does: with a copy of the model each, and with the model in shards."""
 
-import os
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
-ROOT = Path(__file__).parents[2]
+from r1lab.module.checkpoint import load_checkpoint, read_checkpoint
+from tests.invariant.ranks import run_ranks
 
-# A reward that differs within a group, by what is written alone; some completions are right and some wrong.
-REWARD = """
-def even(prompts, completions, **settings):
-    return [float(sum(c.ids) % 2) for c in completions]
-
-def seldom(prompts, completions, **settings):
-    return [float(sum(c.ids) % 8 == 0) for c in completions]
-"""
-OVERRIDES = (
+COMMON = (
     "trainer.accelerator=cpu",
-    "reward.accuracy._target_=rewards.even",
+    "reward.accuracy._target_=tests.invariant.scripted.even",
     "evaluate=false",
     "callback.samples.shown=0",
     "optimizer.lr=0.003",
     "loss.beta=0.1",
 )
+DYNAMIC = (
+    "rollout.batch_size=16",
+    "rollout.max_resamples=4",
+    "data.curriculum.highest=0.1",
+    "reward.accuracy._target_=tests.invariant.scripted.seldom",
+)
+# Most completions of an untrained policy are cut off at two tokens: all of some rank's.
+NOTHING = ("module.mask_truncated=true", "rollout.max_new_tokens=2", "trainer.max_steps=3", "rollout.batch_size=8")
+HALF_USED = (
+    "trainer.val_check_interval=4",
+    "module.num_minibatches=2",
+    "callback.checkpoint.every_n_train_steps=1",
+    "optimizer.scheduler.num_training_steps=4",
+)
+FIVE = ("trainer.max_steps=5", "trainer.val_check_interval=5")
+# Rollouts from a record, and microbatches that differ between the ranks.
+BALANCED = ("routing.bias_rate=0.01", "routing.balance_weight=0.1")
+RECORDED = (*FIVE, *BALANCED, "rollout=recorded", "module.microbatch_tokens=60")
+SFT = (
+    "experiment=tiny_base",
+    "callback=default",
+    "data.batch_size=8",
+    "data.microbatch_tokens=60",
+    "data.validation_documents=5",
+    "module.mtp_weight=0.3",
+    *FIVE,
+    *BALANCED,
+)
+RESUMED = (*HALF_USED, "reference=refresh", "reference.refresh_every=2", "routing.bias_rate=0.01")
+SHARDED = "strategy=fsdp2"
+FSDP = "strategy=fsdp"
+# Not in the middle of a rollout, which is of as many ranks as it was.
+HALF = ("trainer.max_steps=2", "optimizer.scheduler.num_training_steps=4", "routing.bias_rate=0.01")
+ONE_RANK = {"grpo": (), "dynamic": DYNAMIC, "nothing": NOTHING, "recorded": RECORDED, "sft": SFT, "live": FIVE}
+TWO_RANKS = {
+    "ddp/grpo": ("strategy=ddp",),
+    "ddp/dynamic": ("strategy=ddp", *DYNAMIC),
+    "ddp/nothing": ("strategy=ddp", *NOTHING),
+    "ddp/whole": ("strategy=ddp", *HALF_USED, "trainer.max_steps=4"),
+    "ddp/halted": ("strategy=ddp", *HALF_USED, "trainer.max_steps=3"),
+    "ddp/halted ": ("strategy=ddp", *HALF_USED, "trainer.max_steps=4", "ckpt_path=last"),
+    "fsdp2/recorded": (SHARDED, *RECORDED),
+    "fsdp2/sft": (SHARDED, *SFT),
+    "fsdp2/live": (SHARDED, *FIVE, "evaluate=true", "evaluation.num_prompts=8"),
+    "fsdp2/layers": (SHARDED, "strategy.sampler=layers", *DYNAMIC),
+    "fsdp2/nothing": (SHARDED, *NOTHING),
+    "fsdp2/whole": (SHARDED, *RESUMED, "trainer.max_steps=4"),
+    "fsdp2/halted": (SHARDED, *RESUMED, "trainer.max_steps=2"),
+    "fsdp2/halted ": (SHARDED, *RESUMED, "trainer.max_steps=4", "ckpt_path=last"),
+    "fsdp2/shards": (SHARDED, *HALF),
+    "fsdp2/on_two": (SHARDED, *HALF, "trainer.max_steps=4", "ckpt_path=SHARDS"),
+    "fsdp2/one_file": (SHARDED, "strategy.checkpoint=whole"),
+    "fsdp/grpo": (FSDP,),
+    "fsdp/sft": (FSDP, *SFT),
+    "fsdp/whole": (FSDP, *RESUMED, "trainer.max_steps=4"),
+    "fsdp/halted": (FSDP, *RESUMED, "trainer.max_steps=2"),
+    "fsdp/halted ": (FSDP, *RESUMED, "trainer.max_steps=4", "ckpt_path=last"),
+    "fsdp2/ppo": (SHARDED, "experiment=ppo"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def train(small, tmp_path_factory):
-    """train(folder, *overrides): the metrics of a run in processes of its own."""
-    folder = tmp_path_factory.mktemp("rewards")
-    (folder / "rewards.py").write_text(REWARD)
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "OMP_NUM_THREADS": "1"}
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
 
-    def run(where: Path, *overrides: str) -> pd.DataFrame:
-        command = [sys.executable, "-m", "r1lab.train", *small, *OVERRIDES, *overrides, f"hydra.run.dir={where}"]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return pd.read_csv(where / "metrics.csv").drop(columns="step")
+
+@pytest.fixture(scope="module")
+def recorded(folder) -> list[str]:
+    """The overrides that take rollouts from a record."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(2, 100, (3 + i % 9,), generator=generator).tolist() + [1] for i in range(41)]
+    (folder / "record.json").write_text(json.dumps(rows))
+    return ["rollout.engine._target_=tests.invariant.scripted.Recorded", f"+rollout.engine.path={folder}/record.json"]
+
+
+@pytest.fixture(scope="module")
+def overrides(recorded, folder):
+    """overrides(those of a scenario): all of them."""
+
+    def of(own) -> list[str]:
+        replaced = [each for option in own for each in (recorded if option == "rollout=recorded" else [option])]
+        if FSDP in own:
+            replaced.append("strategy._target_=tests.invariant.scripted.FSDPOnCPU")
+        replaced = [option.replace("SHARDS", f"{folder}/fsdp2/shards/checkpoints/last.ckpt") for option in replaced]
+        return [*(["trainer.devices=2"] if "strategy=" in str(own) else []), *COMMON, *replaced]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def two(folder, overrides):
+    """two(name): the metrics of a scenario on two ranks."""
+    run_ranks([(folder / name.strip(), overrides(own)) for name, own in TWO_RANKS.items()], folder)
+    return lambda name: metrics(folder / name)
+
+
+@pytest.fixture(scope="module")
+def one(folder, train_small, overrides):
+    """one(name): the metrics of a scenario in this process."""
+
+    def run(name: str) -> pd.DataFrame:
+        if not (folder / name).exists():
+            train_small(folder / name, *overrides(ONE_RANK[name]))
+        return metrics(folder / name)
 
     return run
 
 
-def test_two_ranks_equal_one(train, tmp_path):
-    one = train(tmp_path / "one")
-    two = train(tmp_path / "two", "trainer.devices=2")
-    assert set(one) == set(two)
-    assert 0 < one["reward/accuracy"].iloc[0] < 1
-    # Padding is computed and counted, and how rows are packed depends on which of them a rank has.
-    for name in (name for name in one if "seconds" not in name and not name.startswith("flops/")):
-        # Sums in another order; the gradient's norm is about 1.
-        assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-4, abs=1e-5, nan_ok=True), name
+def metrics(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "metrics.csv").drop(columns="step")
 
 
-def test_two_ranks_sample_dynamically_as_one_does(train, tmp_path):
-    options = (
-        "rollout.batch_size=16",
-        "rollout.max_resamples=4",
-        "data.curriculum.highest=0.1",
-        "reward.accuracy._target_=rewards.seldom",
-    )
-    one = train(tmp_path / "one", *options)
-    two = train(tmp_path / "two", *options, "trainer.devices=2")
-    assert (one["rollout/prompts"] > 4).all()
-    for name in (name for name in one if name.startswith("rollout/") or name == "reward/accuracy"):
-        assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-4, nan_ok=True), name
+def assert_equal(found: pd.DataFrame, expected: pd.DataFrame, names=None, rel=1e-4, abs=1e-5) -> None:
+    # Padding is computed and counted, and how rows are packed depends on which of them a rank has; memory is a rank's.
+    apart = ("time/", "flops/", "memory/")
+    names = names or [name for name in expected if not name.startswith(apart) and "seconds" not in name]
+    for name in names:
+        assert found[name].tolist() == pytest.approx(expected[name].tolist(), rel=rel, abs=abs, nan_ok=True), name
 
 
-def test_a_rank_with_nothing_that_counts_takes_part(train, tmp_path):
-    # Most completions of an untrained policy are cut off at two tokens: all of some rank's.
-    options = ("module.mask_truncated=true", "rollout.max_new_tokens=2", "trainer.max_steps=3", "rollout.batch_size=8")
-    one = train(tmp_path / "one", *options)
-    two = train(tmp_path / "two", *options, "trainer.devices=2")
-    assert (one["rollout/truncated"] > 0.9).all()
-    for name in ("loss/total", "loss/policy_loss", "optimizer/gradient_norm"):
-        assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-4, abs=1e-5), name
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(checkpoint)["state_dict"]
 
 
-def test_two_ranks_go_on_in_the_middle_of_a_rollout(train, tmp_path):
-    options = (
-        "trainer.devices=2",
-        "trainer.val_check_interval=4",
-        "module.num_minibatches=2",
-        "callback.checkpoint.every_n_train_steps=1",
-        "optimizer.scheduler.num_training_steps=4",
-    )
-    whole = train(tmp_path / "whole", *options, "trainer.max_steps=4")
-    train(tmp_path / "halted", *options, "trainer.max_steps=3")
-    resumed = train(tmp_path / "halted", *options, "trainer.max_steps=4", "ckpt_path=last")
-    for name in (name for name in whole if "seconds" not in name):
-        assert resumed[name].tolist() == pytest.approx(whole[name].tolist(), rel=1e-6, nan_ok=True), name
+# ---- a copy of the model each --------------------------------------------------------------------------------------
+
+
+def test_two_ranks_equal_one(one, two):
+    assert set(one("grpo")) == set(two("ddp/grpo"))
+    assert 0 < one("grpo")["reward/accuracy"].iloc[0] < 1
+    assert_equal(two("ddp/grpo"), one("grpo"))
+
+
+def test_two_ranks_sample_dynamically_as_one_does(one, two):
+    expected = one("dynamic")
+    assert (expected["rollout/prompts"] > 4).all()
+    names = [name for name in expected if name.startswith("rollout/") or name == "reward/accuracy"]
+    assert_equal(two("ddp/dynamic"), expected, names)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_rank_with_nothing_that_counts_takes_part(strategy, one, two):
+    expected = one("nothing")
+    assert (expected["rollout/truncated"] > 0.9).all()
+    assert_equal(two(f"{strategy}/nothing"), expected, ["loss/total", "loss/policy_loss", "optimizer/gradient_norm"])
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+def test_two_ranks_go_on_in_the_middle_of_a_rollout(strategy, two):
+    expected = two(f"{strategy}/whole")
+    names = [name for name in expected if "seconds" not in name]
+    assert_equal(two(f"{strategy}/halted"), expected, names, rel=1e-6, abs=1e-12)
+
+
+# ---- the model in shards -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scenario", ["recorded", "sft"])
+def test_losses_in_shards_are_one_ranks(scenario, one, two):
+    expected = one(scenario)
+    assert len(expected) == 5 and expected["loss/balance"].min() > 0.05
+    # In the load a token counts whole, which a rounding sends elsewhere.
+    names = [name for name in expected if name.startswith("loss/")]
+    names += ["validation/loss"] if scenario == "sft" else ["advantage/zero_std_groups", "reward/mean"]
+    assert_equal(two(f"fsdp2/{scenario}"), expected, names, rel=1e-5)
+    assert_equal(two(f"fsdp2/{scenario}"), expected, ["optimizer/gradient_norm"], rel=2e-3)
+
+
+def test_losses_by_the_first_fsdp_are_one_ranks(one, two):
+    assert_equal(two("fsdp/grpo"), one("grpo"), ["loss/total", "optimizer/gradient_norm", "reward/mean"])
+    assert_equal(two("fsdp/sft"), one("sft"), ["loss/total", "loss/balance", "loss/mtp", "validation/loss"], rel=1e-5)
+
+
+def test_a_rank_holds_its_shards_alone(one, two):
+    for part in ("policy", "reference", "gradients", "optimizer"):
+        share = two("fsdp2/recorded")[f"memory/{part}_mib"] / one("recorded")[f"memory/{part}_mib"]
+        assert share.iloc[-1] == pytest.approx(0.5, abs=0.03), part
+
+
+def test_the_first_rollout_is_the_same(one, two, folder):
+    one("live"), two("fsdp2/live")
+    first = []
+    for name in ("live", "fsdp2/live"):
+        rows = [json.loads(line) for line in (folder / name / "samples.jsonl").read_text().splitlines()]
+        first.append([(row["prompt"], row["completion"]) for row in rows if row["step"] == rows[0]["step"]])
+    # The first rank writes down its own.
+    assert len(first[1]) > 1 and set(first[1]) <= set(first[0])
+    assert_equal(two("fsdp2/live").head(1), one("live").head(1), ["loss/total", "rollout/completion_length"])
+
+
+def test_scores_before_and_after_are_of_the_whole_policy(two, folder):
+    two("fsdp2/live")
+    summary = json.loads((folder / "fsdp2/live/summary.json").read_text())
+    assert summary["before"]["heldout"]["num_prompts"] == summary["after"]["heldout"]["num_prompts"] == 8
+
+
+def test_rollouts_layer_by_layer_are_those_of_a_copy(one, two):
+    expected = one("dynamic")
+    names = [name for name in expected if name.startswith("rollout/") or name == "reward/accuracy"]
+    assert_equal(two("fsdp2/layers"), expected, names)
+
+
+def test_a_checkpoint_of_two_ranks_goes_on_on_one(two, folder, overrides, train_small):
+    two("fsdp2/on_two")
+    train_small(folder / "on_one", *overrides((*TWO_RANKS["fsdp2/on_two"],)), "trainer.devices=1")
+    torch.distributed.destroy_process_group()
+    names = ["loss/total", "loss/kl", "optimizer/gradient_norm", "reward/mean"]
+    assert_equal(metrics(folder / "on_one"), two("fsdp2/on_two"), names)
+    two_ranks, one_rank = (weights(folder / name / "checkpoints" / "last.ckpt") for name in ("fsdp2/on_two", "on_one"))
+    for name, value in two_ranks.items():
+        assert (one_rank[name] - value).abs().mean() < 1e-5, name
+
+
+def test_both_forms_of_a_checkpoint_load_without_ranks(one, two, folder):
+    two("fsdp2/one_file")
+    one("grpo")
+    assert (folder / "fsdp2/one_file/checkpoints/last.ckpt").is_file()
+    policy, tokenizer, _ = load_checkpoint(folder / "fsdp2/one_file/checkpoints/last.ckpt")
+    expected, _, _ = load_checkpoint(folder / "grpo/checkpoints/last.ckpt")
+    for (name, value), other in zip(policy.state_dict().items(), expected.state_dict().values(), strict=True):
+        # Adam makes whole steps of what was nothing but a rounding.
+        assert (value - other).abs().mean() < 1e-5, name
+    shards = folder / "fsdp2/whole/checkpoints/last.ckpt"
+    assert (shards / ".metadata").is_file()
+    policy, _, config = load_checkpoint(shards)
+    assert policy(torch.tensor([[5, 6]])).logits.isfinite().all() and config["strategy"]["checkpoint"] == "sharded"
+    assert not list(shards.parent.glob(".*"))
+
+
+def test_a_value_model_in_shards_learns(two):
+    found = two("fsdp2/ppo")
+    assert found["loss/total"].notna().all() and (found["optimizer/value_gradient_norm"] > 0).all()

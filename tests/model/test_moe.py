@@ -2,12 +2,14 @@ import pytest
 import torch
 
 from r1lab.model.moe import (
-    keep_bias_float32,
+    biases,
+    cast,
     load_metrics,
     load_of,
     next_bias,
     routers,
     sequence_balance,
+    set_biases,
     weights_of,
 )
 from r1lab.model.policy import load_policy
@@ -69,6 +71,7 @@ def test_sequence_balance_is_the_papers():
     ours, theirs = (torch.autograd.grad(x, logits)[0] for x in (loss, expected))
     torch.testing.assert_close(ours, theirs)
     assert ours[3].abs().sum() == 0 == ours[8].abs().sum()
+    assert sequence_balance(logits, torch.full((9,), -1), 2, top_k=2) == 0
 
 
 def test_an_even_load_has_balance_1_and_an_uneven_one_more():
@@ -78,9 +81,10 @@ def test_an_even_load_has_balance_1_and_an_uneven_one_more():
     assert float(sequence_balance(uneven, torch.zeros(4, dtype=torch.long), 1, top_k=1)) > 1.2
 
 
-def test_bias_is_float32_again_after_a_cast():
-    model = load_policy("tiny", dtype="float32").bfloat16()
-    router = next(iter(routers(model).values()))
-    assert router.e_score_correction_bias.dtype == torch.bfloat16
-    assert keep_bias_float32(model) is model
-    assert router.e_score_correction_bias.dtype == torch.float32 and router.weight.dtype == torch.bfloat16
+def test_the_bias_stays_exact_through_a_cast():
+    model = load_policy("tiny", dtype="float32")
+    set_biases(torch.full((1, 8), 0.0012345), model)
+    assert cast(model, torch.bfloat16) is model and model.dtype == torch.bfloat16
+    assert torch.equal(biases(model), torch.full((1, 8), 0.0012345))
+    assert next(iter(routers(model).values())).e_score_correction_bias.dtype == torch.float32
+    assert cast(torch.nn.Linear(2, 2), torch.bfloat16).weight.dtype == torch.bfloat16

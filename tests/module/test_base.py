@@ -77,7 +77,7 @@ def test_the_balance_loss_is_the_routers_gradient(train_small, tmp_path):
     assert norms[0]["loss/total"][0] == norms[1]["loss/total"][0]  # the cross-entropy alone
 
 
-@pytest.mark.parametrize("precision", ["32-true"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
 def test_the_bias_goes_on_exactly(precision, train_small, tmp_path):
     options = (
         *BALANCED,
@@ -110,6 +110,13 @@ def test_mtp_learns_beside_the_base_and_is_dropped(train_small, tmp_path):
     policy, _, _ = load_checkpoint(with_mtp / "checkpoints" / "last.ckpt")
     assert not [name for name, _ in policy.named_parameters() if "mtp" in name]
     assert "routing/layer_2/max_violation" in found  # its block has experts, too
+
+
+def test_weights_in_bfloat16_learn_by_rl_too(train_small, tmp_path):
+    folder = train_small(tmp_path, *SPREAD, "model=tiny_moe_16", "trainer.precision=bf16-true")
+    assert metrics(folder)["loss/total"].notna().all()
+    policy, _, _ = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    assert policy.dtype == torch.bfloat16
 
 
 REPLAY = (

@@ -58,7 +58,7 @@ def test_what_the_gate_is_told(base, monkeypatch):
     policy, tokenizer, task = base
     head = Counted()
     module = SimpleNamespace(
-        policy=policy,
+        whole=lambda: policy,
         tokenizer=tokenizer,
         engine=CachedLoop(tokenizer),
         validation_sampling=Sampling(1.0, 6),

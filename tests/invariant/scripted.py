@@ -1,0 +1,34 @@
+"""Rewards and an engine of tests, named in a config."""
+
+import json
+from pathlib import Path
+
+from r1lab.strategy.fsdp import FSDP
+from r1lab.types import Completion
+
+
+class FSDPOnCPU(FSDP):
+    """What users are refused: slow, and torch cannot assemble a whole checkpoint there."""
+
+    on_cpu = True
+
+
+def even(prompts, completions, **settings):
+    """It differs within a group, by what is written alone; some completions are right and some wrong."""
+    return [float(sum(c.ids) % 2) for c in completions]
+
+
+def seldom(prompts, completions, **settings):
+    return [float(sum(c.ids) % 8 == 0) for c in completions]
+
+
+class Recorded:
+    """An engine that writes what is on record for a prompt: rollouts that are the same whatever the weights."""
+
+    def __init__(self, tokenizer, path: str, **of_another):
+        self.tokenizer, self.rows = tokenizer, json.loads(Path(path).read_text())
+        self.everyone_done = None
+
+    def generate(self, model, prompts, *, group_size, sampling, seed, step, policy_version=0, recorder=None):
+        rows = [self.rows[(prompt.index + step + g) % len(self.rows)] for prompt in prompts for g in range(group_size)]
+        return [Completion(tuple(ids), self.tokenizer.decode(ids), False, (), policy_version) for ids in rows]

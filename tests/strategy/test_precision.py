@@ -1,0 +1,22 @@
+import pytest
+import torch
+
+from r1lab.strategy.fsdp import FSDP
+from r1lab.strategy.precision import precision_plugin
+from r1lab.types import Prompt
+from tests.strategy.test_fsdp2 import SETTINGS
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "bf16-mixed", 32])
+def test_batches_stay_as_they_are(precision):
+    batch = [Prompt((1, 2), "text", "answer")], torch.tensor([1.5])
+    for strategy in ("auto", FSDP(**SETTINGS)):
+        plugin = precision_plugin(precision, strategy)
+        if plugin is not None:
+            assert plugin.convert_input(batch) is batch
+            with plugin.train_step_context():
+                assert torch.zeros(1).dtype == torch.float32
+
+
+def test_where_lightnings_own_will_do():
+    assert precision_plugin("32-true", "auto") is None and precision_plugin("bf16-mixed", "auto") is None

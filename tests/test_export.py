@@ -1,0 +1,45 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from r1lab.export import export, main
+from r1lab.module.checkpoint import CheckpointError, load_checkpoint
+
+IDS = torch.tensor([[2, 9, 17, 30, 5]])
+
+
+def test_the_exported_policy_has_equal_logits(tiny_run, tmp_path, capsys):
+    main([str(tiny_run), str(tmp_path / "out")])
+    assert "model=hf" in capsys.readouterr().out
+    ours, tokenizer, config = load_checkpoint(tiny_run / "checkpoints" / "last.ckpt")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(ours(IDS).logits, theirs(IDS).logits)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == tokenizer.get_vocab()
+    origin = json.loads((tmp_path / "out" / "r1lab.json").read_text())
+    assert origin["experiment"] == config["name"] and origin["step"] == 2
+
+
+def test_a_trained_routing_bias_is_exported_in_float32(train_small, tmp_path):
+    balanced = ("experiment=tiny_base", "callback=default", "data.batch_size=8", "routing.bias_rate=0.001")
+    run = train_small(tmp_path / "run", *balanced)
+    out = export(str(run), tmp_path / "out", dtype="bfloat16")
+    theirs = AutoModelForCausalLM.from_pretrained(out)
+    ours, _, _ = load_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert theirs.dtype == torch.bfloat16
+    bias = [model.model.layers[1].mlp.gate.e_score_correction_bias for model in (ours, theirs)]
+    assert torch.equal(*bias) and bias[0].abs().max() > 0
+
+
+def test_what_cannot_be_is_told(tiny_run, tmp_path, capsys):
+    with pytest.raises(FileExistsError, match="give a folder that is empty"):
+        export(str(tiny_run), tiny_run)
+    with pytest.raises(CheckpointError, match="Hugging Face model already"):
+        export("tiny", tmp_path / "out")
+    with pytest.raises(ValueError, match="dtype 'int8' is not one of"):
+        export(str(tiny_run), tmp_path / "out", dtype="int8")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "none"), str(tmp_path / "out")])
+    assert capsys.readouterr().err.startswith("error: there is no checkpoint at")
+    assert not (tmp_path / "out").exists()
