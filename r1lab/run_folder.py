@@ -29,7 +29,20 @@ def run_folder(name: str, ckpt_path: str | None) -> str:
                 "leave ckpt_path out to start one, or name its folder with hydra.run.dir"
             )
         return str(unfinished)
+    if started_by := _launcher_of_ranks():
+        raise ValueError(
+            f"under {started_by} each rank would make a folder of its own: give one to all, hydra.run.dir=runs/NAME"
+        )
     return str(_new_folder(RUNS / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")))
+
+
+def _launcher_of_ranks() -> str | None:
+    """What started this process as one rank of several; None where Lightning starts the others, or there are none."""
+    ranks = {"torchrun": ("TORCHELASTIC_RUN_ID", "WORLD_SIZE"), "srun": ("SLURM_JOB_ID", "SLURM_NTASKS")}
+    for name, (mark, size) in ranks.items():
+        if mark in os.environ and int(os.environ.get(size, 1)) > 1:
+            return name
+    return None
 
 
 def _new_folder(path: Path) -> Path:

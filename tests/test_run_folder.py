@@ -112,3 +112,24 @@ def test_two_processes_that_write_one_file(tmp_path):
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert codes == [0, 0] and path.read_text() in texts
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}, "under torchrun each rank .* give one to all, hydra.run.dir"),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, "under srun each rank"),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1"}, None),
+        ({"WORLD_SIZE": "2"}, None),  # Lightning's own, whose ranks are given the folder
+    ],
+)
+def test_ranks_started_from_outside_need_a_folder(environment, told, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if told is None:
+        assert Path(run_folder.run_folder("name", None)).is_dir()
+        return
+    with pytest.raises(ValueError, match=told):
+        run_folder.run_folder("name", None)
+    assert not list(tmp_path.iterdir())

@@ -64,10 +64,34 @@ def new_policy(config: dict[str, Any], *, seed: int, experts: str | None = None,
     What `load_policy` takes beside that is ignored.
     """
     config = dict(config)
+    check_experts(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
     return _with_experts(model, experts)
+
+
+def check_experts(config: dict[str, Any]) -> None:
+    """Raise ValueError for a mixture of experts in groups that DeepSeek-V3's router cannot choose from."""
+    if config.get("n_group") is None or config.get("n_routed_experts") is None:
+        return
+    experts, groups, chosen, top_k = (
+        config.get(name, default)
+        for name, default in (("n_routed_experts", 0), ("n_group", 1), ("topk_group", 1), ("num_experts_per_tok", 1))
+    )
+    where = "model.policy.config"
+    if experts % groups:
+        raise ValueError(f"{where}.n_routed_experts={experts} does not divide into {where}.n_group={groups} groups")
+    size = experts // groups
+    if size < 2:
+        raise ValueError(f"{where}.n_group={groups} leaves {size} expert a group, and groups are told by two: lower it")
+    if not 1 <= chosen <= groups:
+        raise ValueError(f"{where}.topk_group={chosen} must be from 1 to n_group={groups}")
+    if not 1 <= top_k <= chosen * size:
+        raise ValueError(
+            f"{where}.num_experts_per_tok={top_k} must be from 1 to the {chosen * size} experts of "
+            f"topk_group={chosen} groups of {size}"
+        )
 
 
 def new_or_loaded(config: dict[str, Any], *, name: str | None, seed: int, **options: Any) -> PreTrainedModel:

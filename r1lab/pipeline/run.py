@@ -167,7 +167,7 @@ class Train(Work):
 
     def can_go_on(self) -> bool:
         started = read_summary(self.folder).get("status") == "running"
-        return started or (self.folder / "checkpoints" / "last.ckpt").is_file()
+        return started or (self.folder / "checkpoints" / "last.ckpt").exists()
 
     def train(self, ckpt_path: str | None) -> None:
         if self.context.isolate:

@@ -32,7 +32,8 @@ HALF_USED = (
     "callback.checkpoint.every_n_train_steps=1",
     "optimizer.scheduler.num_training_steps=4",
 )
-FIVE = ("trainer.max_steps=5", "trainer.val_check_interval=5")
+# A rate at which no token is sent to another expert by a rounding of the weights.
+FIVE = ("trainer.max_steps=5", "trainer.val_check_interval=5", "optimizer.lr=0.0001")
 # Rollouts from a record, and microbatches that differ between the ranks.
 BALANCED = ("routing.bias_rate=0.01", "routing.balance_weight=0.1")
 RECORDED = (*FIVE, *BALANCED, "rollout=recorded", "module.microbatch_tokens=60")

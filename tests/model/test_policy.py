@@ -106,3 +106,18 @@ def test_tokenizer_as_text():
     assert again.encode(text) == ids
     assert again.decode(ids) == tokenizer.decode(ids) == text
     assert (again.pad_token_id, again.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"n_routed_experts": 10}, "n_routed_experts=10 does not divide into model.policy.config.n_group=4"),
+        ({"n_group": 8}, "n_group=8 leaves 1 expert a group"),
+        ({"topk_group": 5}, "topk_group=5 must be from 1 to n_group=4"),
+        ({"num_experts_per_tok": 5}, "num_experts_per_tok=5 must be from 1 to the 4 experts of topk_group=2"),
+    ],
+)
+def test_experts_that_cannot_be_chosen_are_told(changed, told):
+    config = {"model_type": "deepseek_v3", "n_routed_experts": 8, "n_group": 4, "topk_group": 2}
+    with pytest.raises(ValueError, match=told):
+        new_policy(config | {"num_experts_per_tok": 2} | changed, seed=1)
