@@ -38,6 +38,8 @@ from r1lab.callback import stop
 from r1lab.entry import Stopped, flat, plain, refuse_two_checkers, refuse_wrong_types, run
 from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
+from r1lab.model.adapter import adapter_settings
+from r1lab.model.quantize import quantized_weights
 from r1lab.module.checkpoint import AtomicCheckpointIO
 from r1lab.module.distill import Distill
 from r1lab.module.drift import kl_to_base
@@ -341,7 +343,8 @@ def note_sampling(rollout: dict[str, Any]) -> None:
 
 
 def note_slowness(name: str, policy: torch.nn.Module) -> None:
-    size = sum(p.numel() for p in policy.parameters())
+    size = sum(p.numel() for p in policy.parameters() if p.is_floating_point())
+    size += sum(quantized.shape.numel() for quantized in quantized_weights(policy).values())
     if size > _LARGE and not torch.cuda.is_available():
         log.warning(
             f"{name} has {size / 1e6:.0f} million parameters and there is no GPU: a full step takes many minutes; "
@@ -419,7 +422,8 @@ def drift(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModu
     evaluation = config["evaluation"]
     if not evaluation["kl_prompts"]:
         return {}
-    base = policy_maker(config)().to(module.policy.device).eval()
+    adapted = adapter_settings(module.policy) is not None
+    base = None if adapted else policy_maker(config)().to(module.policy.device).eval()
     prompts = [parts["task"].sample(evaluation["splits"][0], i) for i in range(evaluation["kl_prompts"])]
     options = {"sampling": evaluation_sampling(config), "seed": evaluation["seed"], "head": module.head}
     found = kl_to_base(module.policy, base, parts["tokenizer"], parts["engine"], prompts, **options)

@@ -9,19 +9,25 @@ import copy
 import torch
 from torch import nn
 
+from r1lab.model.quantize import is_packed, quantize, requantize
 
-def frozen_copy(policy: nn.Module) -> nn.Module:
-    """A copy of the policy that takes no gradient."""
-    return copy.deepcopy(policy).eval().requires_grad_(False)
+
+def frozen_copy(policy: nn.Module, precision: str | None = None) -> nn.Module:
+    """A copy of the policy that takes no gradient; in 8bit or nf4 where asked, see `r1lab.model.quantize`."""
+    return quantize(copy.deepcopy(policy).eval().requires_grad_(False), precision)
 
 
 @torch.no_grad()
 def blend(reference: nn.Module, policy: nn.Module, decay: float) -> None:
-    """reference = decay * reference + (1 - decay) * policy, in place; decay 0 is a copy. Integer buffers are copied."""
+    """reference = decay * reference + (1 - decay) * policy, in place; decay 0 is a copy. Integer buffers are copied.
+
+    Weights of the reference that are quantised are copied and quantised anew, whatever `decay`.
+    """
+    requantize(reference, policy)
     theirs = policy.state_dict()
     blended = set()
     for name, value in reference.state_dict().items():
-        if value.data_ptr() in blended:
+        if is_packed(name) or value.data_ptr() in blended:
             continue  # tied weights stand there under each of their names, and are to be averaged once
         blended.add(value.data_ptr())
         if decay and value.is_floating_point():

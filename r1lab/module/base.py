@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from r1lab.model.memory import MIB, memory_mib, trained
+from r1lab.model.memory import MIB, memory_mib, trainable, trained
 from r1lab.module.checkpoint import load_state, save_state
 from r1lab.module.evaluation import evaluate
 from r1lab.module.head import LinearHead
@@ -77,7 +77,7 @@ class PolicyModule(L.LightningModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer trains. Each group's gradient is clipped by itself; a `name` leads the group's metrics."""
-        return [{"params": list(self.policy.parameters())}]
+        return [{"params": trainable(self.policy)}]
 
     def exchange(self, last: bool) -> AbstractContextManager:
         """Ranks exchange gradients in the last microbatch alone, so they need not have equally many."""

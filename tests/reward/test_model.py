@@ -47,7 +47,7 @@ def classifier():
 
 
 def test_a_classifier_scores_each_text_alike_in_any_batch(classifier):
-    scorer = SequenceClassifier(classifier, tiny_tokenizer(), batch_size=2, max_length=64)
+    scorer = SequenceClassifier(classifier, tiny_tokenizer(), batch_size=2, max_length=64, quantize=None)
     texts = ["7", TEXT, "", "8"]
     together = scorer.score([PROMPT.text] * 4, texts)
     alone = [scorer.score([PROMPT.text], [text])[0] for text in texts]
@@ -64,7 +64,7 @@ def test_what_is_too_long_loses_its_left_end(classifier):
 def test_from_a_folder(classifier, tmp_path):
     classifier.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    scorer = load_classifier(str(tmp_path), "float32", batch_size=2, max_length=64)
+    scorer = load_classifier(str(tmp_path), "float32", batch_size=2, max_length=64, quantize=None)
     expected = SequenceClassifier(classifier, tiny_tokenizer(), 2, 64).score([PROMPT.text], [TEXT])
     assert scorer.score([PROMPT.text], [TEXT]) == pytest.approx(expected)
 
