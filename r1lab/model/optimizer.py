@@ -41,7 +41,9 @@ def _paged(base: type) -> type:
             for p, state in self.state.items():
                 for name in ("state1", "state2"):
                     if p.is_cuda and name in state and not getattr(state[name], "is_paged", False):
+                        # Paged where it is large; copied in place, since a result of copy_ would not know that it is.
                         buffer = self.get_state_buffer(p, dtype=state[name].dtype)
-                        state[name] = buffer.copy_(state[name]) if getattr(buffer, "is_paged", False) else state[name]
+                        buffer.copy_(state[name])
+                        state[name] = buffer
 
     return PagedAdamW8bit

@@ -16,8 +16,16 @@ from tests.conftest import compose_run
 from tests.invariant.test_resume import assert_same, read
 from tests.module.test_grpo import SPREAD
 
-FOUR = (*SPREAD, "trainer.max_steps=4", "callback.checkpoint.every_n_train_steps=1", "+trainer.limit_val_batches=0",
-        "loss.beta=0.5", "optimizer.lr=0.003", "module.num_minibatches=2")  # fmt: skip
+FOUR = (
+    *SPREAD,
+    "show=false",
+    "trainer.max_steps=4",
+    "callback.checkpoint.every_n_train_steps=1",
+    "+trainer.limit_val_batches=0",
+    "loss.beta=0.5",
+    "optimizer.lr=0.003",
+    "module.num_minibatches=2",
+)
 REWARD_MODEL = ("experiment=reward_model", "model=tiny_bilingual_untrained", "data.batch_size=4")
 OPTIONS = {
     # A new reference after the third step, in the middle of a rollout.
@@ -113,7 +121,7 @@ def test_a_checkpoint_of_adapters_is_a_plain_model_to_who_loads_it(runs, command
     ],
 )
 def test_other_algorithms_train_adapters_too(overrides, train_small, tmp_path):
-    run = load_run(train_small(tmp_path, *overrides, "callback.samples.shown=0", "evaluate=false"))
+    run = load_run(train_small(tmp_path, *overrides, "callback.samples.shown=0", "evaluate=false", "show=false"))
     assert run.summary["status"] == "finished" and run.summary["steps"] == 2
     state = read_checkpoint(tmp_path / "checkpoints/last.ckpt")["state_dict"]
     moved = [name for name, value in state.items() if ".lora_B." in name and name.startswith("policy.") and value.any()]
@@ -122,14 +130,14 @@ def test_other_algorithms_train_adapters_too(overrides, train_small, tmp_path):
 
 
 def test_a_teacher_in_few_bits(tiny_run, train_small, tmp_path):
-    options = ("experiment=distill", "callback.samples.shown=0", "evaluate=false", f"module.teacher.name={tiny_run}")
+    options = ("experiment=distill", "show=false", "evaluate=false", f"module.teacher.name={tiny_run}")
     run = load_run(train_small(tmp_path, *options, "module.teacher.quantize=nf4")).metrics
     assert run["memory/teacher_mib"].iloc[0] < 0.2 * run["memory/policy_mib"].iloc[0]
     assert 0 < run["loss/total"].iloc[0] < 1
 
 
 def test_kl_to_base_is_to_the_policy_with_its_adapters_off(train_small, tmp_path):
-    options = ("adapter=qlora", "callback.samples.shown=0", "evaluation.kl_prompts=4", "optimizer.lr=0.01")
+    options = ("adapter=qlora", "show=false", "evaluation.kl_prompts=4", "optimizer.lr=0.01")
     spread = tuple(option for option in SPREAD if option != "evaluate=false")
     run = load_run(train_small(tmp_path, *spread, *options))
     assert 1e-7 < run.summary["after"]["heldout"]["kl_to_base"] < 1
