@@ -26,8 +26,9 @@ Packages; the same word names the package, its folder in conf, its folder in tes
                 distill and sparse_distill, preference (hidden states -> logprobs: logprob, sharded_logprob)
     kernel      Triton drop-ins for them, which know their checks and results alone: linear_logprob, k3,
                 linear_grpo_loss, linear_distill_loss
-    model       the policy from a folder, the hub or a fresh config; the frozen reference; the value model and the
-                reward model; what they hold in memory and compute; the shipped tiny bases, and the words of the
+    model       the policy from a folder, the hub or a fresh config, whole or as adapters on a frozen base; the frozen
+                reference; the value model and the reward model; frozen ones in 8 or 4 bits, and AdamW in 8; what they
+                hold in memory and compute; the shipped tiny bases, and the words of the
                 bilingual one; whose tokens are whose
     data        LightningDataModules: prompts for RL and their curriculum, documents for supervised training, pairs for
                 reward models, a teacher's samples; the tiny bases' corpora; filters of samples, and documents from what

@@ -10,6 +10,7 @@ from typing import Any
 from hydra.utils import get_object, instantiate
 from transformers import PreTrainedTokenizerBase
 
+from r1lab.model.adapter import check_adapter, with_adapters
 from r1lab.reward.columns import by_name
 from r1lab.reward.schedule import Schedule
 from r1lab.reward.weighted import WeightedSum
@@ -118,8 +119,23 @@ def policy_maker(config: Mapping[str, Any]) -> partial:
     """What makes the policy to be trained. With `reuse`, its weights are read once a process, and copied."""
     policy = config["model"]["policy"]
     if config.get("reuse"):
-        return partial(lambda: copy.deepcopy(made_once(policy)))
-    return instantiate(policy, _convert_="all")
+        made = partial(lambda: copy.deepcopy(made_once(policy)))
+    else:
+        made = instantiate(policy, _convert_="all")
+    adapter = config.get("adapter")  # checkpoints from before there were adapters have none
+    if adapter is None:
+        return made
+    check_adapter(**adapter)
+    return partial(lambda: with_adapters(made(), **adapter))
+
+
+def quantized_settings(config: Mapping[str, Any]) -> list[str]:
+    """What of a config bitsandbytes does to the models and the optimizer that are trained, as settings."""
+    optimizer = config["optimizer"]["optimizer"]
+    paged = "_paged" if optimizer.get("paged") else ""
+    named = [f"optimizer=adamw_8bit{paged}"] if optimizer["_target_"].endswith("adamw_8bit") else []
+    precisions = {group: config.get(group, {}).get("quantize") for group in ("reference", "adapter")}
+    return named + [f"{group}.quantize={precision}" for group, precision in precisions.items() if precision]
 
 
 def build_policy_parts(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, Any]:

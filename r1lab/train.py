@@ -34,11 +34,21 @@ from r1lab.analysis.curves import plot_curves
 from r1lab.analysis.expert_load import plot_expert_load
 from r1lab.analysis.run import read_metrics
 from r1lab.analysis.scores import score_table
-from r1lab.build import build_policy_parts, build_reward, evaluation_sampling, make, policy_maker, rollout_sampling
+from r1lab.build import (
+    build_policy_parts,
+    build_reward,
+    evaluation_sampling,
+    make,
+    policy_maker,
+    quantized_settings,
+    rollout_sampling,
+)
 from r1lab.callback import stop
 from r1lab.entry import Stopped, flat, plain, refuse_two_checkers, refuse_wrong_types, run
 from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
+from r1lab.model.adapter import adapter_settings
+from r1lab.model.quantize import quantized_weights, refuse_sharded
 from r1lab.module.checkpoint import AtomicCheckpointIO, is_checkpoint
 from r1lab.module.distill import Distill
 from r1lab.module.drift import kl_to_base
@@ -350,7 +360,8 @@ def note_sampling(rollout: dict[str, Any]) -> None:
 
 
 def note_slowness(name: str, policy: torch.nn.Module) -> None:
-    size = sum(p.numel() for p in policy.parameters())
+    size = sum(p.numel() for p in policy.parameters() if p.is_floating_point())
+    size += sum(quantized.shape.numel() for quantized in quantized_weights(policy).values())
     if size > _LARGE and not torch.cuda.is_available():
         log.warning(
             f"{name} has {size / 1e6:.0f} million parameters and there is no GPU: a full step takes many minutes; "
@@ -383,6 +394,8 @@ def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callba
     refuse_missing_devices(config["trainer"])
     places = {name: config["trainer"].get(name, 1) for name in ("devices", "num_nodes")}
     strategy = make(config["strategy"], **places)
+    if hasattr(strategy, "shard"):
+        refuse_sharded(quantized_settings(config), type(strategy).__name__.lower())
     trainer = dict(config["trainer"])
     plugin = precision_plugin(trainer["precision"], strategy)
     if plugin is not None:
@@ -446,7 +459,8 @@ def drift(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModu
     evaluation = config["evaluation"]
     if not evaluation["kl_prompts"]:
         return {}
-    base = policy_maker(config)().to(module.whole().device).eval()
+    adapted = adapter_settings(module.policy) is not None
+    base = None if adapted else policy_maker(config)().to(module.whole().device).eval()
     prompts = [parts["task"].sample(evaluation["splits"][0], i) for i in range(evaluation["kl_prompts"])]
     options = {"sampling": evaluation_sampling(config), "seed": evaluation["seed"], "head": module.head}
     found = kl_to_base(module.whole(), base, parts["tokenizer"], parts["engine"], prompts, **options)

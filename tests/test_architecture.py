@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "metric": set(),
     # The bilingual tasks ask in the words that the bilingual base has.
     "task": {"types", "model.bilingual"},
-    "reward": {"types"},
+    # A learned reward may be in few bits.
+    "reward": {"types", "model.quantize"},
     "rollout": {"types"},
     "callback": {"types"},
     # The tiny bases' corpora write those bases' words, about those bases' tasks.
@@ -49,6 +50,7 @@ HOMES = {
 # Folders of conf that are no package: what a run needs beside the parts of r1lab.
 OTHER_GROUPS = {
     "optimizer",
+    "adapter",
     "reference",
     "routing",
     "evaluation",

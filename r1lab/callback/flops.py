@@ -16,10 +16,12 @@ class Cost(Protocol):
     token: float
     pair: float
     head: float
+    trained: float
 
 
 class Flops(L.Callback):
-    """Logs `flops/training` (forward and backward, three forward passes' worth), `flops/rollout` (sampling),
+    """Logs `flops/training` (forward and backward, three forward passes' worth, or little over two where little more
+    than adapters is trained), `flops/rollout` (sampling),
     `flops/scoring` (passes without gradient: old, reference and teacher logprobs) and `flops/total`, since step 0.
 
     Padding counts, as it is computed; validation and the scores before and after do not. Of several ranks it is this
@@ -37,6 +39,7 @@ class Flops(L.Callback):
         self.spent = dict.fromkeys(KINDS, 0.0)
         self._hooks: list[Any] = []
         self._costs: dict[int, Cost] = {}
+        self._passes = 3.0  # that forward and backward are worth
 
     @property
     def total(self) -> float:
@@ -47,6 +50,7 @@ class Flops(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.trainer, self.policy = trainer, pl_module.policy
         policy = pl_module.policy
+        self._passes = 2.0 + self.cost(policy).trained
         teacher = getattr(pl_module, "teacher", None)
         for model in (policy, pl_module.reference, teacher and teacher.model):
             if model is not None:
@@ -122,4 +126,4 @@ class Flops(L.Callback):
 
     def add(self, kind: str, forward: float) -> None:
         if self.trainer.training:
-            self.spent[kind] += forward * (3 if kind == "training" else 1)
+            self.spent[kind] += forward * (self._passes if kind == "training" else 1)

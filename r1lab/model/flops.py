@@ -5,17 +5,21 @@ from typing import NamedTuple
 from torch import nn
 from transformers import PreTrainedModel
 
+from r1lab.model.quantize import is_packed, quantized_weights
+
 
 class ForwardCost(NamedTuple):
     """FLOP (a multiply and an add are two) of a forward pass.
 
     token: of the body, a token, without attention's scores. pair: of attention, a query and a key that it sees.
-    head: of the output head, a token that it is applied to.
+    head: of the output head, a token that it is applied to. trained: the share of `token` that is by weights which are
+    trained; a backward pass computes gradients of all activations, and of these weights.
     """
 
     token: float
     pair: float
     head: float
+    trained: float
 
 
 def forward_cost(model: PreTrainedModel) -> ForwardCost:
@@ -23,21 +27,31 @@ def forward_cost(model: PreTrainedModel) -> ForwardCost:
     (2001.08361, section 2.1); embeddings look up and cost nothing, norms and activations are left out.
 
     Of a mixture of experts those count that a token goes to, not those that are held: of E routed experts the
-    `num_experts_per_tok`; shared experts and the router count whole. A sliding window is not seen.
+    `num_experts_per_tok`; shared experts and the router count whole. A sliding window is not seen. Quantised weights
+    count as what they stand for, adapters as weights beside them, also in a pass with adapters off.
     """
     if (known := getattr(model, "forward_cost", None)) is not None:
         return known  # from before it was put in shards
     config, body = model.config, model.base_model
     looked_up = {id(p) for m in body.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    weights = [(name, p) for name, p in body.named_parameters() if p.dim() >= 2 and id(p) not in looked_up]
-    token = sum(2.0 * p.numel() * (_active_share(config) if ".experts." in name else 1.0) for name, p in weights)
+    sizes = {name: (q.shape.numel(), False) for name, q in quantized_weights(body).items()} | {
+        name: (p.numel(), p.requires_grad)
+        for name, p in body.named_parameters()
+        if p.dim() >= 2 and id(p) not in looked_up and not is_packed(name)
+    }
+    costs = [
+        (2.0 * size * (_active_share(config) if ".experts." in name else 1.0), trained)
+        for name, (size, trained) in sizes.items()
+    ]
+    token = sum(cost for cost, _ in costs)
+    of_trained = sum(cost for cost, trained in costs if trained)
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     of_value = width
     if hasattr(config, "kv_lora_rank"):  # latent attention: keys and values of their own widths
         width, of_value = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
     pair = 2.0 * config.num_hidden_layers * heads * (width + of_value)
-    return ForwardCost(token, pair, 2.0 * model.get_output_embeddings().weight.numel())
+    return ForwardCost(token, pair, 2.0 * model.get_output_embeddings().weight.numel(), of_trained / token)
 
 
 def _active_share(config) -> float:

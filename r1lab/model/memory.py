@@ -18,7 +18,8 @@ def memory_mib(
 ) -> dict[str, float]:
     """MiB on this rank: `policy`, `reference`, `value` (weights and buffers), `gradients`, `optimizer` (its state).
 
-    Gradients and state are of all that the optimizer trains. 0 for what is not held; tied weights count once.
+    Gradients and state are of all that the optimizer trains, paged state included, wherever its pages are. 0 for what
+    is not held; tied weights count once, quantised ones as they lie packed with their scales.
     """
     models = {"policy": policy, "reference": reference, "value": value}
     state = (x for entry in optimizer.state.values() for x in entry.values() if isinstance(x, Tensor))
@@ -33,6 +34,11 @@ def memory_mib(
 def weights_mib(model: nn.Module | None) -> float:
     """MiB of a model's weights and buffers, tied ones once; 0 without a model."""
     return 0.0 if model is None else _mib(chain(model.parameters(), model.buffers()))
+
+
+def trainable(*models: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
+    return [p for model in models for p in model.parameters() if p.requires_grad]
 
 
 def trained(optimizer: Optimizer) -> list[nn.Parameter]:

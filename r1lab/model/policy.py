@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from r1lab.model.adapter import adapter_settings, merged, with_adapters
 from r1lab.model.moe import cast
 from r1lab.model.smollm2 import smollm2_folder
 
@@ -137,18 +138,19 @@ def pack_model(model: PreTrainedModel) -> dict[str, Any]:
     """All of a model but its weights as plain data; `rebuild` makes a model of both.
 
     config: with its `model_type`. generation: what ends a completion, above all. attention, experts: the
-    implementations in use, which transformers leaves out of the config.
+    implementations in use, which transformers leaves out of the config. adapter: what adapters were made with, or None.
     """
     return {
         "config": json.loads(model.config.to_json_string(use_diff=False)),
         "generation": json.loads(model.generation_config.to_json_string(use_diff=False)),
         "attention": getattr(model.config, "_attn_implementation", None),
         "experts": getattr(model.config, "_experts_implementation", None),
+        "adapter": adapter_settings(model),
     }
 
 
 def rebuild(packed: dict[str, Any], weights: dict[str, torch.Tensor]) -> PreTrainedModel:
-    """A model from `pack_model` and its state dict, in the dtype of the weights.
+    """A model from `pack_model` and its state dict, in the dtype of the weights; adapters are merged into them.
 
     An attention that this machine lacks gives way to transformers' own choice.
     """
@@ -162,5 +164,8 @@ def rebuild(packed: dict[str, Any], weights: dict[str, torch.Tensor]) -> PreTrai
     except ImportError:
         model = make()
     model.generation_config = GenerationConfig.from_dict(packed["generation"])
+    adapter = packed.get("adapter")
+    if adapter:
+        with_adapters(model, **adapter)
     cast(model, dtype).load_state_dict(weights)
-    return _with_experts(model, packed["experts"])
+    return _with_experts(merged(model) if adapter else model, packed["experts"])

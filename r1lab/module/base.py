@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.model.flops import forward_cost
-from r1lab.model.memory import MIB, memory_mib, trained, weights_mib
+from r1lab.model.memory import MIB, memory_mib, trainable, trained, weights_mib
 from r1lab.model.moe import biases, routers, set_biases
 from r1lab.model.routing import Routing
 from r1lab.module.checkpoint import load_state, save_state
@@ -189,7 +189,7 @@ class PolicyModule(L.LightningModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer trains. Each group's gradient is clipped by itself; a `name` leads the group's metrics."""
-        return [{"params": list(self.policy.parameters())}]
+        return [{"params": trainable(self.policy)}]
 
     def exchange(self, last: bool) -> AbstractContextManager:
         """Ranks exchange gradients in the last microbatch alone, so they need not have equally many."""

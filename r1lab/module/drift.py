@@ -1,11 +1,13 @@
 """How far training took the policy: its KL to the base on what it writes itself."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.loss.kl import k3
+from r1lab.model.adapter import adapters_off
 from r1lab.module.evaluation import sample
 from r1lab.module.head import AUTO, LinearHead
 from r1lab.module.logprobs import completion_logprobs
@@ -20,7 +22,7 @@ _MICROBATCH_TOKENS = 4000
 @torch.no_grad()
 def kl_to_base(
     policy: PreTrainedModel,
-    base: PreTrainedModel,
+    base: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
     engine: RolloutEngine,
     prompts: Sequence[Prompt],
@@ -32,16 +34,19 @@ def kl_to_base(
     """KL(policy || base) in nats a token: the mean of k3 over the tokens of one completion a prompt, by the policy.
 
     Whatever the reference of the training was, if any: runs with different references, or none, are compared by it.
+
+    Args:
+        base: None: the policy with its adapters off.
     """
     completions = sample(policy, engine, prompts, num_samples=1, sampling=sampling, seed=seed)
     rows = [(prompt.ids, completion.ids) for prompt, completion in zip(prompts, completions, strict=True)]
     total = tokens = 0.0
     for part in microbatches([len(prompt) + len(ids) for prompt, ids in rows], _MICROBATCH_TOKENS):
         batch = collate(*zip(*(rows[i] for i in part), strict=True), tokenizer.pad_token_id).to(policy.device)
-        logprobs, ref_logprobs = (
-            completion_logprobs(model, batch, temperature=sampling.temperature, head=head)[0]
-            for model in (policy, base)
-        )
+        options = {"temperature": sampling.temperature, "head": head}
+        logprobs, _ = completion_logprobs(policy, batch, **options)
+        with adapters_off(policy) if base is None else nullcontext():
+            ref_logprobs, _ = completion_logprobs(base or policy, batch, **options)
         total += float(k3(logprobs, ref_logprobs)[batch.completion_mask].sum())
         tokens += int(batch.completion_mask.sum())
     return total / tokens

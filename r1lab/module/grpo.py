@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from r1lab.advantage.group import zero_std_groups
 from r1lab.loss.grpo import LossOutput
 from r1lab.loss.kl import next_beta, reward_penalty
+from r1lab.model.adapter import adapter_settings, adapters_off
+from r1lab.model.quantize import check_precision
 from r1lab.model.reference import frozen_copy, refresh
 from r1lab.model.routing import Recorder
 from r1lab.module.base import PolicyModule
@@ -92,7 +94,8 @@ class GRPO(PolicyModule):
         entropy_coef: weight of the entropy bonus.
         beta, kl, kl_placement: weight, estimator and place of the KL penalty; at beta 0 there is no reference.
         kl_target, kl_horizon: adapt beta to hold the KL at the target; None keeps beta.
-        refresh_every, decay: of the reference, see `r1lab.model.reference.refresh`; None: there is none.
+        refresh_every, decay: of the reference, see `r1lab.model.reference.refresh`; None: there is none. quantize: its
+            precision, 8bit or nf4; None: the policy's. A policy with adapters is its own reference, with them off.
         sampling: of rollouts; seed keys it.
         batch_size, group_size: completions a rollout over all ranks, B = P * G, and completions a prompt.
         num_minibatches, num_iterations: optimizer steps a pass over the rollout, and passes.
@@ -126,6 +129,7 @@ class GRPO(PolicyModule):
         kl_horizon: int,
         refresh_every: int | None,
         decay: float,
+        quantize: str | None,
         sampling: Sampling,
         seed: int,
         batch_size: int,
@@ -141,6 +145,7 @@ class GRPO(PolicyModule):
         super().__init__(**policy_parts)
         _check_sizes(batch_size, group_size, num_minibatches, num_iterations)
         _check_penalty(beta, kl_placement, refresh_every)
+        _check_quantize(quantize, decay)
         _check_target(beta, kl_placement, kl_target, kl_horizon)
         _check_resamples(max_resamples, group_size)
         if sampling.temperature == 0:
@@ -148,7 +153,7 @@ class GRPO(PolicyModule):
         self.reward, self.advantage, self.loss, self.entropy_coef = reward, advantage, loss, entropy_coef
         self.beta, self.kl, self.kl_placement = beta, kl, kl_placement
         self.kl_target, self.kl_horizon = kl_target, kl_horizon
-        self.refresh_every, self.decay = refresh_every, decay
+        self.refresh_every, self.decay, self.quantize = refresh_every, decay, quantize
         self.sampling, self.seed = sampling, seed
         self.batch_size, self.group_size = batch_size, group_size
         self.num_minibatches, self.num_iterations = num_minibatches, num_iterations
@@ -187,8 +192,10 @@ class GRPO(PolicyModule):
 
     def make_models(self) -> None:
         super().make_models()
-        if self.reference is None and self.needs_reference:
-            self.reference = frozen_copy(self.policy)
+        if adapter_settings(self.policy) is not None:
+            _check_adapters(self.refresh_every, self.quantize)
+        elif self.reference is None and self.needs_reference:
+            self.reference = frozen_copy(self.policy, self.quantize)
 
     def refuse_routing(self) -> None:
         super().refuse_routing()
@@ -236,9 +243,9 @@ class GRPO(PolicyModule):
         scored = time.perf_counter()
         if self.updates_per_rollout > 1 or self.kl_placement == "reward":
             rollout = replace(rollout, old_logprobs=self.logprobs(self.policy, rollout))
-        if self.reference is not None:
-            rollout = replace(rollout, ref_logprobs=self.logprobs(self.reference, rollout))
-        if self.reference is not None and self.kl_placement == "reward":
+        if self.needs_reference:
+            rollout = replace(rollout, ref_logprobs=self.reference_logprobs(rollout))
+        if self.needs_reference and self.kl_placement == "reward":
             rollout = replace(rollout, kl_penalty=self.kl_penalty(rollout, reward_penalty))
         rollout = self.with_advantages(rollout)
         return rollout, {"rollout": self.sampling_seconds, "logprob": time.perf_counter() - scored}
@@ -302,15 +309,22 @@ class GRPO(PolicyModule):
         mask = nn.utils.rnn.pad_sequence([torch.ones(len(x), dtype=torch.bool) for x in rollout.old_logprobs], True)
         return penalty(old, ref, mask, estimator=self.kl, beta=self.beta)
 
-    def logprobs(self, model: nn.Module, rollout: Rollout) -> list[Tensor]:
-        """Logprobs of every completion under a model, one tensor [T_b] each."""
+    def logprobs(self, model: nn.Module, rollout: Rollout, *, as_reference: bool = False) -> list[Tensor]:
+        """Logprobs of every completion under a model, one tensor [T_b] each; of a reference with its own routing."""
 
         def of(batch: Batch) -> Tensor:
             options = {"temperature": self.temperature, "head": self.head}
-            with self.watch(batch) if model is self.policy else nullcontext():
+            with nullcontext() if as_reference else self.watch(batch):
                 return as_forward(lambda: completion_logprobs(model, batch, **options)[0], model)
 
         return self.tokenwise(of, rollout)
+
+    def reference_logprobs(self, rollout: Rollout) -> list[Tensor]:
+        """`logprobs` under the reference: a model of its own, or the policy with its adapters off."""
+        if self.reference is not None:
+            return self.logprobs(self.reference, rollout, as_reference=True)
+        with adapters_off(self.policy):
+            return self.logprobs(self.policy, rollout, as_reference=True)
 
     @torch.no_grad()
     def tokenwise(self, function: Callable[[Batch], Tensor], rollout: Rollout) -> list[Tensor]:
@@ -443,7 +457,7 @@ class GRPO(PolicyModule):
         return self.padded(rollout.old_logprobs, rows) if self.updates_per_rollout > 1 else None
 
     def ref_logprobs_of(self, rollout: Rollout, rows: list[int]) -> Tensor | None:
-        return self.padded(rollout.ref_logprobs, rows) if self.reference is not None else None
+        return self.padded(rollout.ref_logprobs, rows) if self.needs_reference else None
 
     def padded(self, values: list[Tensor], rows: list[int]) -> Tensor:
         """The given rows of values [T_b] as one [b,T] on the device."""
@@ -489,7 +503,7 @@ class GRPO(PolicyModule):
             "reward/mean": rollout.rewards.tolist(),
             "reward/std": rewards.std(1, correction=0).tolist(),
             "reward/kl_penalty": penalty.flatten().tolist()
-            if self.reference is not None and self.kl_placement == "reward"
+            if self.needs_reference and self.kl_placement == "reward"
             else [],
             "advantage/zero_std_groups": zero_std_groups(rewards).tolist(),
             "rollout/completion_length": lengths,
@@ -575,3 +589,25 @@ def _check_target(beta: float, kl_placement: str, kl_target: float | None, kl_ho
         raise ValueError(f"loss.kl_target={kl_target} and loss.kl_horizon={kl_horizon} must both be above 0")
     if beta == 0 or kl_placement == "none":
         raise ValueError("loss.kl_target adapts loss.beta, which needs a loss.beta above 0 and a loss.kl_placement")
+
+
+def _check_quantize(quantize: str | None, decay: float) -> None:
+    check_precision(quantize, "reference.quantize")
+    if quantize is not None and decay:
+        raise ValueError(
+            f"reference.quantize={quantize} with reference.decay={decay}: an average moves by less than the steps of a "
+            "quantised weight; take reference=fixed or reference=refresh, or reference.quantize=null"
+        )
+
+
+def _check_adapters(refresh_every: int | None, quantize: str | None) -> None:
+    if refresh_every:
+        raise ValueError(
+            f"reference.refresh_every={refresh_every} with adapter.rank: the reference is the policy with its adapters "
+            "off, which no step changes; take reference=fixed, or adapter=none"
+        )
+    if quantize is not None:
+        raise ValueError(
+            f"reference.quantize={quantize} with adapter.rank: the reference is the policy with its adapters off; set "
+            "adapter.quantize for both, or reference.quantize=null"
+        )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from r1lab.loss.grpo import LossOutput
 from r1lab.loss.kl import token_penalty
 from r1lab.loss.ppo import VALUE_OPTIONS, explained_variance, value_share
+from r1lab.model.memory import trainable
 from r1lab.model.value import CRITICS, value_model
 from r1lab.module.grpo import GRPO, Rollout
 from r1lab.module.logprobs import counted_hidden, scatter
@@ -67,7 +68,7 @@ class PPO(GRPO):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         own_lr = {} if self.value_lr is None else {"lr": self.value_lr}
-        value = {"params": list(self.value_model.parameters()), "name": "value", **own_lr}
+        value = {"params": trainable(self.value_model), "name": "value", **own_lr}
         return [*super().parameter_groups(), value]
 
     # ---- before the update --------------------------------------------------------------------------------------
@@ -86,7 +87,7 @@ class PPO(GRPO):
         """The completion's reward on its last token, less each token's KL penalty where it is placed in the reward."""
         lengths = [len(c.ids) for c in rollout.completions]
         rewards = torch.zeros(len(lengths), max(lengths))
-        if self.reference is not None and self.kl_placement == "reward":
+        if self.needs_reference and self.kl_placement == "reward":
             rewards -= self.kl_penalty(rollout, token_penalty)
         rows = [row[:length] for row, length in zip(rewards, lengths, strict=True)]
         for row, reward in zip(rows, rollout.rewards, strict=True):

@@ -11,6 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.loss.preference import PREFERENCE_LOSSES
 from r1lab.metric.interval import bootstrap_interval
+from r1lab.model.adapter import adapter_settings
+from r1lab.model.memory import trainable
+from r1lab.model.quantize import check_precision, quantize
 from r1lab.model.reward_model import last_token_scores
 from r1lab.model.value import ValueModel, value_model
 from r1lab.module.base import PolicyModule
@@ -62,11 +65,12 @@ class RewardModel(PolicyModule):
         super().make_models()
         if self.value_model is None:
             # What predicts tokens has no part in a score.
-            self.policy.requires_grad_(False).base_model.requires_grad_(True)
+            if adapter_settings(self.policy) is None:
+                self.policy.requires_grad_(False).base_model.requires_grad_(True)
             self.value_model = value_model(self.policy, "shared")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": [*self.policy.base_model.parameters(), *self.value_model.parameters()]}]
+        return [{"params": trainable(self.policy, self.value_model)}]
 
     def training_step(self, pairs: Sequence[Preference], batch_idx: int) -> None:
         started = time.perf_counter()
@@ -197,12 +201,19 @@ class RewardModelScorer:
         return scores
 
 
-def load_reward_model(name: str, dtype: str, batch_size: int, max_length: int) -> RewardModelScorer:
+def load_reward_model(
+    name: str, dtype: str, batch_size: int, max_length: int, quantize: str | None
+) -> RewardModelScorer:
     """The scorer of a checkpoint, or of a run's folder (its best), on the GPU where there is one.
+
+    Args:
+        quantize: 8bit or nf4, of its trunk, see `r1lab.model.quantize`; None: not.
 
     Raises:
         CheckpointError: if there is none, or it is no reward model's.
+        ValueError, ImportError: for another precision, or one without bitsandbytes.
     """
+    check_precision(quantize, "scorer.quantize")
     path = Path(name).expanduser()
     found = [path / "checkpoints" / f"{which}.ckpt" for which in ("best", "last")] if path.is_dir() else [path]
     path = next((file for file in found if file.is_file()), found[0])
@@ -216,7 +227,7 @@ def load_reward_model(name: str, dtype: str, batch_size: int, max_length: int) -
     head.load_state_dict(weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return RewardModelScorer(
-        policy.to(device, getattr(torch, dtype)),
+        _quantize(policy.to(getattr(torch, dtype)), quantize).to(device),
         head.to(device),
         tokenizer,
         pointwise=settings["loss"] == "pointwise",
@@ -225,6 +236,9 @@ def load_reward_model(name: str, dtype: str, batch_size: int, max_length: int) -
         # A checkpoint from before there were moments keeps its raw scores.
         moments=state["score_moments"].tolist() if "score_moments" in state else (0.0, 1.0),
     )
+
+
+_quantize = quantize  # the name of a setting above
 
 
 def scored_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], texts: Sequence[str]) -> list[list[int]]:

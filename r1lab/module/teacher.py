@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r1lab.model.memory import weights_mib
 from r1lab.model.moe import cast
 from r1lab.model.policy import load_policy, load_tokenizer
+from r1lab.model.quantize import check_precision, quantize
 from r1lab.model.tokenizer import refuse_other_tokens, vocabulary_hash
 from r1lab.module.base import PolicyModule
 from r1lab.module.checkpoint import checkpoint_file, load_checkpoint
@@ -41,22 +42,28 @@ class Teacher:
         refuse_other_tokens(student, vocabulary_hash(self.tokenizer), f"module.teacher.name={self.name}")
 
 
-def load_teacher(name: str, dtype: str | None) -> Teacher:
+def load_teacher(name: str, dtype: str | None, quantize: str | None) -> Teacher:
     """The policy of a checkpoint file, a run folder (its last), a Hugging Face folder or a shipped base.
 
     Args:
         dtype: of its weights (`bfloat16`, ...); None: those of the checkpoint, float32 for a Hugging Face folder.
+        quantize: 8bit or nf4, see `r1lab.model.quantize`; None: not.
 
     Raises:
         CheckpointError: there is none of these, or it is damaged.
+        ValueError, ImportError: for another precision, or one without bitsandbytes.
     """
+    check_precision(quantize, "module.teacher.quantize")
     file = checkpoint_file(name)
     if file is None:
         model, tokenizer = load_policy(name, dtype=dtype or "float32"), load_tokenizer(name)
     else:
         model, tokenizer, _ = load_checkpoint(file)
         model = cast(model, getattr(torch, dtype)) if dtype else model
-    return Teacher(name, model.eval().requires_grad_(False), tokenizer)
+    return Teacher(name, _quantize(model.eval().requires_grad_(False), quantize), tokenizer)
+
+
+_quantize = quantize  # the name of a setting above
 
 
 class Taught(PolicyModule):

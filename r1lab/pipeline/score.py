@@ -91,7 +91,7 @@ def beside_teacher(
     loaded: Loaded, teacher: str, prompts: Sequence[Prompt], *, sampling: Sampling, seed: int
 ) -> dict[str, float]:
     """How near the policy is to the teacher, see `mimicry`."""
-    its = load_teacher(teacher, None)
+    its = load_teacher(teacher, dtype=None, quantize=None)
     its.refuse_other_tokens(loaded.tokenizer)
     model = its.model.to(loaded.policy.device)
     parts = (loaded.policy, model, loaded.tokenizer, loaded.engine, prompts)

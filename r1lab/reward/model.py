@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.model.quantize import check_precision, quantize
 from r1lab.reward.format import parts_of
 from r1lab.types import Completion, Prompt
 
@@ -95,8 +96,17 @@ class SequenceClassifier:
         }
 
 
-def load_classifier(name: str, dtype: str, batch_size: int, max_length: int) -> SequenceClassifier:
-    """A reward model from a folder or the hub, on the GPU where there is one."""
+def load_classifier(
+    name: str, dtype: str, batch_size: int, max_length: int, quantize: str | None
+) -> SequenceClassifier:
+    """A reward model from a folder or the hub, on the GPU where there is one; its trunk in 8bit or nf4 if asked.
+
+    Raises ValueError for another precision, ImportError for one without bitsandbytes.
+    """
+    check_precision(quantize, "scorer.quantize")
     model = AutoModelForSequenceClassification.from_pretrained(name, dtype=getattr(torch, dtype))
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = _quantize(model, quantize).to("cuda" if torch.cuda.is_available() else "cpu")
     return SequenceClassifier(model, AutoTokenizer.from_pretrained(name), batch_size, max_length)
+
+
+_quantize = quantize  # the name of a setting above

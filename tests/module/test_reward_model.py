@@ -10,7 +10,7 @@ from r1lab.reward.model import LearnedReward
 from r1lab.types import Completion
 
 SMALL_PAIRS = ("model=tiny_bilingual_untrained", "data.batch_size=32", "evaluation.num_prompts=64")
-LOADED = {"dtype": "float32", "batch_size": 8, "max_length": 64}
+LOADED = {"dtype": "float32", "batch_size": 8, "max_length": 64, "quantize": None}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,19 @@ def test_a_folder_means_its_best_checkpoint_and_others_are_refused(helpful, tiny
         load_reward_model(str(tiny_run), **LOADED)
     with pytest.raises(CheckpointError, match="there is no checkpoint at"):
         load_reward_model(str(tmp_path), **LOADED)
+
+
+@pytest.mark.parametrize("precision, apart", [("8bit", 0.2), ("nf4", 1.0)])
+def test_a_trunk_in_few_bits_scores_about_the_same(helpful, precision, apart):
+    words = ["apple river", "river apple", "apple", "sorry friend , cannot"]
+    texts = ["User: repeat apple river Assistant:"] * len(words), words
+    whole, small = (
+        torch.tensor(load_reward_model(str(helpful), **LOADED | {"quantize": quantize}).score(*texts))
+        for quantize in (None, precision)
+    )
+    assert 0 < (whole - small).abs().max() < apart < whole.max() - whole.min()
+    with pytest.raises(ValueError, match="scorer.quantize=4bit must be 8bit, nf4, or null"):
+        load_reward_model(str(helpful), **LOADED | {"quantize": "4bit"})
 
 
 def test_what_predicts_tokens_is_not_trained_and_stays_in_the_checkpoint(helpful):

@@ -1,6 +1,7 @@
 import pytest
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
+from r1lab.model.quantize import quantized_weights
 from r1lab.model.tiny import tiny_tokenizer
 from r1lab.reward.model import LearnedReward, SequenceClassifier, load_classifier
 from r1lab.types import Completion, Prompt
@@ -64,9 +65,19 @@ def test_what_is_too_long_loses_its_left_end(classifier):
 def test_from_a_folder(classifier, tmp_path):
     classifier.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    scorer = load_classifier(str(tmp_path), "float32", batch_size=2, max_length=64)
+    scorer = load_classifier(str(tmp_path), "float32", batch_size=2, max_length=64, quantize=None)
     expected = SequenceClassifier(classifier, tiny_tokenizer(), 2, 64).score([PROMPT.text], [TEXT])
     assert scorer.score([PROMPT.text], [TEXT]) == pytest.approx(expected)
+
+
+def test_from_a_folder_in_few_bits(classifier, tmp_path):
+    classifier.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    scorer = load_classifier(str(tmp_path), "float32", batch_size=2, max_length=64, quantize="nf4")
+    assert len(quantized_weights(scorer.model)) == 7 * classifier.config.num_hidden_layers
+    (whole,) = SequenceClassifier(classifier, tiny_tokenizer(), 2, 64).score([PROMPT.text], [TEXT])
+    (small,) = scorer.score([PROMPT.text], [TEXT])
+    assert whole != small == pytest.approx(whole, abs=0.1)
 
 
 def test_one_output():
