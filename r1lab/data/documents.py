@@ -29,6 +29,7 @@ class DocumentBatches(IterableDataset):
         *,
         batch_size: int,
         microbatch_tokens: int,
+        padding_free: bool,
         rank: int,
         world_size: int,
         first_step: int,
@@ -36,7 +37,7 @@ class DocumentBatches(IterableDataset):
         if batch_size % world_size:
             raise ValueError(f"data.batch_size={batch_size} does not divide among {world_size} ranks")
         self.documents, self.tokenizer = documents, tokenizer
-        self.batch_size, self.microbatch_tokens = batch_size, microbatch_tokens
+        self.batch_size, self.microbatch_tokens, self.padding_free = batch_size, microbatch_tokens, padding_free
         self.rank, self.world_size, self.first_step = rank, world_size, first_step
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -48,8 +49,10 @@ class DocumentBatches(IterableDataset):
                 self.tokenizer(list(side), add_special_tokens=False)["input_ids"] for side in zip(*texts, strict=True)
             )
             rows = [(prompt, [*ids, *eos]) for prompt, ids in zip(prompts, completions, strict=True)]
-            parts = microbatches([len(prompt) + len(ids) for prompt, ids in rows], self.microbatch_tokens)
-            yield [collate(*zip(*(rows[i] for i in part), strict=True), self.tokenizer.pad_token_id) for part in parts]
+            lengths, packed = [len(prompt) + len(ids) for prompt, ids in rows], self.padding_free
+            parts = microbatches(lengths, self.microbatch_tokens, packed=packed)
+            columns = [zip(*(rows[i] for i in part), strict=True) for part in parts]
+            yield [collate(*column, self.tokenizer.pad_token_id, packed=packed) for column in columns]
             step += 1
 
 
@@ -58,7 +61,8 @@ class DocumentData(TaskData):
 
     Args (beside those of `TaskData`):
         documents: where they come from. tokenizer: makes ids of them.
-        batch_size: documents a step over all ranks. microbatch_tokens: padded tokens a forward pass may hold (0: all).
+        batch_size: documents a step over all ranks. microbatch_tokens: tokens a forward pass may hold, padding included
+            (0: all). padding_free: batches are packed (see `r1lab.rollout.collate.Batch`).
     """
 
     def __init__(
@@ -69,11 +73,12 @@ class DocumentData(TaskData):
         *,
         batch_size: int,
         microbatch_tokens: int,
+        padding_free: bool,
         validation_prompts: int,
     ):
         super().__init__(task, validation_prompts=validation_prompts)
         self.documents, self.tokenizer = documents, tokenizer
-        self.batch_size, self.microbatch_tokens = batch_size, microbatch_tokens
+        self.batch_size, self.microbatch_tokens, self.padding_free = batch_size, microbatch_tokens, padding_free
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
@@ -82,6 +87,7 @@ class DocumentData(TaskData):
             self.tokenizer,
             batch_size=self.batch_size,
             microbatch_tokens=self.microbatch_tokens,
+            padding_free=self.padding_free,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             first_step=self.first_step,

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from torch import nn
 from transformers import PreTrainedModel
 
+from r1lab.model.attention import head_sizes
+
 
 class ForwardCost(NamedTuple):
     """FLOP (a multiply and an add are two) of a forward pass.
@@ -29,12 +31,7 @@ def forward_cost(model: PreTrainedModel) -> ForwardCost:
     looked_up = {id(p) for m in body.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     weights = [(name, p) for name, p in body.named_parameters() if p.dim() >= 2 and id(p) not in looked_up]
     token = sum(2.0 * p.numel() * (_active_share(config) if ".experts." in name else 1.0) for name, p in weights)
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    of_value = width
-    if hasattr(config, "kv_lora_rank"):  # latent attention: keys and values of their own widths
-        width, of_value = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
-    pair = 2.0 * config.num_hidden_layers * heads * (width + of_value)
+    pair = 2.0 * config.num_hidden_layers * config.num_attention_heads * sum(head_sizes(config))
     return ForwardCost(token, pair, 2.0 * model.get_output_embeddings().weight.numel())
 
 

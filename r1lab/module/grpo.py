@@ -93,7 +93,8 @@ class GRPO(PolicyModule):
         sampling: of rollouts; seed keys it.
         batch_size, group_size: completions a rollout over all ranks, B = P * G, and completions a prompt.
         num_minibatches, num_iterations: optimizer steps a pass over the rollout, and passes.
-        microbatch_tokens: padded tokens a forward pass may hold (0: no limit).
+        microbatch_tokens: tokens a forward pass may hold, padding included (0: no limit).
+        padding_free: a microbatch is one row of its sequences, without padding (see `r1lab.rollout.collate.Batch`).
         max_resamples: rounds in which groups that are all right or all wrong are replaced (see `dynamic_sampling`); 0:
             they are kept.
         mask_truncated: completions that the length limit ended count in no loss; the baseline of their group has them
@@ -128,6 +129,7 @@ class GRPO(PolicyModule):
         num_minibatches: int,
         num_iterations: int,
         microbatch_tokens: int,
+        padding_free: bool,
         max_resamples: int,
         mask_truncated: bool,
         **policy_parts: Any,
@@ -146,7 +148,7 @@ class GRPO(PolicyModule):
         self.sampling, self.seed = sampling, seed
         self.batch_size, self.group_size = batch_size, group_size
         self.num_minibatches, self.num_iterations = num_minibatches, num_iterations
-        self.microbatch_tokens = microbatch_tokens
+        self.microbatch_tokens, self.padding_free = microbatch_tokens, padding_free
         self.max_resamples, self.mask_truncated = max_resamples, mask_truncated
         self.refuse_wrong_names()
 
@@ -312,7 +314,7 @@ class GRPO(PolicyModule):
         """(row numbers, Batch) of each microbatch of the given rows."""
         rows = list(rows)
         lengths = [len(rollout.prompts[i].ids) + len(rollout.completions[i].ids) for i in rows]
-        for part in microbatches(lengths, self.microbatch_tokens):
+        for part in microbatches(lengths, self.microbatch_tokens, packed=self.padding_free):
             part = [rows[i] for i in part]
             yield (
                 part,
@@ -320,6 +322,7 @@ class GRPO(PolicyModule):
                     [rollout.prompts[i].ids for i in part],
                     [rollout.completions[i].ids for i in part],
                     self.tokenizer.pad_token_id,
+                    packed=self.padding_free,
                 ),
             )
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.model.attention import packed_arguments
 from r1lab.module.head import AUTO, LinearHead
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.types import Completion, Prompt
@@ -14,10 +15,13 @@ from r1lab.types import Completion, Prompt
 
 def counted_hidden(body: nn.Module, batch: Batch) -> Tensor:
     """Hidden states [N,H] that predict the counted tokens, row by row: each has seen all before its token, not it."""
-    # No attention mask: padding is on the right, so a causal model's counted positions never see it.
-    hidden = body(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    # No attention mask: padding is on the right, so a causal model's counted positions never see it. Packed rows are
+    # told apart by their position ids.
+    packed = packed_arguments(body.config, batch.position_ids)
+    hidden = body(input_ids=batch.input_ids, use_cache=False, **packed).last_hidden_state
     mask = batch.completion_mask
-    rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
+    # Packed, all lie in the first.
+    rows = torch.arange(len(mask), device=mask.device).clamp(max=len(hidden) - 1)[:, None].expand_as(mask)
     return hidden[rows[mask], batch.positions[mask]]
 
 

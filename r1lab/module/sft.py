@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -12,7 +13,15 @@ from r1lab.rollout.collate import Batch
 
 
 class SFT(PolicyModule):
-    """Cross-entropy on completions, averaged over their tokens; the prompt's tokens do not count."""
+    """Cross-entropy on completions, averaged over their tokens; the prompt's tokens do not count.
+
+    Args (beside those of `PolicyModule`):
+        padding_free: asks the data for packed batches (see `r1lab.rollout.collate.Batch`).
+    """
+
+    def __init__(self, *, padding_free: bool, **policy_parts: Any):
+        super().__init__(**policy_parts)
+        self.padding_free = padding_free
 
     def training_step(self, batch: list[Batch], batch_idx: int) -> None:
         started = time.perf_counter()
