@@ -379,7 +379,8 @@ def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.Lightnin
         # A corpus is about the task; documents that were written before are not.
         takes_task = "task" in inspect.signature(get_object(documents["_target_"])).parameters
         documents = make(documents, **({"task": parts["task"]} if takes_task else {}))
-        return make(data, documents=documents, task=parts["task"], tokenizer=parts["tokenizer"])
+        given = {"task": parts["task"], "tokenizer": parts["tokenizer"], "padding_free": module.padding_free}
+        return make(data, documents=documents, **given)
     given = {"task": parts["task"], "seed": config["seed"]}
     if isinstance(module, Distill):
         return make(data, **given, tokenizer=parts["tokenizer"], top_k=module.stored_top_k)

@@ -24,8 +24,9 @@ class Flops(L.Callback):
     than adapters is trained), `flops/rollout` (sampling),
     `flops/scoring` (passes without gradient: old, reference and teacher logprobs) and `flops/total`, since step 0.
 
-    Padding counts, as it is computed; validation and the scores before and after do not. Of several ranks it is this
-    rank's times their number. What a pass with gradient checkpointing computes again is not counted.
+    Padding counts, as it is computed, and of packed rows the pairs of tokens that see one another; validation and the
+    scores before and after do not. Of several ranks it is this rank's times their number. What a pass with gradient
+    checkpointing computes again is not counted.
 
     Args:
         cost: model -> its `Cost`.
@@ -109,6 +110,9 @@ class Flops(L.Callback):
             cache = kwargs.get("past_key_values")
             before = cache.get_seq_length() if cache is not None else 0
             pairs = rows * (length * before + length * (length + 1) / 2)
+            places = kwargs.get("position_ids")
+            if cache is None and places is not None:  # packed: a token sees its own row alone
+                pairs = float((places + 1).sum())
             kind = "rollout" if cache is not None else self.kind()
             self.add(kind, cost.token * rows * length + cost.pair * pairs)
 

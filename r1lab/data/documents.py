@@ -31,6 +31,7 @@ class DocumentBatches(IterableDataset):
         *,
         batch_size: int,
         microbatch_tokens: int,
+        padding_free: bool,
         rank: int,
         world_size: int,
         first_step: int,
@@ -38,19 +39,24 @@ class DocumentBatches(IterableDataset):
         if batch_size % world_size:
             raise ValueError(f"data.batch_size={batch_size} does not divide among {world_size} ranks")
         self.documents, self.tokenizer = documents, tokenizer
-        self.batch_size, self.microbatch_tokens = batch_size, microbatch_tokens
+        self.batch_size, self.microbatch_tokens, self.padding_free = batch_size, microbatch_tokens, padding_free
         self.rank, self.world_size, self.first_step = rank, world_size, first_step
 
     def __iter__(self) -> Iterator[list[Batch]]:
         step = self.first_step
         while True:
             numbers = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world_size)
-            yield in_microbatches(self.documents, numbers, self.tokenizer, self.microbatch_tokens)
+            options = (self.tokenizer, self.microbatch_tokens, self.padding_free)
+            yield in_microbatches(self.documents, numbers, *options)
             step += 1
 
 
 def in_microbatches(
-    documents: Documents, numbers: Iterable[int], tokenizer: PreTrainedTokenizerBase, microbatch_tokens: int
+    documents: Documents,
+    numbers: Iterable[int],
+    tokenizer: PreTrainedTokenizerBase,
+    microbatch_tokens: int,
+    padding_free: bool,
 ) -> list[Batch]:
     """The documents of these numbers, each ended by the end-of-sequence token."""
     texts = [documents.document(i) for i in numbers]
@@ -58,8 +64,10 @@ def in_microbatches(
         tokenizer(list(side), add_special_tokens=False)["input_ids"] for side in zip(*texts, strict=True)
     )
     rows = [(prompt, [*ids, tokenizer.eos_token_id]) for prompt, ids in zip(prompts, completions, strict=True)]
-    parts = microbatches([len(prompt) + len(ids) for prompt, ids in rows], microbatch_tokens)
-    return [collate(*zip(*(rows[i] for i in part), strict=True), tokenizer.pad_token_id) for part in parts]
+    lengths = [len(prompt) + len(ids) for prompt, ids in rows]
+    parts = microbatches(lengths, microbatch_tokens, packed=padding_free)
+    columns = [zip(*(rows[i] for i in part), strict=True) for part in parts]
+    return [collate(*column, tokenizer.pad_token_id, packed=padding_free) for column in columns]
 
 
 class DocumentData(TaskData):
@@ -67,7 +75,8 @@ class DocumentData(TaskData):
 
     Args (beside those of `TaskData`):
         documents: where they come from. tokenizer: makes ids of them.
-        batch_size: documents a step over all ranks. microbatch_tokens: padded tokens a forward pass may hold (0: all).
+        batch_size: documents a step over all ranks. microbatch_tokens: tokens a forward pass may hold, padding included
+            (0: all). padding_free: batches are packed (see `r1lab.rollout.collate.Batch`).
         validation_documents: documents that are not trained on, for the loss of each validation; 0: none. Only where
             documents are endless.
     """
@@ -80,6 +89,7 @@ class DocumentData(TaskData):
         *,
         batch_size: int,
         microbatch_tokens: int,
+        padding_free: bool,
         validation_prompts: int,
         validation_documents: int,
     ):
@@ -88,13 +98,14 @@ class DocumentData(TaskData):
             raise ValueError(f"data.validation_documents must be at least 0, got {validation_documents}")
         self.validation_documents = validation_documents
         self.documents, self.tokenizer = documents, tokenizer
-        self.batch_size, self.microbatch_tokens = batch_size, microbatch_tokens
+        self.batch_size, self.microbatch_tokens, self.padding_free = batch_size, microbatch_tokens, padding_free
 
     def held_out(self) -> list[Batch]:
         """This rank's share of the validation documents, in microbatches; of another rank's count at times."""
         ranks = self.trainer.global_rank, self.trainer.world_size
         numbers = range(HELD_OUT + ranks[0], HELD_OUT + self.validation_documents, ranks[1])
-        return in_microbatches(self.documents, numbers, self.tokenizer, self.microbatch_tokens) if numbers else []
+        options = (self.tokenizer, self.microbatch_tokens, self.padding_free)
+        return in_microbatches(self.documents, numbers, *options) if numbers else []
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
@@ -103,6 +114,7 @@ class DocumentData(TaskData):
             self.tokenizer,
             batch_size=self.batch_size,
             microbatch_tokens=self.microbatch_tokens,
+            padding_free=self.padding_free,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             first_step=self.first_step,

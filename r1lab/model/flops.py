@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import nn
 from transformers import PreTrainedModel
 
+from r1lab.model.attention import head_sizes
 from r1lab.model.quantize import is_packed, quantized_weights
 
 
@@ -45,12 +46,7 @@ def forward_cost(model: PreTrainedModel) -> ForwardCost:
     ]
     token = sum(cost for cost, _ in costs)
     of_trained = sum(cost for cost, trained in costs if trained)
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    of_value = width
-    if hasattr(config, "kv_lora_rank"):  # latent attention: keys and values of their own widths
-        width, of_value = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
-    pair = 2.0 * config.num_hidden_layers * heads * (width + of_value)
+    pair = 2.0 * config.num_hidden_layers * config.num_attention_heads * sum(head_sizes(config))
     return ForwardCost(token, pair, 2.0 * model.get_output_embeddings().weight.numel(), of_trained / token)
 
 

@@ -5,6 +5,7 @@ transformer block over h', and the model's own output head. transformers' model 
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +38,12 @@ class MultiTokenPrediction(nn.Module):
         self.hidden_norm, self.embedding_norm = (norm(width, eps=config.rms_norm_eps) for _ in range(2))
         self.to(model.dtype)
 
-    def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, embeddings: Tensor, **packed: Any) -> Tensor:
         """Hidden states that predict the token after the next, [B,S,H].
 
         Args:
             hidden: of the model, [B,S,H]. embeddings: of the next token at each place, [B,S,H]; anything where there
-                is none.
+                is none. packed: what tells the rows of a packed batch apart, as the model's own body is told.
         """
         joined = torch.cat([self.hidden_norm(hidden), self.embedding_norm(embeddings)], -1)
-        return self.body(inputs_embeds=self.projection(joined), use_cache=False).last_hidden_state
+        return self.body(inputs_embeds=self.projection(joined), use_cache=False, **packed).last_hidden_state

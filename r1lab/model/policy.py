@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from r1lab.model.adapter import adapter_settings, merged, with_adapters
+from r1lab.model.attention import check_attention, use_attention
 from r1lab.model.moe import cast
 from r1lab.model.smollm2 import smollm2_folder
 
@@ -52,24 +53,28 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def load_policy(name: str, *, dtype: str, attention: str | None = None, experts: str | None = None) -> PreTrainedModel:
     """Pretrained weights of a folder or hub id in `dtype` (`float32`, `bfloat16`, ...).
 
-    `attention` and `experts` choose transformers' implementations; None leaves the model's own choice.
+    `attention` (see `r1lab.model.attention`) and `experts` choose implementations; None leaves the model's own choice.
+
+    Raises ValueError or ImportError for an attention that is unknown, or that machine or model do not have.
     """
-    options = {"attn_implementation": attention} if attention else {}
-    model = AutoModelForCausalLM.from_pretrained(model_folder(name), dtype=getattr(torch, dtype), **options)
-    return _with_experts(model, experts)
+    check_attention(attention, getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(model_folder(name), dtype=getattr(torch, dtype))
+    return _implemented(model, attention, experts)
 
 
-def new_policy(config: dict[str, Any], *, seed: int, experts: str | None = None, **_: Any) -> PreTrainedModel:
+def new_policy(
+    config: dict[str, Any], *, seed: int, attention: str | None = None, experts: str | None = None, **_: Any
+) -> PreTrainedModel:
     """Untrained float32 weights of a transformers config, given as a dict with its `model_type`.
 
-    What `load_policy` takes beside that is ignored.
+    What `load_policy` takes beside `attention` and `experts` is ignored.
     """
     config = dict(config)
     check_experts(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
-    return _with_experts(model, experts)
+    return _implemented(model, attention, experts)
 
 
 def check_experts(config: dict[str, Any]) -> None:
@@ -105,7 +110,8 @@ def new_or_loaded(config: dict[str, Any], *, name: str | None, seed: int, **opti
     return load_policy(name, **options)
 
 
-def _with_experts(model: PreTrainedModel, experts: str | None) -> PreTrainedModel:
+def _implemented(model: PreTrainedModel, attention: str | None, experts: str | None) -> PreTrainedModel:
+    use_attention(model, attention)
     if experts:
         model.set_experts_implementation(experts)
     # Dropout and the like stay off: the policy that is trained must be the one that sampled.
@@ -168,4 +174,4 @@ def rebuild(packed: dict[str, Any], weights: dict[str, torch.Tensor]) -> PreTrai
     if adapter:
         with_adapters(model, **adapter)
     cast(model, dtype).load_state_dict(weights)
-    return _with_experts(merged(model) if adapter else model, packed["experts"])
+    return _implemented(merged(model) if adapter else model, None, packed["experts"])

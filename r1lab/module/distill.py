@@ -51,7 +51,8 @@ class Distill(Taught):
         student_fraction: weight of the student's own samples, GKD's lambda.
         sft_weight: weight of the cross-entropy of the teacher's samples beside another mode.
         sampling: of the student's samples; seed keys it.
-        microbatch_tokens: padded tokens a forward pass may hold (0: no limit).
+        microbatch_tokens: tokens a forward pass may hold, padding included (0: no limit).
+        padding_free: a microbatch is one row of its sequences, without padding (see `r1lab.rollout.collate.Batch`).
 
     Raises:
         ValueError: for settings that do not go together.
@@ -74,6 +75,7 @@ class Distill(Taught):
         sampling: Sampling,
         seed: int,
         microbatch_tokens: int,
+        padding_free: bool,
         **policy_parts: Any,
     ):
         # Of one whose samples are learnt nothing is asked, so that it may have a tokenizer of its own.
@@ -88,7 +90,8 @@ class Distill(Taught):
         self.num_draws, self.proposal_temperature = num_draws, proposal_temperature
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.student_fraction, self.sft_weight = student_fraction, sft_weight
-        self.sampling, self.seed, self.microbatch_tokens = sampling, seed, microbatch_tokens
+        self.sampling, self.seed = sampling, seed
+        self.microbatch_tokens, self.padding_free = microbatch_tokens, padding_free
 
     @property
     def stored_top_k(self) -> int:
@@ -113,7 +116,7 @@ class Distill(Taught):
         parts = self.even(parts)
         for number, ((source, rows), counts) in enumerate(parts, 1):
             ids = [row.prompt_ids for row in rows], [row.ids for row in rows]
-            batch = collate(*ids, self.tokenizer.pad_token_id).to(self.device)
+            batch = collate(*ids, self.tokenizer.pad_token_id, packed=self.padding_free).to(self.device)
             with self.exchange(number == len(parts)), self.watch(batch, counts):
                 size = tokens[source], sequences
                 losses = as_forward(partial(self.losses, source, rows, batch, *size, number), self.policy)
@@ -155,7 +158,8 @@ class Distill(Taught):
     def parts(self, rows: Sequence[TaughtCompletion]) -> list[list[TaughtCompletion]]:
         """The rows in microbatches."""
         lengths = [len(row.prompt_ids) + len(row.ids) for row in rows]
-        return [[rows[i] for i in part] for part in microbatches(lengths, self.microbatch_tokens)]
+        parts = microbatches(lengths, self.microbatch_tokens, packed=self.padding_free)
+        return [[rows[i] for i in part] for part in parts]
 
     def losses(
         self, source: str, rows: Sequence[TaughtCompletion], batch: Batch, tokens: int, sequences: int, number: int

@@ -99,7 +99,8 @@ class GRPO(PolicyModule):
         sampling: of rollouts; seed keys it.
         batch_size, group_size: completions a rollout over all ranks, B = P * G, and completions a prompt.
         num_minibatches, num_iterations: optimizer steps a pass over the rollout, and passes.
-        microbatch_tokens: padded tokens a forward pass may hold (0: no limit).
+        microbatch_tokens: tokens a forward pass may hold, padding included (0: no limit).
+        padding_free: a microbatch is one row of its sequences, without padding (see `r1lab.rollout.collate.Batch`).
         max_resamples: rounds in which groups that are all right or all wrong are replaced (see `dynamic_sampling`); 0:
             they are kept.
         replay: in the passes of the policy over a rollout, tokens go to the experts that they went to in sampling
@@ -137,6 +138,7 @@ class GRPO(PolicyModule):
         num_minibatches: int,
         num_iterations: int,
         microbatch_tokens: int,
+        padding_free: bool,
         max_resamples: int,
         mask_truncated: bool,
         replay: bool,
@@ -157,7 +159,7 @@ class GRPO(PolicyModule):
         self.sampling, self.seed = sampling, seed
         self.batch_size, self.group_size = batch_size, group_size
         self.num_minibatches, self.num_iterations = num_minibatches, num_iterations
-        self.microbatch_tokens = microbatch_tokens
+        self.microbatch_tokens, self.padding_free = microbatch_tokens, padding_free
         self.max_resamples, self.mask_truncated, self.replay = max_resamples, mask_truncated, replay
         self.refuse_wrong_names()
 
@@ -346,7 +348,7 @@ class GRPO(PolicyModule):
         """(row numbers, Batch) of each microbatch of the given rows."""
         rows = list(rows)
         lengths = [len(rollout.prompts[i].ids) + len(rollout.completions[i].ids) for i in rows]
-        for part in microbatches(lengths, self.microbatch_tokens):
+        for part in microbatches(lengths, self.microbatch_tokens, packed=self.padding_free):
             part = [rows[i] for i in part]
             yield (
                 part,
@@ -355,6 +357,7 @@ class GRPO(PolicyModule):
                     [rollout.completions[i].ids for i in part],
                     self.tokenizer.pad_token_id,
                     [rollout.completions[i].experts for i in part] if self.replay else None,
+                    packed=self.padding_free,
                 ),
             )
 

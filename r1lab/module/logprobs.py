@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.model.attention import packed_arguments
 from r1lab.module.head import AUTO, LinearHead
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.types import Completion, Prompt
@@ -18,15 +19,18 @@ def counted_hidden(body: nn.Module, batch: Batch) -> Tensor:
 
 
 def hidden_states(body: nn.Module, batch: Batch) -> Tensor:
-    """The last hidden states of all tokens, [B,S+T,H]."""
-    # No attention mask: padding is on the right, so a causal model's counted positions never see it.
-    return body(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    """The last hidden states of all tokens, [B,S+T,H]; packed [1,N,H]."""
+    # No attention mask: padding is on the right, so a causal model's counted positions never see it. Packed rows are
+    # told apart by their position ids.
+    packed = packed_arguments(body.config, batch.position_ids)
+    return body(input_ids=batch.input_ids, use_cache=False, **packed).last_hidden_state
 
 
 def counted(hidden: Tensor, batch: Batch, ahead: int = 1) -> Tensor:
     """Of hidden states [B,S+T,H] those that lie `ahead` tokens before the counted ones, [N,H]."""
     mask = batch.completion_mask
-    rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
+    # Packed, all lie in the first.
+    rows = torch.arange(len(mask), device=mask.device).clamp(max=len(hidden) - 1)[:, None].expand_as(mask)
     return hidden[rows[mask], batch.positions[mask] + 1 - ahead]
 
 

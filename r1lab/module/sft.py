@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from r1lab.loss.sft import sft_loss
+from r1lab.model.attention import packed_arguments
 from r1lab.model.moe import load_metrics, load_of, routers
 from r1lab.model.mtp import MultiTokenPrediction
 from r1lab.model.routing import Recorder
@@ -27,15 +28,16 @@ class SFT(PolicyModule):
     Args (beside those of `PolicyModule`):
         mtp_weight: of the loss of predicting each token from two before it, by a module that is trained beside the
             policy (lambda; DeepSeek-V3, 2412.19437, section 2.2); 0: there is none.
+        padding_free: asks the data for packed batches (see `r1lab.rollout.collate.Batch`).
     """
 
     sharded_beside = ("mtp",)
 
-    def __init__(self, *, mtp_weight: float, **policy_parts: Any):
+    def __init__(self, *, mtp_weight: float, padding_free: bool, **policy_parts: Any):
         super().__init__(**policy_parts)
         if mtp_weight < 0:
             raise ValueError(f"module.mtp_weight must be at least 0, got {mtp_weight}")
-        self.mtp_weight = mtp_weight
+        self.mtp_weight, self.padding_free = mtp_weight, padding_free
         self.mtp: MultiTokenPrediction | None = None
 
     def make_models(self) -> None:
@@ -121,7 +123,9 @@ class SFT(PolicyModule):
         following = nn.functional.pad(part.input_ids[:, 1:], (0, 1))
         same = nn.functional.pad(part.sequences[:, 1:], (0, 1), value=-1) == part.sequences
         with self.routing.over(part.sequences.where(same, -1)) if self.routing else nullcontext():
-            further = self.mtp(hidden, self.policy.get_input_embeddings()(following))
-        reached = part.positions > 0  # the second token of a row has nothing two before it
+            packed = packed_arguments(self.policy.config, part.position_ids)
+            further = self.mtp(hidden, self.policy.get_input_embeddings()(following), **packed)
+        place = part.positions if part.position_ids is None else part.position_ids[0, part.positions]
+        reached = place > 0  # the second token of a row has nothing two before it
         part = replace(part, completion_mask=part.completion_mask & reached)
         return self.next_token(part, counted(further, part, ahead=2), tokens)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.model.attention import use_attention
 from r1lab.model.memory import weights_mib
 from r1lab.model.moe import cast
 from r1lab.model.policy import load_policy, load_tokenizer
@@ -60,6 +61,7 @@ def load_teacher(name: str, dtype: str | None, quantize: str | None) -> Teacher:
     else:
         model, tokenizer, _ = load_checkpoint(file)
         model = cast(model, getattr(torch, dtype)) if dtype else model
+    use_attention(model, "auto")
     return Teacher(name, _quantize(model.eval().requires_grad_(False), quantize), tokenizer)
 
 

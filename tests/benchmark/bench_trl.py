@@ -51,6 +51,7 @@ from trl import GRPOConfig, GRPOTrainer
 from r1lab.build import build_policy_parts, build_reward, make
 from r1lab.data.prompts import PROMPTS_A_SEED
 from r1lab.entry import CONF, plain
+from r1lab.model.attention import use_attention
 from r1lab.module.checkpoint import load_checkpoint
 from r1lab.run_folder import commit, device_name
 from r1lab.train import build_data, build_module, build_trainer, quieten
@@ -254,7 +255,8 @@ def trl_steps(config: dict[str, Any], folder: Path, *, microbatch: int) -> list[
     first = config["seed"] * PROMPTS_A_SEED
     prompts = [parts["task"].sample("train", first + i) for i in range(per_step * config["trainer"]["max_steps"])]
     terms = build_reward(config["reward"], parts["task"], tokenizer).terms
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation=attention)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    use_attention(model, attention)
     TimedGRPOTrainer.clock = clock
     trainer = TimedGRPOTrainer(
         model=model,

@@ -2,8 +2,12 @@ import pytest
 
 from r1lab.analysis.run import load_run
 from r1lab.callback.flops import KINDS, Flops
-from r1lab.model.flops import forward_cost
+from r1lab.model.flops import ForwardCost, forward_cost
+from r1lab.model.policy import new_policy
+from r1lab.module.logprobs import counted_hidden
+from r1lab.rollout.collate import collate
 from tests.module.test_grpo import SPREAD
+from tests.module.test_logprobs import CONFIG
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +28,20 @@ def test_a_step_costs_what_its_tokens_do(run):
     training, rollout, scoring = (steps[f"flops/{kind}"] for kind in KINDS)
     assert (training / scoring).tolist() == pytest.approx([3.0] * len(steps), rel=1e-6)
     assert (rollout < training).all()
+
+
+def test_packed_rows_count_their_tokens_and_the_pairs_within_each():
+    spent = []
+    counter = Flops(cost=forward_cost, budget=None)
+    counter.add = lambda kind, forward: spent.append((kind, forward))
+    model = new_policy(CONFIG, seed=0)
+    hook = counter.hook(model.base_model, ForwardCost(token=1000.0, pair=1.0, head=0.0))
+    rows = [[1, 2, 3], [4, 5, 6, 7, 8], [9]], [[10], [11], [12]]
+    for packed in (False, True):
+        counted_hidden(model.base_model, collate(*rows, 0, packed=packed))
+    hook.remove()
+    # Three rows of 6 tokens see 21 pairs each; packed they have 4, 6 and 2 tokens, and 10, 21 and 3 pairs.
+    assert spent == [("training", 18_000 + 63), ("training", 12_000 + 34)]
 
 
 @pytest.mark.slow

@@ -14,12 +14,13 @@ class Numbers:
         return f"User: {index} Assistant:", " ".join(str(n) for n in range(index % 3 + 1))
 
 
-def batches(microbatch_tokens=0, rank=0, world_size=1, first_step=0):
+def batches(microbatch_tokens=0, padding_free=False, rank=0, world_size=1, first_step=0):
     return DocumentBatches(
         Numbers(),
         TOKENIZER,
         batch_size=4,
         microbatch_tokens=microbatch_tokens,
+        padding_free=padding_free,
         rank=rank,
         world_size=world_size,
         first_step=first_step,
@@ -53,6 +54,16 @@ def test_microbatches_hold_the_budget_and_the_same_documents():
     assert documents(parts) == first(batches(), 1)[0]
 
 
+def test_packed_microbatches_hold_the_same_documents():
+    # 7 + 6 = 13, 5 + 5 = 10
+    parts = next(iter(batches(microbatch_tokens=14, padding_free=True)))
+    assert [part.input_ids.shape for part in parts] == [(1, 13), (1, 10)]
+    padded = next(iter(batches(microbatch_tokens=14)))
+    for part, other in zip(parts, padded, strict=True):
+        assert part.completion_ids.tolist() == other.completion_ids.tolist()
+        assert part.input_ids[0].tolist() == other.input_ids[other.sequences >= 0].tolist()
+
+
 def test_ranks_share_each_batch():
     shares = [first(batches(rank=rank, world_size=2), 1)[0] for rank in (0, 1)]
     assert [list(share) for share in shares] == [["2", "0"], ["1", "3"]]
@@ -62,15 +73,8 @@ def test_ranks_share_each_batch():
 
 def test_data_goes_on_where_it_was_saved():
     def data(step):
-        made = DocumentData(
-            Numbers(),
-            TOKENIZER,
-            task=None,
-            batch_size=4,
-            microbatch_tokens=0,
-            validation_prompts=1,
-            validation_documents=3,
-        )
+        sizes = {"batch_size": 4, "microbatch_tokens": 0, "validation_prompts": 1, "validation_documents": 3}
+        made = DocumentData(Numbers(), TOKENIZER, task=None, padding_free=False, **sizes)
         module = SimpleNamespace(step=step)
         made.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=module)
         return made
