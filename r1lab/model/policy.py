@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from r1lab.model.adapter import adapter_settings, merged, with_adapters
 from r1lab.model.attention import check_attention, use_attention
@@ -50,31 +51,45 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_policy(name: str, *, dtype: str, attention: str | None = None, experts: str | None = None) -> PreTrainedModel:
+def load_policy(
+    name: str,
+    *,
+    dtype: str,
+    attention: str | None = None,
+    experts: str | None = None,
+    activation_checkpointing: bool = False,
+) -> PreTrainedModel:
     """Pretrained weights of a folder or hub id in `dtype` (`float32`, `bfloat16`, ...).
 
     `attention` (see `r1lab.model.attention`) and `experts` choose implementations; None leaves the model's own choice.
+    For `activation_checkpointing` see `checkpoint_activations`.
 
     Raises ValueError or ImportError for an attention that is unknown, or that machine or model do not have.
     """
     check_attention(attention, getattr(torch, dtype))
     model = AutoModelForCausalLM.from_pretrained(model_folder(name), dtype=getattr(torch, dtype))
-    return _implemented(model, attention, experts)
+    return _implemented(model, attention, experts, activation_checkpointing)
 
 
 def new_policy(
-    config: dict[str, Any], *, seed: int, attention: str | None = None, experts: str | None = None, **_: Any
+    config: dict[str, Any],
+    *,
+    seed: int,
+    attention: str | None = None,
+    experts: str | None = None,
+    activation_checkpointing: bool = False,
+    **_: Any,
 ) -> PreTrainedModel:
     """Untrained float32 weights of a transformers config, given as a dict with its `model_type`.
 
-    What `load_policy` takes beside `attention` and `experts` is ignored.
+    What `load_policy` takes beside that is ignored.
     """
     config = dict(config)
     check_experts(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
-    return _implemented(model, attention, experts)
+    return _implemented(model, attention, experts, activation_checkpointing)
 
 
 def check_experts(config: dict[str, Any]) -> None:
@@ -110,19 +125,28 @@ def new_or_loaded(config: dict[str, Any], *, name: str | None, seed: int, **opti
     return load_policy(name, **options)
 
 
-def _implemented(model: PreTrainedModel, attention: str | None, experts: str | None) -> PreTrainedModel:
+def _implemented(
+    model: PreTrainedModel, attention: str | None, experts: str | None, activation_checkpointing: bool = False
+) -> PreTrainedModel:
     use_attention(model, attention)
     if experts:
         model.set_experts_implementation(experts)
     # Dropout and the like stay off: the policy that is trained must be the one that sampled.
-    return model.eval()
+    model.eval()
+    if activation_checkpointing:
+        checkpoint_activations(model)
+    return model
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Keep each layer's input alone for the backward pass, which computes the rest again; in training mode only."""
+    """Keep each layer's input alone for the backward pass, which computes the rest again."""
     # transformers 5.23 renames it.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            # Layers do so in training mode; what is in them (dropout) stays in the other.
+            layer.training = True
 
 
 def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

@@ -76,8 +76,9 @@ class Routing:
 
     @contextmanager
     def over(self, sequences: Tensor) -> Iterator[None]:
-        """Inside a watched pass, a part of it over other tokens of the same sequences."""
-        before, self._sequences = self._sequences, sequences.flatten()
+        """Inside a watched pass, a part of it over fewer of its tokens."""
+        before = self._sequences
+        self._sequences = sequences.flatten().where(before >= 0, -1)
         try:
             yield
         finally:

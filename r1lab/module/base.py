@@ -119,6 +119,8 @@ class PolicyModule(L.LightningModule):
         for name in self.sharded_beside:
             if (model := getattr(self, name)) is not None:
                 setattr(self, name, shard(model, frozen=name == "reference"))
+        if self.reference is not None:
+            self.reference.forward_cost = cost
 
     @property
     def is_sharded(self) -> bool:

@@ -114,17 +114,17 @@ class Distill(Taught):
         parts = [(name, part) for name, rows in sources.items() for part in self.parts(rows)]
         sums = dict.fromkeys(("total", DATA, STUDENT, "sft", "balance"), torch.zeros((), device=self.device))
         parts = self.even(parts)
-        for number, ((source, rows), counts) in enumerate(parts, 1):
+        for number, ((source, rows), real) in enumerate(parts, 1):
             ids = [row.prompt_ids for row in rows], [row.ids for row in rows]
             batch = collate(*ids, self.tokenizer.pad_token_id, packed=self.padding_free).to(self.device)
-            with self.exchange(number == len(parts)), self.watch(batch, counts):
+            with self.exchange(number == len(parts)), self.watch(batch, real):
                 size = tokens[source], sequences
                 losses = as_forward(partial(self.losses, source, rows, batch, *size, number), self.policy)
-                self.backward_share(sum(weight * loss for weight, loss in losses.values()) * counts)
+                self.backward_share(sum(weight * loss for weight, loss in losses.values()) * real)
             for name, (weight, loss) in losses.items():
-                sums[name] = sums[name] + loss.detach() * counts
+                sums[name] = sums[name] + loss.detach() * real
                 # The balance of experts is no part of what is learnt.
-                sums["total"] = sums["total"] + weight * loss.detach() * (counts and name != "balance")
+                sums["total"] = sums["total"] + weight * loss.detach() * (real and name != "balance")
         everyone = self.summed(torch.stack(list(sums.values())).detach())
         metrics = dict(zip(sums, everyone.tolist(), strict=True))
         self.take_step(metrics["total"], lambda: {"rows": [asdict(row) for row in chain(*sources.values())]})

@@ -31,13 +31,14 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Dropout and the like off inside; the model's mode is what it was afterwards."""
-    was_training = model.training
+    """Dropout and the like off inside; the mode of each part of the model is what it was afterwards."""
+    modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for part, training in modes:
+            part.training = training
 
 
 def left_pad(prompts: Sequence[Prompt], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ def run(folder, measured):
     )
     saved = SimpleNamespace(save_pretrained=lambda folder: folder.mkdir(exist_ok=True))
     trainer = SimpleNamespace(datamodule=None, should_stop=False, global_rank=0)
-    module = SimpleNamespace(step=7, policy=saved, tokenizer=saved)
+    module = SimpleNamespace(step=7, whole=lambda: saved, tokenizer=saved)
     gate.on_validation_end(trainer, module)
     gate.on_fit_end(trainer, module)
     return trainer.should_stop

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from omegaconf import OmegaConf
 
 from r1lab.callback.checkpoints import Checkpoints
+from r1lab.callback.expert_load import ExpertLoad
 from r1lab.callback.flops import Flops
 from r1lab.callback.metrics_csv import MetricsCSV
 from r1lab.callback.progress import Progress
@@ -31,9 +32,10 @@ def build(tmp_path):
 
 def test_callbacks(build, tmp_path):
     built = build("callback/default")
-    assert [type(c) for c in built.values()] == [Progress, Flops, MetricsCSV, Samples, Checkpoints]
+    assert [type(c) for c in built.values()] == [Progress, Flops, MetricsCSV, ExpertLoad, Samples, Checkpoints]
     assert built["flops"].budget == 1e9 and built["flops"].cost is forward_cost
     assert built["metrics"].path == tmp_path / "metrics.csv"
+    assert built["expert_load"].path == tmp_path / "expert_load.csv"
     assert built["samples"].path == tmp_path / "samples.jsonl"
     assert built["checkpoint"].dirpath == str(tmp_path / "checkpoints")
 

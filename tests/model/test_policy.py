@@ -121,3 +121,15 @@ def test_experts_that_cannot_be_chosen_are_told(changed, told):
     config = {"model_type": "deepseek_v3", "n_routed_experts": 8, "n_group": 4, "topk_group": 2}
     with pytest.raises(ValueError, match=told):
         new_policy(config | {"num_experts_per_tok": 2} | changed, seed=1)
+
+
+def test_checkpointed_layers_keep_their_input_alone():
+    def kept(checkpointing: bool) -> int:
+        model = load_policy("tiny", dtype="float32", activation_checkpointing=checkpointing)
+        weights, saved = {p.data_ptr() for p in model.parameters()}, []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+            model(input_ids=torch.arange(2, 42)[None], use_cache=False)
+        assert not any(part.training for part in model.modules() if isinstance(part, torch.nn.Dropout))
+        return sum({x.data_ptr(): x.nbytes for x in saved if x.data_ptr() not in weights}.values())
+
+    assert kept(True) < kept(False) / 2

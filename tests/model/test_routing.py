@@ -37,6 +37,16 @@ def test_a_watched_pass_with_gradient_is_counted(model):
     assert routing.load.sum() == 0
 
 
+def test_a_part_over_fewer_tokens_counts_those_that_the_pass_counts(model):
+    routing, k = Routing(model, balance=False), model.config.num_experts_per_tok
+    without_last = torch.tensor([[0, 0, 0, -1], [1, -1, -1, -1]])
+    for sequences, counted in ((SEQUENCES, 4), (torch.full_like(SEQUENCES, -1), 0)):
+        with routing.watch(sequences, 2), routing.over(without_last):
+            run(model)
+        assert routing.load.sum() == counted * k
+        routing.step(rate=0.0, everyone=own_sum)
+
+
 def test_padding_changes_no_load(model):
     loads = []
     for ids, sequences in (
@@ -68,7 +78,6 @@ def test_checkpointing_counts_once_and_has_the_same_gradient(model):
     gradients, loads = [], []
     for checkpointing in (False, True):
         routing = Routing(model, balance=True)
-        model.train(checkpointing)
         if checkpointing:
             checkpoint_activations(model)
         model.zero_grad()

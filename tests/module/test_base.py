@@ -119,6 +119,15 @@ def test_weights_in_bfloat16_learn_by_rl_too(train_small, tmp_path):
     assert policy.dtype == torch.bfloat16
 
 
+def test_activations_that_are_computed_again_change_no_number(train_small, tmp_path):
+    kept, again = (
+        metrics(train_small(tmp_path / on, *SPREAD, "model=tiny_moe_16", f"model.activation_checkpointing={on}"))
+        for on in ("false", "true")
+    )
+    for name in ("loss/total", "optimizer/gradient_norm", "routing/max_violation", "rollout/completion_length"):
+        assert again[name].tolist() == pytest.approx(kept[name].tolist(), rel=1e-5), name
+
+
 REPLAY = (
     *SPREAD,
     "model=tiny_moe_16",
