@@ -20,8 +20,14 @@ from r1lab.entry import CONF, plain
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
-# Two small steps of an untrained policy; what it writes is nonsense.
-SMALL = ("model=tiny_untrained", "debug=two_steps", "rollout.max_new_tokens=8", "callback.progress.plain_lines=0")
+# Two small steps of an untrained policy, without their picture; what it writes is nonsense.
+SMALL = (
+    "model=tiny_untrained",
+    "debug=two_steps",
+    "rollout.max_new_tokens=8",
+    "callback.progress.plain_lines=0",
+    "show=false",
+)
 
 
 def compose_run(folder: Path, *overrides: str) -> dict:
@@ -78,4 +84,4 @@ def teacher_samples(tiny_run, command, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_run(train_small, tmp_path_factory):
     """The folder of a finished run of two steps; not to be changed."""
-    return train_small(tmp_path_factory.mktemp("runs") / "tiny", "callback.samples.shown=0")
+    return train_small(tmp_path_factory.mktemp("runs") / "tiny", "callback.samples.shown=0", "show=true")

@@ -31,7 +31,13 @@ SMALL = (
 )
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+# Two of one kind of sweep each; the others are like them.
+FAST = ("balance", "ppo_vs_grpo")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SWEEPS]
+)
 def test_one_tiny_trial(name, tmp_path, monkeypatch, capsys):
     slots = Sweep.slots
 
@@ -58,7 +64,9 @@ def test_one_tiny_trial(name, tmp_path, monkeypatch, capsys):
     assert record["minimum_effect"] is not None
 
 
-@pytest.mark.parametrize("name", ["clip_epsilon", "tune", "tune_unpruned"])
+@pytest.mark.parametrize(
+    "name", ["clip_epsilon", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tune", "tune_unpruned"))]
+)
 def test_the_clip_range_is_symmetric_in_every_point(name, tmp_path, monkeypatch):
     """`loss.epsilon_low: ${loss.epsilon_high}` of a sweep file follows each point."""
     pairs = set()

@@ -42,7 +42,9 @@ def runs(train_small, tmp_path_factory):
     return {name: train_small(tmp_path_factory.mktemp(name), *FOUR, *own) for name, own in options.items()}
 
 
-@pytest.mark.parametrize("option", ["8bit", pytest.param("nf4", marks=pytest.mark.slow), "qlora"])
+@pytest.mark.parametrize(
+    "option", [pytest.param("8bit", marks=pytest.mark.slow), pytest.param("nf4", marks=pytest.mark.slow), "qlora"]
+)
 def test_stopped_and_resumed_it_is_the_same(runs, option, train_small, tmp_path, monkeypatch):
     def fail(module, prompts, batch_idx, original=GRPO.training_step):
         if module.step == 3:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from r1lab.export import export
 from r1lab.module.checkpoint import load_checkpoint, read_checkpoint
 from tests.invariant.ranks import run_ranks
 
@@ -48,28 +50,31 @@ SFT = (
     *BALANCED,
 )
 RESUMED = (*HALF_USED, "reference=refresh", "reference.refresh_every=2", "routing.bias_rate=0.01")
-SHARDED = "strategy=fsdp2"
+DDP, SHARDED = "strategy=ddp", "strategy=fsdp2"
 FSDP = "strategy=fsdp"
 # Not in the middle of a rollout, which is of as many ranks as it was.
 HALF = ("trainer.max_steps=2", "optimizer.scheduler.num_training_steps=4", "routing.bias_rate=0.01")
 ONE_RANK = {"grpo": (), "dynamic": DYNAMIC, "nothing": NOTHING, "recorded": RECORDED, "sft": SFT, "live": FIVE}
+# In the default tests; the others are slow.
 TWO_RANKS = {
-    "ddp/grpo": ("strategy=ddp",),
-    "ddp/dynamic": ("strategy=ddp", *DYNAMIC),
-    "ddp/nothing": ("strategy=ddp", *NOTHING),
-    "ddp/whole": ("strategy=ddp", *HALF_USED, "trainer.max_steps=4"),
-    "ddp/halted": ("strategy=ddp", *HALF_USED, "trainer.max_steps=3"),
-    "ddp/halted ": ("strategy=ddp", *HALF_USED, "trainer.max_steps=4", "ckpt_path=last"),
+    "ddp/grpo": (DDP,),
+    "ddp/whole": (DDP, *HALF_USED, "trainer.max_steps=4"),
+    "ddp/halted": (DDP, *HALF_USED, "trainer.max_steps=3"),
+    "ddp/halted ": (DDP, *HALF_USED, "trainer.max_steps=4", "ckpt_path=last"),
     "fsdp2/recorded": (SHARDED, *RECORDED),
     "fsdp2/sft": (SHARDED, *SFT),
     "fsdp2/live": (SHARDED, *FIVE, "evaluate=true", "evaluation.num_prompts=8"),
-    "fsdp2/layers": (SHARDED, "strategy.sampler=layers", *DYNAMIC),
+    "fsdp2/shards": (SHARDED, *HALF),
+    "fsdp2/on_two": (SHARDED, *HALF, "trainer.max_steps=4", "ckpt_path=SHARDS"),
     "fsdp2/nothing": (SHARDED, *NOTHING),
+}
+MORE = {
+    "ddp/dynamic": (DDP, *DYNAMIC),
+    "ddp/nothing": (DDP, *NOTHING),
+    "fsdp2/layers": (SHARDED, "strategy.sampler=layers", *DYNAMIC),
     "fsdp2/whole": (SHARDED, *RESUMED, "trainer.max_steps=4"),
     "fsdp2/halted": (SHARDED, *RESUMED, "trainer.max_steps=2"),
     "fsdp2/halted ": (SHARDED, *RESUMED, "trainer.max_steps=4", "ckpt_path=last"),
-    "fsdp2/shards": (SHARDED, *HALF),
-    "fsdp2/on_two": (SHARDED, *HALF, "trainer.max_steps=4", "ckpt_path=SHARDS"),
     "fsdp2/one_file": (SHARDED, "strategy.checkpoint=whole"),
     "fsdp/grpo": (FSDP,),
     "fsdp/sft": (FSDP, *SFT),
@@ -116,6 +121,13 @@ def two(folder, overrides):
 
 
 @pytest.fixture(scope="module")
+def more(folder, overrides):
+    """`two`, of the slow tests' scenarios."""
+    run_ranks([(folder / name.strip(), overrides(own)) for name, own in MORE.items()], folder)
+    return lambda name: metrics(folder / name)
+
+
+@pytest.fixture(scope="module")
 def one(folder, train_small, overrides):
     """one(name): the metrics of a scenario in this process."""
 
@@ -152,25 +164,42 @@ def test_two_ranks_equal_one(one, two):
     assert_equal(two("ddp/grpo"), one("grpo"))
 
 
-def test_two_ranks_sample_dynamically_as_one_does(one, two):
+@pytest.mark.slow
+def test_two_ranks_sample_dynamically_as_one_does(one, more):
     expected = one("dynamic")
     assert (expected["rollout/prompts"] > 4).all()
     names = [name for name in expected if name.startswith("rollout/") or name == "reward/accuracy"]
-    assert_equal(two("ddp/dynamic"), expected, names)
+    assert_equal(more("ddp/dynamic"), expected, names)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_a_rank_with_nothing_that_counts_takes_part(strategy, one, two):
-    expected = one("nothing")
+def test_a_rank_with_nothing_that_counts_takes_part(one, two):
+    assert_nothing_is_as_one(two("fsdp2/nothing"), one("nothing"))
+
+
+@pytest.mark.slow
+def test_a_rank_with_nothing_that_counts_takes_part_with_a_copy(one, more):
+    assert_nothing_is_as_one(more("ddp/nothing"), one("nothing"))
+
+
+def assert_nothing_is_as_one(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     assert (expected["rollout/truncated"] > 0.9).all()
-    assert_equal(two(f"{strategy}/nothing"), expected, ["loss/total", "loss/policy_loss", "optimizer/gradient_norm"])
+    assert_equal(found, expected, ["loss/total", "loss/policy_loss", "optimizer/gradient_norm"])
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
-def test_two_ranks_go_on_in_the_middle_of_a_rollout(strategy, two):
-    expected = two(f"{strategy}/whole")
+def test_two_ranks_go_on_in_the_middle_of_a_rollout(two):
+    assert_goes_on(two, "ddp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+def test_two_ranks_in_shards_go_on_in_the_middle_of_a_rollout(strategy, more):
+    assert_goes_on(more, strategy)
+
+
+def assert_goes_on(runs, strategy: str) -> None:
+    expected = runs(f"{strategy}/whole")
     names = [name for name in expected if "seconds" not in name]
-    assert_equal(two(f"{strategy}/halted"), expected, names, rel=1e-6, abs=1e-12)
+    assert_equal(runs(f"{strategy}/halted"), expected, names, rel=1e-6, abs=1e-12)
 
 
 # ---- the model in shards -------------------------------------------------------------------------------------------
@@ -187,9 +216,10 @@ def test_losses_in_shards_are_one_ranks(scenario, one, two):
     assert_equal(two(f"fsdp2/{scenario}"), expected, ["optimizer/gradient_norm"], rel=2e-3)
 
 
-def test_losses_by_the_first_fsdp_are_one_ranks(one, two):
-    assert_equal(two("fsdp/grpo"), one("grpo"), ["loss/total", "optimizer/gradient_norm", "reward/mean"])
-    assert_equal(two("fsdp/sft"), one("sft"), ["loss/total", "loss/balance", "loss/mtp", "validation/loss"], rel=1e-5)
+@pytest.mark.slow
+def test_losses_by_the_first_fsdp_are_one_ranks(one, more):
+    assert_equal(more("fsdp/grpo"), one("grpo"), ["loss/total", "optimizer/gradient_norm", "reward/mean"])
+    assert_equal(more("fsdp/sft"), one("sft"), ["loss/total", "loss/balance", "loss/mtp", "validation/loss"], rel=1e-5)
 
 
 def test_a_rank_holds_its_shards_alone(one, two):
@@ -199,7 +229,8 @@ def test_a_rank_holds_its_shards_alone(one, two):
 
 
 def test_the_first_rollout_is_the_same(one, two, folder):
-    one("live"), two("fsdp2/live")
+    for run, name in ((one, "live"), (two, "fsdp2/live")):
+        run(name)
     first = []
     for name in ("live", "fsdp2/live"):
         rows = [json.loads(line) for line in (folder / name / "samples.jsonl").read_text().splitlines()]
@@ -215,10 +246,11 @@ def test_scores_before_and_after_are_of_the_whole_policy(two, folder):
     assert summary["before"]["heldout"]["num_prompts"] == summary["after"]["heldout"]["num_prompts"] == 8
 
 
-def test_rollouts_layer_by_layer_are_those_of_a_copy(one, two):
+@pytest.mark.slow
+def test_rollouts_layer_by_layer_are_those_of_a_copy(one, more):
     expected = one("dynamic")
     names = [name for name in expected if name.startswith("rollout/") or name == "reward/accuracy"]
-    assert_equal(two("fsdp2/layers"), expected, names)
+    assert_equal(more("fsdp2/layers"), expected, names)
 
 
 def test_a_checkpoint_of_two_ranks_goes_on_on_one(two, folder, overrides, train_small):
@@ -232,22 +264,30 @@ def test_a_checkpoint_of_two_ranks_goes_on_on_one(two, folder, overrides, train_
         assert (one_rank[name] - value).abs().mean() < 1e-5, name
 
 
-def test_both_forms_of_a_checkpoint_load_without_ranks(one, two, folder):
-    two("fsdp2/one_file")
-    one("grpo")
-    assert (folder / "fsdp2/one_file/checkpoints/last.ckpt").is_file()
-    policy, tokenizer, _ = load_checkpoint(folder / "fsdp2/one_file/checkpoints/last.ckpt")
-    expected, _, _ = load_checkpoint(folder / "grpo/checkpoints/last.ckpt")
-    for (name, value), other in zip(policy.state_dict().items(), expected.state_dict().values(), strict=True):
-        # Adam makes whole steps of what was nothing but a rounding.
-        assert (value - other).abs().mean() < 1e-5, name
-    shards = folder / "fsdp2/whole/checkpoints/last.ckpt"
+def test_shards_load_without_ranks(two, folder):
+    two("fsdp2/shards")
+    shards = folder / "fsdp2/shards/checkpoints/last.ckpt"
     assert (shards / ".metadata").is_file()
     policy, _, config = load_checkpoint(shards)
     assert policy(torch.tensor([[5, 6]])).logits.isfinite().all() and config["strategy"]["checkpoint"] == "sharded"
     assert not list(shards.parent.glob(".*"))
+    exported = AutoModelForCausalLM.from_pretrained(export(str(shards), folder / "exported"))
+    assert torch.equal(exported(torch.tensor([[5, 6]])).logits, policy(torch.tensor([[5, 6]])).logits)
 
 
-def test_a_value_model_in_shards_learns(two):
-    found = two("fsdp2/ppo")
+@pytest.mark.slow
+def test_one_file_of_two_ranks_loads_without_them(one, more, folder):
+    more("fsdp2/one_file")
+    one("grpo")
+    assert (folder / "fsdp2/one_file/checkpoints/last.ckpt").is_file()
+    policy, _, _ = load_checkpoint(folder / "fsdp2/one_file/checkpoints/last.ckpt")
+    expected, _, _ = load_checkpoint(folder / "grpo/checkpoints/last.ckpt")
+    for (name, value), other in zip(policy.state_dict().items(), expected.state_dict().values(), strict=True):
+        # Adam makes whole steps of what was nothing but a rounding.
+        assert (value - other).abs().mean() < 1e-5, name
+
+
+@pytest.mark.slow
+def test_a_value_model_in_shards_learns(more):
+    found = more("fsdp2/ppo")
     assert found["loss/total"].notna().all() and (found["optimizer/value_gradient_norm"] > 0).all()

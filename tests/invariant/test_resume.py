@@ -169,7 +169,14 @@ def test_the_values_that_are_compared_with_learn(wholes):
 
 # The rollout is half used, used up with a validation, half used.
 @pytest.mark.parametrize(
-    "algorithm, steps", [("grpo", 3), ("grpo", 4), ("grpo", 5), ("ppo", 3), ("ppo", 4), ("dynamic", 3), ("dynamic", 4)]
+    "algorithm, steps",
+    [
+        ("grpo", 3),
+        ("grpo", 4),
+        ("ppo", 3),
+        ("dynamic", 3),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("grpo", 5), ("ppo", 4), ("dynamic", 4))),
+    ],
 )
 def test_stopped_and_resumed(wholes, train_small, tmp_path, monkeypatch, algorithm, steps):
     overrides = (*ALGORITHMS[algorithm], *OVERRIDES)

@@ -44,7 +44,10 @@ def test_frozen_the_bias_stays_and_the_load_is_logged(train_small, tmp_path):
     [
         BALANCED,
         (*SPREAD, "model=tiny_moe_16", "routing.bias_rate=0.01", "routing.balance_weight=0.1"),
-        (*SPREAD, "experiment=ppo", "model=tiny_moe_16", "routing.bias_rate=0.01", "routing.balance_weight=0.1"),
+        pytest.param(
+            (*SPREAD, "experiment=ppo", "model=tiny_moe_16", "routing.bias_rate=0.01", "routing.balance_weight=0.1"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["sft", "grpo", "ppo"],
 )
@@ -68,6 +71,7 @@ def test_microbatches_change_neither_load_nor_balance_loss(train_small, tmp_path
         assert split[name].dropna().tolist() == expected, name
 
 
+@pytest.mark.slow
 def test_the_balance_loss_is_the_routers_gradient(train_small, tmp_path):
     norms = [
         metrics(train_small(tmp_path / str(weight), *BASE, f"routing.balance_weight={weight}"))
@@ -77,7 +81,7 @@ def test_the_balance_loss_is_the_routers_gradient(train_small, tmp_path):
     assert norms[0]["loss/total"][0] == norms[1]["loss/total"][0]  # the cross-entropy alone
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+@pytest.mark.parametrize("precision", [pytest.param("32-true", marks=pytest.mark.slow), "bf16-true"])
 def test_the_bias_goes_on_exactly(precision, train_small, tmp_path):
     options = (
         *BALANCED,
@@ -112,6 +116,7 @@ def test_mtp_learns_beside_the_base_and_is_dropped(train_small, tmp_path):
     assert "routing/layer_2/max_violation" in found  # its block has experts, too
 
 
+@pytest.mark.slow
 def test_weights_in_bfloat16_learn_by_rl_too(train_small, tmp_path):
     folder = train_small(tmp_path, *SPREAD, "model=tiny_moe_16", "trainer.precision=bf16-true")
     assert metrics(folder)["loss/total"].notna().all()

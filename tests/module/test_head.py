@@ -66,10 +66,21 @@ def test_only_the_losses_of_grpo_and_ppo_are_fused(monkeypatch):
     [
         (),
         ("module.num_minibatches=2", "loss.ratio_level=sequence", "loss.kl=ratio_k3", "loss.beta=0.1"),
-        ("loss.entropy_coef=0.01", "loss.ratio_cap=3.0", "loss.aggregate=constant_length", "kernel.chunk_bytes=4096"),
-        ("loss.kl=k1", "loss.kl_placement=reward", "loss.beta=0.1", "module.microbatch_tokens=30"),
+        pytest.param(
+            (
+                "loss.entropy_coef=0.01",
+                "loss.ratio_cap=3.0",
+                "loss.aggregate=constant_length",
+                "kernel.chunk_bytes=4096",
+            ),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("loss.kl=k1", "loss.kl_placement=reward", "loss.beta=0.1", "module.microbatch_tokens=30"),
+            marks=pytest.mark.slow,
+        ),
         ("experiment=ppo",),
-        ("experiment=tiny_base", "callback=default", "data.batch_size=4"),
+        ("experiment=tiny_base", "callback=default", "data.batch_size=4", "data.validation_documents=2"),
     ],
     ids=lambda overrides: ",".join(overrides) or "default",
 )

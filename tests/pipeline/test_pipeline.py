@@ -152,6 +152,7 @@ def test_a_changed_setting_runs_its_stage_and_what_follows(copied, pipeline, cap
     assert made(folder) == before  # said, not done
 
 
+@pytest.mark.slow
 def test_other_filters_take_the_samples_that_are_there(copied, pipeline, whole, caplog):
     folder = copied()
     shard = next((folder / "seed_1" / "rejection" / "samples").glob("*.parquet"))
@@ -208,6 +209,7 @@ def test_what_was_damaged_or_changed_is_made_again(copied, pipeline):
     assert reason("general") == "it was not run yet"
 
 
+@pytest.mark.slow
 def test_other_prompts_to_score_on_train_nothing(copied, pipeline):
     folder = copied()
     before = made(folder)
