@@ -260,9 +260,14 @@ def refuse_other_settings(folder: Path, config: dict[str, Any]) -> None:
         "evaluate",
         "evaluation",
         "kernel",
+        "show",
     )
+    # Any attention computes the same.
+    implementations = ("model.attention", "model.policy.attention")
     now = dict(flat(config))
-    kept = [(key, was) for key, was in flat(before) if key.split(".")[0] not in changeable]
+    kept = [
+        (key, was) for key, was in flat(before) if key.split(".")[0] not in changeable and key not in implementations
+    ]
     if now.get("optimizer.scheduler.name", "").startswith("constant"):
         # It follows trainer.max_steps, and a constant rate does not ask for it.
         kept = [(key, was) for key, was in kept if key != "optimizer.scheduler.num_training_steps"]

@@ -31,6 +31,7 @@ log = logging.getLogger("r1lab.sweeper")
 
 # Settings under which a run is the same: a point has seeds of its own, and any kernel computes the same.
 _NOT_COMPARED = ("seed", "ckpt_path", "kernel")
+_IMPLEMENTATIONS = ("model.attention", "model.policy.attention")  # and any attention
 
 
 class SweepError(RuntimeError):
@@ -124,7 +125,11 @@ class Sweep:
             "sampler": "grid" if s.is_grid else s.sampler["_target_"].rpartition(".")[2],
             "pruner": s.pruner["_target_"].rpartition(".")[2] if s.pruner else None,
             "pruner_options": {key: value for key, value in (s.pruner or {}).items() if key != "_target_"},
-            CONFIG: {key: value for key, value in flat(self.base) if key.split(".")[0] not in _NOT_COMPARED},
+            CONFIG: {
+                key: value
+                for key, value in flat(self.base)
+                if key.split(".")[0] not in _NOT_COMPARED and key not in _IMPLEMENTATIONS
+            },
             "command": " ".join(["python", *sys.orig_argv[1:]]),
             "commit": commit(),
             "versions": versions(),

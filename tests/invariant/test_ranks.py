@@ -58,9 +58,6 @@ ONE_RANK = {"grpo": (), "dynamic": DYNAMIC, "nothing": NOTHING, "recorded": RECO
 # In the default tests; the others are slow.
 TWO_RANKS = {
     "ddp/grpo": (DDP,),
-    "ddp/whole": (DDP, *HALF_USED, "trainer.max_steps=4"),
-    "ddp/halted": (DDP, *HALF_USED, "trainer.max_steps=3"),
-    "ddp/halted ": (DDP, *HALF_USED, "trainer.max_steps=4", "ckpt_path=last"),
     "fsdp2/recorded": (SHARDED, *RECORDED),
     "fsdp2/sft": (SHARDED, *SFT),
     "fsdp2/live": (SHARDED, *FIVE, "evaluate=true", "evaluation.num_prompts=8"),
@@ -69,6 +66,9 @@ TWO_RANKS = {
     "fsdp2/nothing": (SHARDED, *NOTHING),
 }
 MORE = {
+    "ddp/whole": (DDP, *HALF_USED, "trainer.max_steps=4"),
+    "ddp/halted": (DDP, *HALF_USED, "trainer.max_steps=3"),
+    "ddp/halted ": (DDP, *HALF_USED, "trainer.max_steps=4", "ckpt_path=last"),
     "ddp/dynamic": (DDP, *DYNAMIC),
     "ddp/nothing": (DDP, *NOTHING),
     "fsdp2/layers": (SHARDED, "strategy.sampler=layers", *DYNAMIC),
@@ -186,20 +186,12 @@ def assert_nothing_is_as_one(found: pd.DataFrame, expected: pd.DataFrame) -> Non
     assert_equal(found, expected, ["loss/total", "loss/policy_loss", "optimizer/gradient_norm"])
 
 
-def test_two_ranks_go_on_in_the_middle_of_a_rollout(two):
-    assert_goes_on(two, "ddp")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
-def test_two_ranks_in_shards_go_on_in_the_middle_of_a_rollout(strategy, more):
-    assert_goes_on(more, strategy)
-
-
-def assert_goes_on(runs, strategy: str) -> None:
-    expected = runs(f"{strategy}/whole")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+def test_two_ranks_go_on_in_the_middle_of_a_rollout(strategy, more):
+    expected = more(f"{strategy}/whole")
     names = [name for name in expected if "seconds" not in name]
-    assert_equal(runs(f"{strategy}/halted"), expected, names, rel=1e-6, abs=1e-12)
+    assert_equal(more(f"{strategy}/halted"), expected, names, rel=1e-6, abs=1e-12)
 
 
 # ---- the model in shards -------------------------------------------------------------------------------------------

@@ -196,6 +196,7 @@ def test_stopped_and_resumed(wholes, train_small, tmp_path, monkeypatch, algorit
     assert_same(read(wholes[algorithm]), read(train_small(tmp_path, *overrides, "ckpt_path=last")))
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_by_the_same_command(whole, rewards, small, tmp_path):
     (tmp_path / "child.py").write_text(CHILD)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{rewards}", "OMP_NUM_THREADS": "1"}

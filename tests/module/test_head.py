@@ -79,7 +79,7 @@ def test_only_the_losses_of_grpo_and_ppo_are_fused(monkeypatch):
             ("loss.kl=k1", "loss.kl_placement=reward", "loss.beta=0.1", "module.microbatch_tokens=30"),
             marks=pytest.mark.slow,
         ),
-        ("experiment=ppo",),
+        pytest.param(("experiment=ppo",), marks=pytest.mark.slow),
         ("experiment=tiny_base", "callback=default", "data.batch_size=4", "data.validation_documents=2"),
     ],
     ids=lambda overrides: ",".join(overrides) or "default",

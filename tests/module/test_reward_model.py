@@ -16,7 +16,7 @@ LOADED = {"dtype": "float32", "batch_size": 8, "max_length": 64, "quantize": Non
 @pytest.fixture(scope="module")
 def helpful(train_small, tmp_path_factory):
     options = ("experiment=reward_model", *SMALL_PAIRS, "trainer.max_steps=15", "trainer.val_check_interval=5")
-    return train_small(tmp_path_factory.mktemp("helpful"), *options, "optimizer.lr=0.003")
+    return train_small(tmp_path_factory.mktemp("helpful"), *options, "optimizer.lr=0.003", "show=true")
 
 
 def test_it_learns_to_tell_held_out_pairs(helpful):

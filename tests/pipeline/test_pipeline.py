@@ -119,7 +119,7 @@ def break_at(monkeypatch, owner, name, number):
     [
         pytest.param("dev1", SFT, "training_step", 0, marks=pytest.mark.slow),  # before its first checkpoint
         pytest.param("dev2", GRPO, "training_step", 1, marks=pytest.mark.slow),
-        ("rejection", r1lab.generate, "write_shard", 1),
+        pytest.param("rejection", r1lab.generate, "write_shard", 1, marks=pytest.mark.slow),
         ("dev3", Train, "export", 0),  # trained, and not yet a folder for others
     ],
 )

@@ -121,6 +121,7 @@ def gone(numbers, seconds):
     return True
 
 
+@pytest.mark.slow
 def test_killed_with_two_workers_and_resumed_by_the_same_command(command):
     sweep = command(workers=2)
     process = sweep.start()
