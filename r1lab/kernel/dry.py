@@ -119,4 +119,5 @@ def _stride(vocabulary: int) -> int:
 
 
 def _partial_bytes(weight: Tensor) -> int:
-    return 12 * (-(-(-(-len(weight) // TILE)) // 16) * 16)
+    tiles = -(-len(weight) // TILE)
+    return 12 * (-(-tiles // 16) * 16)

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.moe import ExpertsInterface, grouped_mm_experts_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 DEPTH = 2  # layers of a kind that are computed with
 _NAME = "r1lab_fake"
 _FLASH_WIDTH = 256  # largest head of the flash kernel
+_GROUPED = [getattr(place, name) for place, name in ((torch.nn.functional, "grouped_mm"), (torch, "_grouped_mm"))]
 aten = torch.ops.aten
 
 
@@ -55,9 +57,8 @@ class FakeModel:
         """
         model = copy.deepcopy(whole)
         extra = _shorten(model)
-        if getattr(model.config, "n_routed_experts", None) or getattr(model.config, "num_experts", None):
-            # The loop over experts asks for data; the grouped product saves as much.
-            model.set_experts_implementation("grouped_mm")
+        # The loop over experts would ask for data; the grouped product saves as much.
+        model.config._experts_implementation = _NAME
         model.config._attn_implementation = "eager" if attention == "eager" else _NAME
         memo: dict[int, Tensor] = {}
         with mode:
@@ -113,7 +114,7 @@ def _shorten(model: PreTrainedModel) -> list[int]:
     return extra
 
 
-# ---- attention as a GPU computes it ---------------------------------------------------------------------------------
+# ---- attention and experts as a GPU computes them -------------------------------------------------------------------
 
 
 class _OnGPU(TorchFunctionMode):
@@ -121,12 +122,15 @@ class _OnGPU(TorchFunctionMode):
 
     By aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: flash (or cuDNN's, which saves as much) for 16 bits
     without a mask; the memory-efficient kernel for float32, for masks, and for heads of two widths as in MLA.
+    The grouped product of float32, which fake tensors lack, is transformers' own.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.nn.functional.scaled_dot_product_attention:
             return _fused(*args, **kwargs)
+        if func in _GROUPED and args[0].dtype != torch.bfloat16:
+            return torch.ops.transformers.grouped_mm_fallback(args[0], args[1], offs=kwargs["offs"])
         return func(*args, **kwargs)
 
 
@@ -163,4 +167,10 @@ def _attention(module, query, key, value, attention_mask, **options):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
+def _experts(self, *states: Tensor) -> Tensor:
+    with _OnGPU():
+        return grouped_mm_experts_forward(self, *states)
+
+
 AttentionInterface.register(_NAME, _attention)
+ExpertsInterface.register(_NAME, _experts)

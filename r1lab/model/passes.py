@@ -42,10 +42,16 @@ class UpdateBytes:
 
 @dataclass(frozen=True)
 class RolloutBytes:
-    """cache: keys and values (or latents) at full length. peak: with them, the most at a time."""
+    """cache: keys and values (or latents) at full length. peak: with them, the most at a time. token: the cache of one,
+    where no layer has a window."""
 
     cache: int
     peak: int
+    token: int
+
+    def times(self, prompts: float) -> "RolloutBytes":
+        """Of so many prompts instead of one: all of it is a multiple of the rows."""
+        return RolloutBytes(int(self.cache * prompts), int(self.peak * prompts), self.token)
 
 
 @contextmanager
@@ -202,15 +208,17 @@ def rollout_bytes(
     for layer in cache.layers:
         kept = min(length, (getattr(layer, "sliding_window", None) or length + 1) - 1)
         layer.keys, layer.values = (x.new_zeros(*x.shape[:2], kept, x.shape[3]) for x in (layer.keys, layer.values))
-    held = _cache_bytes(fake, cache)
+    held = [_cache_bytes(fake, cache), _cache_bytes(fake, cache, extra=True)]
+    numbers = [sum(x.nbytes for x in (layer.keys, layer.values)) for layer in cache.layers]
+    token = sum(n * (1 + more) for n, more in zip(numbers, fake.extra, strict=True)) // (batch * length)
     written = [torch.zeros(batch, new_tokens, dtype=dtype) for dtype in (torch.int64, torch.float32)]
     ledger.restart()
     mask = torch.ones(batch, prompt_tokens + new_tokens, dtype=torch.int64)
     logits = _logits(fake, mask, cache, 1)
     sample(logits)
-    peak = ledger.peak - before + _cache_bytes(fake, cache, extra=True)
+    peak = ledger.peak - before + held[1]
     del written
-    return RolloutBytes(held + _cache_bytes(fake, cache, extra=True), max(prefill, peak))
+    return RolloutBytes(sum(held), max(prefill, peak), token)
 
 
 def _logits(fake: FakeModel, mask: Tensor, cache: DynamicCache, tokens: int, **options: Any) -> Tensor:

@@ -1,8 +1,9 @@
 """What a rank holds in training, and in which phase of a step it holds the most: from shapes, in bytes.
 
-A step has four phases: rollout, logprobs (passes without gradient: old, reference, teacher), update (forward and backward
-of the microbatches) and step (of the optimizer). Weights, gradients of the step before and optimizer state are there
-in all of them; a phase's own parts come on top. The peak is that of the largest phase.
+A step has four phases: rollout, logprobs (passes without gradient: old, reference, teacher), update (forward and
+backward of the microbatches) and step (of the optimizer). Weights, gradients and optimizer state are there in all of
+them, as from the second microbatch of the second step on; a phase's own parts come on top. The peak is that of the
+largest phase.
 """
 
 from collections.abc import Sequence
@@ -153,12 +154,7 @@ def _held(models: Models, optimizer: str, sharding: Sharding, *, momentum: bool)
 
 def _quantised(weights: Sequence[Weight], how: str) -> int:
     """Matrices in the layers are quantised; embeddings, heads and norms are not (bitsandbytes in transformers)."""
-    return int(
-        sum(
-            w.numel * QUANTISED[how] if w.layer is not None and len(w.shape) > 1 else w.nbytes
-            for w in weights
-        )
-    )
+    return int(sum(w.numel * QUANTISED[how] if w.layer is not None and len(w.shape) > 1 else w.nbytes for w in weights))
 
 
 def _blocks(weights: Sequence[Weight], dtype: torch.dtype | None) -> tuple[int, int]:

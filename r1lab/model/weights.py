@@ -35,8 +35,11 @@ class Weight:
         return self.numel * self.dtype.itemsize
 
     def shard(self, ranks: int, *, flat: bool) -> "Weight":
-        """The largest that a rank holds of it. flat: FSDP, which cuts the numbers in a row; else FSDP2, whose shards are
-        whole rows: 256 experts in one tensor are 256 shards at most, however many the ranks."""
+        """The largest that a rank holds of it.
+
+        flat: FSDP, which cuts the numbers in a row; else FSDP2, whose shards are whole rows: 256 experts in one tensor
+        are 256 shards at most, however many the ranks.
+        """
         if not self.parameter or ranks == 1 or not self.shape:
             return self
         shape = (-(-self.numel // ranks),) if flat else (-(-self.shape[0] // ranks), *self.shape[1:])

@@ -1,6 +1,7 @@
 """A training step on fake tensors: the passes that each module makes, with the heads and losses it makes them with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from r1lab.kernel import dry as kernel
 from r1lab.loss import distill, logprob, sparse_distill
 from r1lab.model.fake import FakeModel
+from r1lab.model.ledger import Ledger
 from r1lab.model.passes import (
     Microbatch,
     RolloutBytes,
@@ -94,37 +96,66 @@ class Step:
     k: int = 1
 
 
+@dataclass(frozen=True)
+class DryRun:
+    """A step's models on fake tensors, made of policy and teacher on the meta device."""
+
+    step: Step
+    own: FakeModel
+    value: FakeModel | None
+    teacher: FakeModel | None
+
+    @classmethod
+    def of(cls, step: Step, policy: PreTrainedModel, teacher: PreTrainedModel | None = None) -> "DryRun":
+        mode = FakeTensorMode()
+        own = FakeModel.of(policy, mode, attention=step.attention)
+        value = None
+        if step.module == "ppo" and step.critic == "separate":
+            value = FakeModel.of(policy, mode, attention=step.attention)
+        theirs = None if teacher is None else FakeModel.of(teacher, mode)
+        if theirs is not None:
+            theirs.model.requires_grad_(False)
+        if step.module == "reward_model":
+            own.model.requires_grad_(False).base_model.requires_grad_(True)
+        return cls(step, own, value, theirs)
+
+    @contextmanager
+    def counting(self) -> Iterator[tuple[Ledger, int]]:
+        """The ledger that passes inside are counted by, and the bytes of autocast's copies, made before them."""
+        models = [model for model in (self.own, self.value, self.teacher) if model is not None]
+        with dry(*models, autocast=self.step.autocast) as ledger:
+            copied = [model for model in (self.own, self.value) if model is not None and self.step.autocast]
+            yield ledger, sum(copies_bytes(ledger, model, self.step.microbatch) for model in copied)
+
+    def update(self) -> tuple[UpdateBytes, int]:
+        """Of forward and backward pass; and autocast's copies."""
+        with self.counting() as (ledger, copies):
+            options = {"checkpointing": self.step.checkpointing, "second": self.value}
+            loss = _loss(self.step, self.own, self.value, self.teacher)
+            return update_bytes(ledger, self.own, self.step.microbatch, loss, **options), copies
+
+    def before(self) -> tuple[int, RolloutBytes | None]:
+        """Of the passes before the update: those without gradient, and the rollout."""
+        step, logprobs = self.step, []
+        with self.counting() as (ledger, _):
+            forward = partial(forward_bytes, ledger, batch=step.microbatch)
+            if step.scored or step.reference:
+                logprobs.append(forward(self.own, head=partial(step.head.logprob, self.own)))
+            if self.value is not None:
+                logprobs.append(forward(self.value, head=Tensor.float))
+            if step.module == "opd":
+                logprobs.append(forward(self.teacher, head=partial(step.head.logprob, self.teacher)))
+            return max(logprobs, default=0), _rollout(step, self.own, ledger) if step.prompts else None
+
+
 def dry_run(step: Step, policy: PreTrainedModel, teacher: PreTrainedModel | None = None) -> Passes:
     """What the step's passes take; policy and teacher are models on the meta device."""
-    mode = FakeTensorMode()
-    own = FakeModel.of(policy, mode, attention=step.attention)
-    value = None
-    if step.module == "ppo" and step.critic == "separate":
-        value = FakeModel.of(policy, mode, attention=step.attention)
-    theirs = None if teacher is None else FakeModel.of(teacher, mode)
-    if theirs is not None:
-        theirs.model.requires_grad_(False)
-    if step.module == "reward_model":
-        own.model.requires_grad_(False).base_model.requires_grad_(True)
-    with dry(*(model for model in (own, value, theirs) if model is not None), autocast=step.autocast) as ledger:
-        copies = copies_bytes(ledger, own, step.microbatch) if step.autocast else 0
-        if step.autocast and value is not None:
-            copies += copies_bytes(ledger, value, step.microbatch)
-        passes = partial(forward_bytes, ledger, batch=step.microbatch)
-        logprobs = []
-        if step.scored or step.reference:
-            logprobs.append(passes(own, head=partial(step.head.logprob, own)))
-        if value is not None:
-            logprobs.append(passes(value, head=Tensor.float))
-        if step.module == "opd":
-            logprobs.append(passes(theirs, head=partial(step.head.logprob, theirs)))
-        rollout = _rollout(step, own, ledger) if step.prompts else None
-        options = {"checkpointing": step.checkpointing, "second": value}
-        update = update_bytes(ledger, own, step.microbatch, _loss(step, own, value, theirs), **options)
-    return Passes(update, max(logprobs, default=0), rollout, copies)
+    run = DryRun.of(step, policy, teacher)
+    (update, copies), (logprobs, rollout) = run.update(), run.before()
+    return Passes(update, logprobs, rollout, copies)
 
 
-def _rollout(step: Step, fake: FakeModel, ledger) -> RolloutBytes:
+def _rollout(step: Step, fake: FakeModel, ledger: Ledger) -> RolloutBytes:
     def sample(logits: Tensor) -> Any:
         return next_token(logits, torch.zeros(len(logits)), step.sampling)
 
@@ -186,6 +217,3 @@ def _head(fake: FakeModel) -> Tensor:
 
 def _softcap(fake: FakeModel) -> float | None:
     return getattr(fake.model.config, "final_logit_softcapping", None)
-
-
-__all__ = ["DryHead", "Step", "UpdateBytes", "dry_run"]
