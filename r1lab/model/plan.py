@@ -1,0 +1,195 @@
+"""What a rank holds in training, and in which phase of a step it holds the most: from shapes, in bytes.
+
+A step has four phases: rollout, logprobs (passes without gradient: old, reference, teacher), update (forward and
+backward of the microbatches) and step (of the optimizer). Weights, gradients and optimizer state are there in all of
+them, as from the second microbatch of the second step on; a phase's own parts come on top. The peak is that of the
+largest phase.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from r1lab.model.passes import RolloutBytes, UpdateBytes
+from r1lab.model.weights import Weight, optimizer_bytes, total
+
+# cuBLAS's workspace on Hopper, 32 MiB for each of the two threads that call it, forward and backward; it is allocated
+# by PyTorch and so in its peak.
+WORKSPACE = 2 * 32 * 2**20
+# On top of the peak: the CUDA context and its kernels' code, and of what is allocated the share that lies fallow
+# between blocks. A rule of thumb, and not in max_memory_allocated.
+CONTEXT = 600 * 2**20
+FRAGMENTED = 0.05
+# Bytes a number of quantised weights, scales included: of bitsandbytes' nf4 one byte a block of 64, doubly quantised.
+QUANTISED = {"int8": 1.0, "nf4": 0.5 + 1 / 64}
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How ranks share a model.
+
+    sharded: parameters, gradients and optimizer state in parts (FSDP), else whole on each rank. flat: see
+        `Weight.shard`. param_dtype: of the weights that are gathered for a layer's pass; None: as they are.
+        reduce_dtype: of gradients on their way. gather: `layer` by layer in a rollout, or the `whole` model at once.
+    """
+
+    ranks: int
+    sharded: bool = False
+    flat: bool = False
+    param_dtype: torch.dtype | None = None
+    reduce_dtype: torch.dtype | None = None
+    gather: str = "layer"
+    reference_on_cpu: bool = False
+    cpu_offload: bool = False
+    activation_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Models:
+    """Weights of each model that training holds. trained: of those of policy and value the ones that are stepped."""
+
+    policy: Sequence[Weight]
+    trained: Sequence[Weight]
+    value: Sequence[Weight] = ()
+    reference: Sequence[Weight] = ()
+    reference_quantised: str | None = None
+    teacher: Sequence[Weight] = ()
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What the passes of a step take, see `r1lab.model.passes`; copies: autocast's of the weights."""
+
+    update: UpdateBytes
+    logprobs: int = 0
+    rollout: RolloutBytes | None = None
+    copies: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes of a rank: held in all phases, of each phase beside that, and in the host's memory."""
+
+    held: dict[str, int]
+    phases: dict[str, dict[str, int]]
+    host: dict[str, int]
+
+    def of_phase(self, name: str) -> int:
+        """All that is held in a phase."""
+        return sum(self.held.values()) + sum(self.phases[name].values())
+
+    @property
+    def largest(self) -> str:
+        """The phase with the peak."""
+        return max(self.phases, key=self.of_phase)
+
+    @property
+    def peak(self) -> int:
+        """What PyTorch's `max_memory_allocated` says at the end of a step."""
+        return self.of_phase(self.largest)
+
+    @property
+    def needed(self) -> int:
+        """The peak and the allowance: what a GPU must have."""
+        return int(self.peak * (1 + FRAGMENTED)) + CONTEXT
+
+
+def make_plan(models: Models, passes: Passes, optimizer: str, sharding: Sharding, *, momentum: bool = False) -> Plan:
+    """The plan of a rank; with shards of different size, of one with the largest."""
+    held, host = _held(models, optimizer, sharding, momentum=momentum)
+    own = [w.shard(_parts(sharding), flat=sharding.flat) for w in models.trained]
+    step = 0 if sharding.cpu_offload else optimizer_bytes(optimizer, own, momentum=momentum).step
+    held |= {"autocast copies": passes.copies, "cuBLAS workspace": WORKSPACE}
+    phases = {"update": _update(models, passes.update, sharding), "step": {"temporaries": step}}
+    if passes.logprobs:
+        phases["logprobs"] = {"pass": passes.logprobs, "gathered weights": _gathered(models.policy, sharding)}
+    if passes.rollout:
+        rollout = passes.rollout
+        phases["rollout"] = {
+            "cache": rollout.cache,
+            "pass and sampling": rollout.peak - rollout.cache,
+            "gathered weights": _gathered(models.policy, sharding, whole=sharding.gather == "whole"),
+        }
+    order = [name for name in ("rollout", "logprobs", "update", "step") if name in phases]
+    return Plan(_some(held), {name: _some(phases[name]) for name in order}, _some(host))
+
+
+def _some(parts: dict[str, int]) -> dict[str, int]:
+    return {name: nbytes for name, nbytes in parts.items() if nbytes}
+
+
+def _parts(sharding: Sharding) -> int:
+    return sharding.ranks if sharding.sharded else 1
+
+
+def _held(models: Models, optimizer: str, sharding: Sharding, *, momentum: bool):
+    """On the device, and on the host."""
+
+    def own(weights: Sequence[Weight]) -> list[Weight]:
+        return [w.shard(_parts(sharding), flat=sharding.flat) for w in weights]
+
+    trained = own(models.trained)
+    state = optimizer_bytes(optimizer, trained, momentum=momentum)
+    reference = total(own(models.reference))
+    if models.reference_quantised:
+        reference = _quantised(own(models.reference), models.reference_quantised)
+    ours = {
+        "policy": total(own(models.policy)),
+        "value": total(own(models.value)),
+        "gradients": total(trained),
+        "optimizer": state.state,
+    }
+    rest = {"reference": reference, "teacher": total(models.teacher)}
+    if not sharding.sharded and sharding.ranks > 1:
+        rest["gradient buckets"] = total(trained)  # DDP's, which are no views of the gradients by default
+    held, host = ours | rest, {"optimizer": state.host}
+    if sharding.cpu_offload:
+        host |= ours | {"optimizer": ours["optimizer"] + state.host}
+        held = rest
+    if sharding.reference_on_cpu:
+        host["reference"] = held.pop("reference")
+    return held, host
+
+
+def _quantised(weights: Sequence[Weight], how: str) -> int:
+    """Matrices in the layers are quantised; embeddings, heads and norms are not (bitsandbytes in transformers)."""
+    return int(sum(w.numel * QUANTISED[how] if w.layer is not None and len(w.shape) > 1 else w.nbytes for w in weights))
+
+
+def _blocks(weights: Sequence[Weight], dtype: torch.dtype | None) -> tuple[int, int]:
+    """Bytes of what is in no layer, and of the largest layer, in the dtype that passes compute in."""
+    cast = [w if dtype is None or not w.parameter else replace(w, dtype=dtype) for w in weights]
+    layers: dict[int, int] = {}
+    for w in cast:
+        if w.layer is not None:
+            layers[w.layer] = layers.get(w.layer, 0) + w.nbytes
+    return total(w for w in cast if w.layer is None and w.parameter), max(layers.values(), default=0)
+
+
+def _gathered(weights: Sequence[Weight], sharding: Sharding, *, whole: bool = False) -> int:
+    """Weights that a pass without gradient gathers: the root, a layer, the next one, and what arrives."""
+    if not sharding.sharded or sharding.ranks == 1:
+        return 0
+    if whole:
+        return total(replace(w, dtype=sharding.param_dtype or w.dtype) for w in weights if w.parameter)
+    root, layer = _blocks(weights, sharding.param_dtype)
+    return root + 3 * layer
+
+
+def _update(models: Models, update: UpdateBytes, sharding: Sharding) -> dict[str, int]:
+    parts = {
+        "activations": update.activations,
+        "head buffers": update.head,
+        "temporaries": max(update.peak - update.activations - update.head, 0),
+    }
+    if sharding.sharded and sharding.ranks > 1:
+        root, layer = _blocks(models.policy, sharding.param_dtype)
+        of_reduce = _blocks(models.policy, sharding.reduce_dtype or sharding.param_dtype)[1]
+        # The gradients of a layer stay whole until all are there, and go out as one copy; one is in the temporaries.
+        largest = max(replace(w, dtype=sharding.param_dtype or w.dtype).nbytes for w in models.policy)
+        parts["gathered weights"] = root + 3 * layer
+        parts["whole gradients"] = max(root + layer + of_reduce - largest, 0)
+        value = [w for w in models.value if w.layer is not None]
+        parts["gathered weights"] += 3 * _blocks(value, sharding.param_dtype)[1] if value else 0
+    return parts

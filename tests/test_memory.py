@@ -1,0 +1,180 @@
+import json
+
+import pandas as pd
+import pytest
+import torch
+from transformers import DeepseekV3Config
+
+from r1lab.memory import OWN, SECTIONS, Planner, folder_config, memory, transformers_config
+from r1lab.model.fake import meta_model
+from r1lab.model.passes import UpdateBytes
+from r1lab.model.plan import Passes, make_plan
+from r1lab.model.weights import counted
+
+
+@pytest.fixture
+def planner(command):
+    """planner(*overrides): of the composed config."""
+    from omegaconf import OmegaConf
+
+    def make(*overrides):
+        config = command("memory", *overrides)
+        given = {key: OmegaConf.to_container(config[key], resolve=True) for key in SECTIONS}
+        return Planner(given | {"precision": config.trainer.precision}, {key: config[key] for key in OWN})
+
+    return make
+
+
+# Of passes that are not looked at here.
+NOTHING = Passes(UpdateBytes(0, 0, 0))
+
+
+def held(own, ranks=1):
+    """What a planner says is held in all phases, in bytes."""
+    return make_plan(own.models(None), NOTHING, own.optimizer, own.sharding(ranks)).held
+
+
+def held_mib(planner, *overrides):
+    parts = held(planner(*overrides))
+    return {name: parts.get(name, 0) / 2**20 for name in ("policy", "gradients", "optimizer", "reference", "value")}
+
+
+def measured_mib(folder):
+    measured = json.loads((folder / "summary.json").read_text())["memory_mib"]
+    return {name: measured[name] for name in ("policy", "gradients", "optimizer", "reference", "value")}
+
+
+def test_what_is_held_is_what_a_run_holds(planner, tiny_run, small):
+    assert held_mib(planner, *small) == pytest.approx(measured_mib(tiny_run), rel=1e-9)
+
+
+def test_so_with_a_value_model_and_with_a_head_that_is_not_trained(planner, train_small, small, tmp_path):
+    quick = ("evaluate=false", "show=false")
+    for number, overrides in enumerate((["preset=ppo"], ["experiment=reward_model", "task.kinds.polite=1.0"])):
+        if number:
+            small = (*small[1:], "model=tiny_bilingual_untrained", "data.batch_size=8", "data.validation_prompts=4")
+        folder = train_small(tmp_path / str(number), *small, *overrides, *quick)
+        assert held_mib(planner, *small, *overrides) == pytest.approx(measured_mib(folder), rel=1e-9)
+
+
+def test_the_table_and_the_data(command, tmp_path, capsys):
+    given = ["model=tiny_student_small", "gpus=[1,4]", "debug=two_steps"]
+    memory(command("memory", *given, f"output={tmp_path}/plans/plan.json"))
+    shown = capsys.readouterr().out
+    assert "llama: 114,560 parameters, float32" in shown and "update, in all" in shown
+    assert "fits in 80 GiB" in shown and "would need less" not in shown
+    data = json.loads((tmp_path / "plans" / "plan.json").read_text())
+    one, four = data["plans"]
+    assert (one["gpus"], four["gpus"], data["parameters"]) == (1, 4, 114_560)
+    assert one["fits"] and one["held"]["policy"] > 4 * 114_560 > one["held"]["policy"] - 10_000
+    assert one["peak"] == sum(one["held"].values()) + sum(one["phases"][one["largest_phase"]].values())
+    assert four["held"]["optimizer"] < one["held"]["optimizer"] / 3
+
+    memory(command("memory", *given, f"output={tmp_path}/plan.csv"))
+    rows = pd.read_csv(tmp_path / "plan.csv")
+    mine = rows[(rows.gpus == 1) & (rows.phase == "all")].set_index("part").bytes
+    assert mine.to_dict() == one["held"]
+    assert rows[(rows.gpus == 4) & (rows.part == "peak")].bytes.item() == four["peak"]
+
+
+def test_what_helps_where_it_does_not_fit_and_by_how_much(command, planner, capsys):
+    given = ["model=tiny_student_small", "strategy=single", "gpu_memory_gib=0.65", "module.microbatch_tokens=32000"]
+    memory(command("memory", *given))
+    shown = capsys.readouterr().out
+    assert "short by" in shown and "of 1 GPUs, each would need less by about" in shown
+    assert "more GPUs share its weights with strategy=fsdp2" in shown
+    own = planner(*given)
+    advice = dict(own.advice(1))
+    saved = advice["activation_checkpointing=true"]
+    assert list(advice.values()) == sorted(advice.values(), reverse=True)
+    assert saved == own.plan(1).needed - planner(*given, "activation_checkpointing=true").plan(1).needed > 0
+    # Half the tokens, half of what their passes hold.
+    update = sum(own.plan(1).phases["update"].values())
+    assert advice["half the module.microbatch_tokens"] == pytest.approx(1.05 * update / 2, rel=0.05)
+
+
+def test_rows_follow_from_the_config(planner):
+    of_rl = planner("rollout.batch_size=64", "rollout.group_size=8", "module.microbatch_tokens=0", "prompt_tokens=10")
+    assert of_rl.width == 10 + 48
+    assert (of_rl.prompts(1), of_rl.prompts(4), of_rl.prompts(16)) == (8, 2, 1)
+    assert of_rl.microbatch(1).rows == 64 and of_rl.microbatch(4).counted == 16 * 48
+    limited = planner("module.microbatch_tokens=600", "module.num_minibatches=2", "rollout.engine.batch_size=64")
+    assert limited.microbatch(1).rows == 600 // limited.width
+    assert limited.prompts(1) == 4 and limited.prompt_tokens == 11
+    assert planner("experiment=tiny_base").prompts(1) == 0
+
+
+def test_other_modules_are_planned(planner):
+    plan = planner("experiment=distill", "model=tiny_student_small", "module.teacher.name=tiny").plan(1)
+    assert plan.held["teacher"] > 4 * 900_000 and "rollout" in plan.phases and "logprobs" not in plan.phases
+    supervised = planner("experiment=tiny_base", "model=tiny_student_small")
+    assert "reference" not in held(supervised) and supervised.prompts(1) == 0
+    mixed = planner("model=tiny_student_small", "trainer.precision=bf16-mixed")
+    update, copies = mixed.update(mixed.microbatch(1), None, False, None)
+    assert 0 < copies < held(mixed)["policy"] / 2
+    half = planner("model=tiny_student_small", "trainer.precision=bf16-true")
+    assert held(half)["policy"] == pytest.approx(held(mixed)["policy"] / 2, rel=0.01)
+    assert mixed.step(mixed.microbatch(1), None, False).autocast is torch.bfloat16
+    assert half.step(half.microbatch(1), None, False).autocast is None
+
+
+def test_deepseek_v3_is_the_papers_and_transformers_own(command):
+    policy = command("memory", "model=deepseek_v3").model.policy
+    config, default = transformers_config({"config": dict(policy.config), "name": None}), DeepseekV3Config()
+    for name in policy.config:
+        # Transformers' defaults have the context before it was extended, and another spread of fresh weights.
+        if name not in ("model_type", "max_position_embeddings", "initializer_range"):
+            assert getattr(config, name) == getattr(default, name), name
+    total, active = counted(meta_model(config, torch.bfloat16))
+    assert round(total / 1e9) == 671 and 37 <= active / 1e9 < 38
+
+
+@pytest.mark.slow
+def test_deepseek_v3_on_many_gpus(command, capsys):
+    memory(command("memory", "model=deepseek_v3", "gpus=[8,512]", "rollout.max_new_tokens=1024"))
+    shown = capsys.readouterr().out
+    assert "671,026,404,352 parameters, 37,552,282,624 of them for a token, bfloat16" in shown
+    assert "a token of the cache is 70,272 bytes" in shown  # 61 layers of 512 + 64 numbers of 2 bytes
+    assert "256 experts whole" in shown and "do not go round 512 GPUs" in shown
+    assert "optim.AdamW8bit" in shown and "activation_checkpointing=true" in shown
+
+
+def test_more_ranks_than_experts_hold_no_less_of_them(planner):
+    own = planner("model=tiny_untrained", "strategy=fsdp2")
+    few, many = (held(own, ranks)["policy"] for ranks in (8, 16))
+    assert many > 0.6 * few
+    flat = planner("model=tiny_untrained", "strategy=fsdp")
+    assert held(flat, 16)["policy"] < many
+    assert "8 experts whole" in " ".join(own.expert_notes([8, 16]))
+    assert own.expert_notes([8]) == flat.expert_notes([16]) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["gpus=0"], "gpus must be a number from 1"),
+        (["gpus=[8,x]"], "gpus must be a number from 1"),
+        (["gpus=[]"], "gpus must be a number from 1"),
+        (["gpu_memory_gib=-1"], "gpu_memory_gib must be a number above 0"),
+        (["strategy=zero"], "strategy=zero is not one of null, single, ddp, fsdp, fsdp2"),
+        (["strategy=single", "gpus=[1,2]"], "strategy=single is for one GPU"),
+        (["param_dtype=int8"], "param_dtype=int8 is no dtype of weights"),
+        (["reference_quantised=nf5"], "reference_quantised=nf5 is not one of null, int8, nf4"),
+        (["prompt_tokens=0"], "prompt_tokens must be a number from 1"),
+        (["output=plan.txt"], "output=plan.txt must end in .json or .csv"),
+        (["optimizer.optimizer._target_=torch.optim.Adafactor"], "state of Adafactor is not known"),
+    ],
+)
+def test_wrong_settings_are_told(command, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        memory(command("memory", *overrides))
+
+
+def test_a_model_without_its_config_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=r"model.name=nobody/nothing: its config.json is needed"):
+        folder_config("nobody/nothing")
+    with pytest.raises(ValueError, match="config.json is needed"):
+        folder_config(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+        folder_config(str(tmp_path / "absent"))
