@@ -33,25 +33,26 @@ from r1lab.module.dry_run import DryHead, DryRun, Microbatch, Step
 from r1lab.run_folder import write_whole
 from r1lab.task.protocol import Task
 
-STRATEGIES = ("single", "ddp", "fsdp", "fsdp2")
 ASSUMED_PROMPT = 512  # tokens, where no tokenizer is at hand
 LOOKED_AT = 256  # prompts, for the longest
 MOST_GPUS = 2**14
-OWN = (
-    "gpus",
-    "gpu_memory_gib",
+OWN = ("gpus", "gpu_memory_gib", "prompt_tokens", "output")
+SECTIONS = (
+    "task",
+    "model",
+    "adapter",
+    "rollout",
+    "loss",
+    "kernel",
+    "reference",
     "strategy",
-    "param_dtype",
-    "reduce_dtype",
-    "gather_rollout",
-    "reference_on_cpu",
-    "cpu_offload",
-    "reference_quantised",
-    "activation_checkpointing",
-    "prompt_tokens",
-    "output",
+    "optimizer",
+    "data",
+    "module",
+    "reward",
 )
-SECTIONS = ("task", "model", "rollout", "loss", "kernel", "reference", "optimizer", "data", "module", "reward")
+# Where Lightning's optimizer is made by a function of ours, the class that it makes.
+MADE = {"adamw_8bit": "AdamW8bit"}
 
 
 def memory(config: DictConfig) -> None:
@@ -93,19 +94,6 @@ def check(settings: Mapping[str, Any]) -> None:
     prompt = settings["prompt_tokens"]
     if prompt is not None and (isinstance(prompt, bool) or not isinstance(prompt, int) or prompt < 1):
         raise ValueError(f"prompt_tokens must be a number from 1, or null for the task's, got {prompt!r}")
-    choices = {
-        "strategy": (None, *STRATEGIES),
-        "gather_rollout": ("layer", "whole"),
-        "reference_quantised": (None, *QUANTISED),
-    }
-    for name, known in choices.items():
-        if settings[name] not in known:
-            raise ValueError(f"{name}={settings[name]} is not one of {', '.join(k or 'null' for k in known)}")
-    for name in ("param_dtype", "reduce_dtype"):
-        if settings[name] is not None:
-            dtype_of(settings[name], name)
-    if settings["strategy"] == "single" and max(gpus) > 1:
-        raise ValueError(f"strategy=single is for one GPU, and gpus={settings['gpus']}: take ddp, fsdp or fsdp2")
     if settings["output"] and Path(settings["output"]).suffix not in (".json", ".csv"):
         raise ValueError(f"output={settings['output']} must end in .json or .csv")
 
@@ -115,7 +103,7 @@ class Variant:
     """What a plan may do otherwise than the config has it."""
 
     optimizer: str | None = None
-    reference: str | None = None  # int8, nf4 or cpu
+    reference: str | None = None  # 8bit, nf4 or cpu
     halved: bool = False  # microbatches
     sampled: float = 1.0  # share of a rollout's completions that are sampled at a time
     chunk_bytes: int | None = None
@@ -132,14 +120,24 @@ class Planner:
     """
 
     def __init__(self, config: dict[str, Any], settings: dict[str, Any]):
-        self.config, self.settings = config, settings
+        self.config, self.settings, self.strategy = config, settings, config["strategy"]
+        precision = config["reference"].get("quantize")
+        if precision not in (None, *QUANTISED):
+            raise ValueError(f"reference.quantize={precision} is not one of null, {', '.join(QUANTISED)}")
+        for name in ("param_dtype", "reduce_dtype"):
+            if self.strategy.get(name) is not None:
+                dtype_of(self.strategy[name], f"strategy.{name}")
+        if config["adapter"]["rank"] is not None:
+            raise ValueError("adapters are not planned yet: take adapter=none")
         self.module = config["module"]["_target_"].rpartition(".")[2]
         if self.module not in MODULES:
             raise ValueError(f"module={self.module} is not one of those that are planned: {', '.join(MODULES)}")
         self.dtype = weight_dtype(config["model"]["policy"].get("dtype") or "float32", config["precision"])
         self.policy = meta_model(transformers_config(config["model"]["policy"]), self.dtype)
         self.teacher = self._teacher()
-        self.optimizer = config["optimizer"]["optimizer"]["_target_"].rpartition(".")[2]
+        name = config["optimizer"]["optimizer"]["_target_"].rpartition(".")[2]
+        paged = "Paged" if config["optimizer"]["optimizer"].get("paged") else ""
+        self.optimizer = f"{paged}{MADE[name]}" if name in MADE else name
         self.momentum = bool(config["optimizer"]["optimizer"].get("momentum"))
         optimizer_bytes(self.optimizer, [])  # refused before anything is computed
         self.prompt_tokens, self.assumed = longest_prompt(config, settings["prompt_tokens"])
@@ -195,24 +193,34 @@ class Planner:
     # ---- the plan ---------------------------------------------------------------------------------------------------
 
     def sharding(self, ranks: int, offload: bool = False) -> Sharding:
-        name = self.settings["strategy"] or ("single" if ranks == 1 else "fsdp2")
-        param = self.settings["param_dtype"] or ("bfloat16" if self.config["precision"].endswith("mixed") else None)
-        reduce = self.settings["reduce_dtype"]
+        name, own = self.strategy_of(ranks), self.strategy
+        param = own.get("param_dtype")
+        # FSDP takes what it gathers from the precision; FSDP2 gathers weights as they are, unless told otherwise.
+        if name == "fsdp" and param is None and self.config["precision"].endswith("mixed"):
+            param = "bfloat16"
+        reduce = own.get("reduce_dtype")
         return Sharding(
             ranks,
             sharded=name.startswith("fsdp"),
             flat=name == "fsdp",
             param_dtype=dtype_of(param, "param_dtype") if param else None,
             reduce_dtype=dtype_of(reduce, "reduce_dtype") if reduce else None,
-            gather=self.settings["gather_rollout"],
-            reference_on_cpu=self.settings["reference_on_cpu"],
-            cpu_offload=self.settings["cpu_offload"] or offload,
+            gather={"layers": "layer"}.get(own.get("sampler"), "whole"),
+            reference_on_cpu=own.get("reference_on_cpu", False),
+            cpu_offload=own.get("cpu_offload", False) or offload,
         )
+
+    def strategy_of(self, ranks: int) -> str:
+        """Its name; the default is of one process, in whose place FSDP2 is planned for several."""
+        module, _, function = self.strategy["_target_"].rpartition(".")
+        name = module.rpartition(".")[2]
+        name = function if name == "plain" else name
+        return "fsdp2" if name == "single" and ranks > 1 else name
 
     def plan(self, ranks: int, variant: Variant | None = None) -> Plan:
         """Of a rank, of so many; by the config but for the variant."""
-        variant = variant or Variant(reference=self.settings["reference_quantised"])
-        checkpointing = variant.checkpointing or self.settings["activation_checkpointing"]
+        variant = variant or Variant(reference=self.config["reference"].get("quantize"))
+        checkpointing = variant.checkpointing or self.config["model"].get("activation_checkpointing", False)
         sharding = self.sharding(ranks, variant.offload)
         if variant.reference == "cpu":
             sharding = replace(sharding, reference_on_cpu=True)
@@ -351,30 +359,30 @@ class Planner:
             return []
         return [f"fsdp2 shards a layer's {experts} experts whole: over {experts} GPUs a rank holds no less of them"]
 
-    def variants(self) -> dict[str, Variant]:
-        """Changes by name."""
+    def variants(self, ranks: int) -> dict[str, Variant]:
+        """Changes by name. Of models in shards bitsandbytes quantises nothing, and of whole ones nothing is moved."""
         torch_head = self.config["kernel"]["name"] == "torch"
         chunk = (self.config["kernel"]["chunk_bytes"] or (1 << 28 if torch_head else 1 << 30)) // 4
         found = {
-            "optimizer.optimizer._target_=bitsandbytes.optim.AdamW8bit": Variant(optimizer="AdamW8bit"),
-            "activation_checkpointing=true": Variant(checkpointing=True),
+            "model.activation_checkpointing=true": Variant(checkpointing=True),
             "half the module.microbatch_tokens": Variant(halved=True),
             f"kernel.chunk_bytes={chunk}": Variant(chunk_bytes=chunk),
         }
         if self.samples:
             found["half as many rows at a time, by rollout.engine.batch_size"] = Variant(sampled=0.5)
+        if self.sharding(ranks).sharded:
+            on_host = {"strategy.reference_on_cpu=true": Variant(reference="cpu")} if self.has_reference else {}
+            offload = "strategy.cpu_offload=true: policy, gradients and optimizer on the host"
+            return found | on_host | {offload: Variant(offload=True)}
+        found["optimizer=adamw_8bit"] = Variant(optimizer="AdamW8bit")
         if self.has_reference:
-            found |= {
-                "reference_on_cpu=true": Variant(reference="cpu"),
-                "reference_quantised=int8": Variant(reference="int8"),
-                "reference_quantised=nf4": Variant(reference="nf4"),
-            }
-        return found | {"cpu_offload=true: policy, gradients and optimizer on the host": Variant(offload=True)}
+            found |= {f"reference.quantize={how}": Variant(reference=how) for how in QUANTISED}
+        return found
 
     def advice(self, ranks: int) -> list[tuple[str, int]]:
         """Changes, and the bytes that each saves by itself; the largest first."""
         own = self.plan(ranks)
-        found = {text: own.needed - self.plan(ranks, variant).needed for text, variant in self.variants().items()}
+        found = {text: own.needed - self.plan(ranks, variant).needed for text, variant in self.variants(ranks).items()}
         if self.sharding(ranks).sharded and ranks > 1:
             found[f"gpus={2 * ranks}"] = own.needed - self.plan(2 * ranks).needed
         worth = [(text, saved) for text, saved in found.items() if saved > own.needed // 100]
@@ -382,12 +390,17 @@ class Planner:
 
     def enough(self, ranks: int) -> list[str]:
         """How many GPUs would do, as it is and with all changes at once."""
-        chunk = next(v.chunk_bytes for v in self.variants().values() if v.chunk_bytes)
-        every = Variant("AdamW8bit", "nf4" if self.has_reference else None, True, 0.5, chunk, True)
+        chunk = next(v.chunk_bytes for v in self.variants(ranks).values() if v.chunk_bytes)
+        every = Variant(None, None, True, 0.5, chunk, True)
+        if not self.sharding(ranks).sharded:
+            every = replace(every, optimizer="AdamW8bit", reference="nf4" if self.has_reference else None)
         peak = self.plan(ranks, every)
         lines = [f"with all of these but what is moved to the host, of {ranks}: {peak.needed / GIB:,.2f} GiB"]
-        if self.settings["strategy"] in ("single", "ddp"):
-            return [*lines, "more GPUs share its weights with strategy=fsdp2, not with single or ddp"]
+        if not self.sharding(ranks).sharded:
+            lines.append("more GPUs share its weights with strategy=fsdp2, not with single or ddp")
+            every = replace(every, optimizer=None, reference=None)
+        if self.strategy_of(2) == "ddp":
+            return lines
         for how, variant in (("as it is", None), ("with all of these", every)):
             number = self._enough(variant)
             what = f"{number} GPUs are enough" if number else f"no number of GPUs up to {MOST_GPUS} is enough"

@@ -21,8 +21,8 @@ WORKSPACE = 2 * 32 * 2**20
 # between blocks. A rule of thumb, and not in max_memory_allocated.
 CONTEXT = 600 * 2**20
 FRAGMENTED = 0.05
-# Bytes a number of quantised weights, scales included: of bitsandbytes' nf4 one byte a block of 64, doubly quantised.
-QUANTISED = {"int8": 1.0, "nf4": 0.5 + 1 / 64}
+# Bytes a number of quantised weights, with a float32 scale for each block of 64; see `r1lab.model.quantize`.
+QUANTISED = {"8bit": 1 + 4 / 64, "nf4": 0.5 + 4 / 64}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Sharding:
 
     sharded: parameters, gradients and optimizer state in parts (FSDP), else whole on each rank. flat: see
         `Weight.shard`. param_dtype: of the weights that are gathered for a layer's pass; None: as they are.
-        reduce_dtype: of gradients on their way. gather: `layer` by layer in a rollout, or the `whole` model at once.
+        reduce_dtype: of gradients on their way. gather: `layer` by layer in a rollout, or into a `whole` copy that each
+        rank keeps for it.
     """
 
     ranks: int
@@ -109,7 +110,7 @@ def make_plan(models: Models, passes: Passes, optimizer: str, sharding: Sharding
         phases["rollout"] = {
             "cache": rollout.cache,
             "pass and sampling": rollout.peak - rollout.cache,
-            "gathered weights": _gathered(models.policy, sharding, whole=sharding.gather == "whole"),
+            "gathered weights": _gathered(models.policy, sharding) if sharding.gather == "layer" else 0,
         }
     order = [name for name in ("rollout", "logprobs", "update", "step") if name in phases]
     return Plan(_some(held), {name: _some(phases[name]) for name in order}, _some(host))
@@ -141,6 +142,8 @@ def _held(models: Models, optimizer: str, sharding: Sharding, *, momentum: bool)
         "optimizer": state.state,
     }
     rest = {"reference": reference, "teacher": total(models.teacher)}
+    if sharding.sharded and sharding.gather == "whole":
+        rest["sampler"] = total(models.policy)
     if not sharding.sharded and sharding.ranks > 1:
         rest["gradient buckets"] = total(trained)  # DDP's, which are no views of the gradients by default
     held, host = ours | rest, {"optimizer": state.host}
@@ -153,7 +156,7 @@ def _held(models: Models, optimizer: str, sharding: Sharding, *, momentum: bool)
 
 
 def _quantised(weights: Sequence[Weight], how: str) -> int:
-    """Matrices in the layers are quantised; embeddings, heads and norms are not (bitsandbytes in transformers)."""
+    """Matrices in the layers are quantised; embeddings, heads and norms are not."""
     return int(sum(w.numel * QUANTISED[how] if w.layer is not None and len(w.shape) > 1 else w.nbytes for w in weights))
 
 
@@ -167,12 +170,10 @@ def _blocks(weights: Sequence[Weight], dtype: torch.dtype | None) -> tuple[int, 
     return total(w for w in cast if w.layer is None and w.parameter), max(layers.values(), default=0)
 
 
-def _gathered(weights: Sequence[Weight], sharding: Sharding, *, whole: bool = False) -> int:
+def _gathered(weights: Sequence[Weight], sharding: Sharding) -> int:
     """Weights that a pass without gradient gathers: the root, a layer, the next one, and what arrives."""
     if not sharding.sharded or sharding.ranks == 1:
         return 0
-    if whole:
-        return total(replace(w, dtype=sharding.param_dtype or w.dtype) for w in weights if w.parameter)
     root, layer = _blocks(weights, sharding.param_dtype)
     return root + 3 * layer
 
