@@ -392,6 +392,12 @@ class Planner:
             number = self._enough(variant)
             what = f"{number} GPUs are enough" if number else f"no number of GPUs up to {MOST_GPUS} is enough"
             lines.append(f"{how}, {what}")
+        gathered = peak.phases["update"].get("gathered weights", 0)
+        if not number and gathered > peak.needed // 3:
+            lines.append(
+                f"{gathered / GIB:,.2f} GiB are weights that are gathered, a layer and the next whole: to share a layer "
+                "takes expert or tensor parallelism, which these strategies are not"
+            )
         return lines
 
     def _enough(self, variant: Variant | None) -> int | None:
