@@ -29,7 +29,8 @@ Packages; the same word names the package, its folder in conf, its folder in tes
                 linear_grpo_loss, linear_distill_loss
     model       the policy from a folder, the hub or a fresh config; the frozen reference; the value model and the
                 reward model; what they hold in memory and compute, measured or planned on fake tensors (fake, ledger,
-                passes, weights, plan); the shipped tiny bases, and the words of the bilingual one; whose tokens are whose
+                passes, weights, plan); the shipped tiny bases, and the words of the bilingual one; whose tokens are
+                whose
     data        LightningDataModules: prompts for RL and their curriculum, documents for supervised training, pairs for
                 reward models, a teacher's samples; the tiny bases' corpora; filters of samples, and documents from what
                 they leave

@@ -395,8 +395,8 @@ class Planner:
         gathered = peak.phases["update"].get("gathered weights", 0)
         if not number and gathered > peak.needed // 3:
             lines.append(
-                f"{gathered / GIB:,.2f} GiB are weights that are gathered, a layer and the next whole: to share a layer "
-                "takes expert or tensor parallelism, which these strategies are not"
+                f"{gathered / GIB:,.2f} GiB are weights that are gathered, a layer and the next whole: to share a "
+                "layer takes expert or tensor parallelism, which these strategies are not"
             )
         return lines
 
