@@ -11,6 +11,8 @@ Verbs, each `python -m r1lab.<verb>`:
     train       compose a config, build, score, fit, score, sum up
     evaluate    score a checkpoint: pass@1, pass@k, greedy, lengths, with intervals
     generate    let a checkpoint answer a prompt, or a whole split into Parquet, with its likeliest tokens if asked
+    export      the policy of a checkpoint as a Hugging Face folder
+    memory      what a run holds on each rank of any number of GPUs, and whether it fits, without allocating it
     pipeline    R1's recipe from the base to the table of its stages, each a train or a generate run, resumable
     analysis.ablation   sum up a sweep: table, figure, CSV and verdict, from its Optuna study alone
     analysis.reward_hacking   the reward model's score beside the gold score over steps of RL: figure, CSV
@@ -27,16 +29,20 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     kernel      Triton drop-ins for them, which know their checks and results alone: linear_logprob, k3,
                 linear_grpo_loss, linear_distill_loss
     model       the policy from a folder, the hub or a fresh config, whole or as adapters on a frozen base; the frozen
-                reference; the value model and the reward model; frozen ones in 8 or 4 bits, and AdamW in 8; what they
-                hold in memory and compute; the shipped tiny bases, and the words of the
-                bilingual one; whose tokens are whose
+                reference; the value model and the reward model; frozen ones in 8 or 4 bits, and AdamW in 8; attention;
+                of a mixture of experts the load and what evens it out (moe), its routers watched (routing),
+                multi-token prediction (mtp); what models hold in memory and compute, measured or planned on fake
+                tensors (fake, ledger, passes, weights, plan); the shipped tiny bases, and the words of the bilingual
+                one; whose tokens are whose
+    strategy    how a run is spread over processes: single, DDP, FSDP, FSDP2; models in shards, their folders
     data        LightningDataModules: prompts for RL and their curriculum, documents for supervised training, pairs for
                 reward models, a teacher's samples; the tiny bases' corpora; filters of samples, and documents from what
                 they leave
     module      LightningModules, thin: base, grpo with its dynamic sampling, ppo, opd, sft, distill and its teacher,
-                reward_model; the head, by loss or by kernel; evaluation, mimicry of a teacher; checkpoints
-    callback    what watches a run: progress, FLOP and their budget, metrics.csv, samples.jsonl, checkpoints, the base's
-                gate, pruning
+                reward_model; the head, by loss or by kernel; evaluation, mimicry of a teacher; checkpoints; a
+                step of each on fake tensors (dry_run)
+    callback    what watches a run: progress, FLOP and their budget, metrics.csv, expert_load.csv, samples.jsonl, checkpoints,
+                the base's gate, pruning
     metric      pass_at_k, majority_vote, calibration, bootstrap intervals; over seeds: t intervals, paired tests, Holm,
                 power
     sweeper     Hydra's sweeper on Optuna: seeds, pruning, a queue that processes share

@@ -109,6 +109,7 @@ class Variant:
     chunk_bytes: int | None = None
     checkpointing: bool = False
     offload: bool = False
+    layers: bool = False  # rollouts gather layer by layer
 
 
 class Planner:
@@ -222,6 +223,8 @@ class Planner:
         variant = variant or Variant(reference=self.config["reference"].get("quantize"))
         checkpointing = variant.checkpointing or self.config["model"].get("activation_checkpointing", False)
         sharding = self.sharding(ranks, variant.offload)
+        if variant.layers:
+            sharding = replace(sharding, gather="layer")
         if variant.reference == "cpu":
             sharding = replace(sharding, reference_on_cpu=True)
         microbatch = of_rank = self.microbatch(ranks)
@@ -372,6 +375,8 @@ class Planner:
             found["half as many rows at a time, by rollout.engine.batch_size"] = Variant(sampled=0.5)
         if self.sharding(ranks).sharded:
             on_host = {"strategy.reference_on_cpu=true": Variant(reference="cpu")} if self.has_reference else {}
+            if self.samples and self.sharding(ranks).gather == "whole":
+                found["strategy.sampler=layers"] = Variant(layers=True)
             offload = "strategy.cpu_offload=true: policy, gradients and optimizer on the host"
             return found | on_host | {offload: Variant(offload=True)}
         found["optimizer=adamw_8bit"] = Variant(optimizer="AdamW8bit")
@@ -391,7 +396,7 @@ class Planner:
     def enough(self, ranks: int) -> list[str]:
         """How many GPUs would do, as it is and with all changes at once."""
         chunk = next(v.chunk_bytes for v in self.variants(ranks).values() if v.chunk_bytes)
-        every = Variant(None, None, True, 0.5, chunk, True)
+        every = Variant(halved=True, sampled=0.5, chunk_bytes=chunk, checkpointing=True, layers=True)
         if not self.sharding(ranks).sharded:
             every = replace(every, optimizer="AdamW8bit", reference="nf4" if self.has_reference else None)
         peak = self.plan(ranks, every)
@@ -405,6 +410,12 @@ class Planner:
             number = self._enough(variant)
             what = f"{number} GPUs are enough" if number else f"no number of GPUs up to {MOST_GPUS} is enough"
             lines.append(f"{how}, {what}")
+        gathered = peak.phases["update"].get("gathered weights", 0)
+        if not number and gathered > peak.needed // 3:
+            lines.append(
+                f"{gathered / GIB:,.2f} GiB are weights that are gathered, a layer and the next whole: to share a "
+                "layer takes expert or tensor parallelism, which these strategies are not"
+            )
         return lines
 
     def _enough(self, variant: Variant | None) -> int | None:

@@ -7,6 +7,7 @@
     linear_logprob     hidden states -> logprob, entropy, argmax hit; the same for logits that already exist
     k3                 the per-token estimators of the KL
     linear_grpo_loss   hidden states -> the GRPO loss and its metrics, gradients made in the forward pass
+    dry                what these allocate, by allocating it on fake tensors; without triton
     linear_distill_loss  the hidden states of two models -> their divergence, likewise
 
 Under torch.compile these are not traced: the model around them is, in graphs that end where they begin.

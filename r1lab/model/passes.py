@@ -31,8 +31,8 @@ class Microbatch:
 class UpdateBytes:
     """Of a microbatch's forward and backward pass, gradients of weights aside but while they are being made.
 
-    activations: what the backward pass needs, all of it. head: on top of them, from the last hidden states to their
-    gradient. peak: the most at a time.
+    activations: what the backward pass of the layers needs, all of it. head: on top of that, from the last hidden
+    states to their gradient. peak: the most at a time.
     """
 
     activations: int
@@ -93,6 +93,11 @@ class _Depth:
             hook.remove()
 
     @property
+    def there(self) -> int:
+        """What the layers that are there left behind."""
+        return self.at[-1] - self.at[0]
+
+    @property
     def missing(self) -> int:
         left = [after - before for before, after in zip(self.at, self.at[1:], strict=False)]
         return sum(count * max(nbytes, 0) for count, nbytes in zip(self.fake.extra, left, strict=True))
@@ -120,11 +125,17 @@ def forward_bytes(ledger: Ledger, fake: FakeModel, batch: Microbatch, head: Call
 
 
 @torch.no_grad()
-def copies_bytes(ledger: Ledger, fake: FakeModel, batch: Microbatch) -> int:
-    """Autocast's copies of the weights that are trained: made when first used, and kept to the end of the step."""
+def copies_bytes(ledger: Ledger, fake: FakeModel, batch: Microbatch, *, head: bool = False) -> int:
+    """Autocast's copies of the weights that are trained: made when first used, and kept to the end of the step.
+
+    head: that of the output head as well, which sampling makes; the head of the loss makes its own each time.
+    """
     before = ledger.now
     with _Depth(fake, ledger) as depth:
-        hidden_states(fake, batch)
+        hidden = hidden_states(fake, batch)
+    if head:
+        fake.model.get_output_embeddings()(hidden[:1])
+    del hidden
     return ledger.now - before + depth.missing
 
 
@@ -170,10 +181,11 @@ def update_bytes(
     del hidden
     missing = sum(depth.missing for depth in depths)
     deep = max(regions.get(region, 0) for region in ("forward", "head", "top")) - before + missing
+    activations += sum(depth.there for depth in depths[1:])
     # From the second layer on there is less and less, but the embedding's gradient comes at the end.
     return UpdateBytes(
-        activations=activations + depths[0].missing,
-        head=max(regions.get("head", 0) - before - activations, 0) + missing - depths[0].missing,
+        activations=activations + missing,
+        head=max(regions.get("head", 0) - before - activations, 0),
         peak=max(deep, ledger.peak - before),
     )
 

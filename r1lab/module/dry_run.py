@@ -125,7 +125,12 @@ class DryRun:
         models = [model for model in (self.own, self.value, self.teacher) if model is not None]
         with dry(*models, autocast=self.step.autocast) as ledger:
             copied = [model for model in (self.own, self.value) if model is not None and self.step.autocast]
-            yield ledger, sum(copies_bytes(ledger, model, self.step.microbatch) for model in copied)
+            heads = [model is self.own and self.step.prompts > 0 for model in copied]
+            sizes = [
+                copies_bytes(ledger, model, self.step.microbatch, head=head)
+                for model, head in zip(copied, heads, strict=True)
+            ]
+            yield ledger, sum(sizes)
 
     def update(self) -> tuple[UpdateBytes, int]:
         """Of forward and backward pass; and autocast's copies."""

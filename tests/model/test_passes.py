@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from r1lab.kernel import dry as kernel
 from r1lab.loss.logprob import linear_logprob
 from r1lab.model.fake import FakeModel, meta_model
-from r1lab.model.passes import Microbatch, copies_bytes, dry, forward_bytes, rollout_bytes, update_bytes
+from r1lab.model.passes import Microbatch, copies_bytes, dry, forward_bytes, hidden_states, rollout_bytes, update_bytes
 from r1lab.model.policy import new_policy
 
 MIB = 2**20
@@ -129,12 +129,25 @@ def test_checkpointing_keeps_a_hidden_state_a_layer():
     assert thrifty.peak > thrifty.activations + state  # a layer at a time comes on top
 
 
+def test_a_value_models_activations_come_on_top():
+    fake = fake_of(LLAMA)
+    value, batch = FakeModel.of(meta_model(fake.model.config, torch.float32), fake.mode), Microbatch(4, 64, 200)
+    value.extra = fake.extra = [0, 0]
+    with dry(fake, value) as ledger:
+        one = update_bytes(ledger, fake, batch, mean)
+        two = update_bytes(ledger, fake, batch, lambda h: mean(h) + mean(hidden_states(value, batch)), second=value)
+    assert two.activations == pytest.approx(2 * one.activations, rel=0.05)
+    assert two.peak - one.peak == pytest.approx(one.activations, rel=0.1)
+
+
 def test_autocast_halves_linear_layers_and_keeps_copies_of_their_weights():
     batch, fake = Microbatch(4, 64, 200), fake_of(LLAMA)
     with dry(fake) as ledger:
         plain = update_bytes(ledger, fake, batch, mean)
     with dry(fake, autocast=torch.bfloat16) as ledger:
         copies = copies_bytes(ledger, fake, batch)
+        assert copies_bytes(ledger, fake, batch) == 0  # they are there
+        assert copies_bytes(ledger, fake, batch, head=True) == 2 * 64 * 32
         mixed = update_bytes(ledger, fake, batch, mean)
     linear = sum(m.weight.numel() for m in fake.layers.modules() if isinstance(m, nn.Linear))
     assert copies == 2 * 2 * linear  # of 4 layers, 2 are there
