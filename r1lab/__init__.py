@@ -41,8 +41,8 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     module      LightningModules, thin: base, grpo with its dynamic sampling, ppo, opd, sft, distill and its teacher,
                 reward_model; the head, by loss or by kernel; evaluation, mimicry of a teacher; checkpoints; a
                 step of each on fake tensors (dry_run)
-    callback    what watches a run: progress, FLOP and their budget, metrics.csv, expert_load.csv, samples.jsonl, checkpoints,
-                the base's gate, pruning
+    callback    what watches a run: progress, FLOP and their budget, metrics.csv, expert_load.csv, samples.jsonl,
+                checkpoints, the base's gate, pruning
     metric      pass_at_k, majority_vote, calibration, bootstrap intervals; over seeds: t intervals, paired tests, Holm,
                 power
     sweeper     Hydra's sweeper on Optuna: seeds, pruning, a queue that processes share
