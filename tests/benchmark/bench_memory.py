@@ -27,16 +27,14 @@ from tests.benchmark.bench_head import RESULTS, append
 
 LIMIT = 0.15
 SMOLLM2 = ("model=smollm2", "rollout.batch_size=64", "rollout.group_size=8", "rollout.max_new_tokens=128")
-EIGHT_BIT = "optimizer.optimizer._target_=bitsandbytes.optim.AdamW8bit"
+MIXED = ("experiment=r1zero", *SMOLLM2, "module.microbatch_tokens=8000", "trainer.precision=bf16-mixed")
 CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "tiny": ("experiment=r1zero",),
     "tiny-whole": ("experiment=r1zero", "module.microbatch_tokens=0", "model=tiny_untrained"),
     "tiny-mixed": ("experiment=r1zero", "trainer.precision=bf16-mixed", "module.microbatch_tokens=8000"),
     "smollm2-float32-2000": ("experiment=r1zero", *SMOLLM2),
     "smollm2-float32-8000": ("experiment=r1zero", *SMOLLM2, "module.microbatch_tokens=8000"),
-    "smollm2-mixed-8000": (
-        "experiment=r1zero", *SMOLLM2, "module.microbatch_tokens=8000", "trainer.precision=bf16-mixed",
-    ),
+    "smollm2-mixed-8000": MIXED,
     "smollm2-bf16-8000": (
         "experiment=r1zero", *SMOLLM2, "module.microbatch_tokens=8000", "trainer.precision=bf16-true",
     ),
@@ -51,7 +49,10 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
         "experiment=r1zero", *SMOLLM2, "module.microbatch_tokens=4000", "trainer.precision=bf16-mixed",
         "module.num_minibatches=2",
     ),
-    "smollm2-8bit": ("experiment=r1zero", *SMOLLM2, EIGHT_BIT),
+    "smollm2-8bit": ("experiment=r1zero", *SMOLLM2, "optimizer=adamw_8bit"),
+    "smollm2-nf4-reference": (*MIXED, "reference.quantize=nf4"),
+    "smollm2-checkpointing": (*MIXED, "model.activation_checkpointing=true"),
+    "smollm2-fsdp2": (*MIXED, "strategy=fsdp2"),
     "smollm2-ppo": ("experiment=ppo", *SMOLLM2, "module.microbatch_tokens=4000", "trainer.precision=bf16-mixed"),
     "smollm2-distill": (
         "experiment=distill", *SMOLLM2, "module.teacher.name=smollm2", "trainer.precision=bf16-true",
