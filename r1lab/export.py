@@ -13,7 +13,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from r1lab.model.moe import cast
-from r1lab.module.checkpoint import CheckpointError, checkpoint_file, load_checkpoint, load_state, read_checkpoint
+from r1lab.module.checkpoint import CheckpointError, checkpoint_file, load_state, read_checkpoint, unpack_checkpoint
 from r1lab.run_folder import commit, versions
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -37,7 +37,8 @@ def export(checkpoint: str, out: str | Path, dtype: str | None = None) -> Path:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already: give a folder that is empty, or is not there")
-    policy, tokenizer, config = load_checkpoint(file)
+    content = read_checkpoint(file)
+    policy, tokenizer, config = unpack_checkpoint(content)
     if dtype is not None:
         policy = cast(policy, getattr(torch, dtype))
     policy.save_pretrained(out)
@@ -46,7 +47,7 @@ def export(checkpoint: str, out: str | Path, dtype: str | None = None) -> Path:
         "checkpoint": str(file),
         "experiment": config["name"],
         "seed": config["seed"],
-        "step": load_state(read_checkpoint(file)).get("step"),
+        "step": load_state(content).get("step"),
         "commit": commit(),
         "versions": versions(),
     }

@@ -38,7 +38,7 @@ def run_folder(name: str, ckpt_path: str | None) -> str:
 
 def _launcher_of_ranks() -> str | None:
     """What started this process as one rank of several; None where Lightning starts the others, or there are none."""
-    ranks = {"torchrun": ("TORCHELASTIC_RUN_ID", "WORLD_SIZE"), "srun": ("SLURM_JOB_ID", "SLURM_NTASKS")}
+    ranks = {"torchrun": ("TORCHELASTIC_RUN_ID", "WORLD_SIZE"), "srun": ("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS")}
     for name, (mark, size) in ranks.items():
         if mark in os.environ and int(os.environ.get(size, 1)) > 1:
             return name

@@ -68,6 +68,7 @@ from r1lab.run_folder import (
     write_whole,
 )
 from r1lab.strategy.folder import restore_old
+from r1lab.strategy.fsdp import FSDP
 from r1lab.strategy.precision import precision_plugin
 
 _LARGE = 50_000_000  # parameters from which on a step of the default size takes minutes on a CPU
@@ -169,7 +170,8 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "steps": module.step}
         note(summary)
         raise
-    module.whole()  # which all ranks make together of a policy in shards
+    if config["evaluate"]:
+        module.whole()  # which all ranks make together of a policy in shards
     summary |= {"steps": module.step, "train_seconds": round(timer.time_elapsed("train"), 2)}
     summary |= memory(folder) | {"flops": flops(folder)}
     pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)
@@ -239,7 +241,9 @@ def checkpoint_to_resume(folder: Path, ckpt_path: str | None) -> str | None:
             raise FileNotFoundError(f"ckpt_path={ckpt_path}: there is no such checkpoint")
         return ckpt_path
     last = folder / "checkpoints" / "last.ckpt"
-    restore_old(last)
+    if not rank_zero_only.rank:
+        restore_old(last)
+        restore_old(last.with_name("best.ckpt"))
     if not is_checkpoint(last):
         if read_summary(folder).get("status") == "running":
             return None  # killed before its first checkpoint: it begins again
@@ -261,12 +265,15 @@ def refuse_other_settings(folder: Path, config: dict[str, Any]) -> None:
         "evaluation",
         "kernel",
         "show",
+        "strategy",
     )
-    # Any attention computes the same.
-    implementations = ("model.attention", "model.policy.attention")
+    # These compute the same, however they do it.
+    implementations = ("attention", "activation_checkpointing")
     now = dict(flat(config))
     kept = [
-        (key, was) for key, was in flat(before) if key.split(".")[0] not in changeable and key not in implementations
+        (key, was)
+        for key, was in flat(before)
+        if key.split(".")[0] not in changeable and key.split(".")[-1] not in implementations
     ]
     if now.get("optimizer.scheduler.name", "").startswith("constant"):
         # It follows trainer.max_steps, and a constant rate does not ask for it.
@@ -400,6 +407,8 @@ def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callba
     refuse_missing_devices(config["trainer"])
     places = {name: config["trainer"].get(name, 1) for name in ("devices", "num_nodes")}
     strategy = make(config["strategy"], **places)
+    if isinstance(strategy, FSDP):
+        strategy.refuse_cpu(config["trainer"]["accelerator"])
     if hasattr(strategy, "shard"):
         refuse_sharded(quantized_settings(config), type(strategy).__name__.lower())
     trainer = dict(config["trainer"])

@@ -118,8 +118,9 @@ def test_two_processes_that_write_one_file(tmp_path):
     ("environment", "told"),
     [
         ({"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}, "under torchrun each rank .* give one to all, hydra.run.dir"),
-        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, "under srun each rank"),
-        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1"}, None),
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}, "under srun each rank"),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, None),  # in a batch script, without srun
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"WORLD_SIZE": "2"}, None),  # Lightning's own, whose ranks are given the folder
     ],
 )

@@ -6,6 +6,7 @@ new policy's, and then leaves the save after the validation out; and a run that 
 that validation up. Here a validated step is saved after its validation, and only then is there a new best.
 """
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class Checkpoints(ModelCheckpoint):
         if stage == "fit" and trainer.is_global_zero:
             for abandoned in Path(self.dirpath).glob(".*.ckpt.*.tmp"):
                 abandoned.unlink(missing_ok=True)
+            for abandoned in Path(self.dirpath).glob(".*.ckpt.new"):
+                shutil.rmtree(abandoned, ignore_errors=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved_step = pl_module.step

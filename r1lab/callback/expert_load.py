@@ -37,7 +37,7 @@ class ExpertLoad(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         routing = pl_module.routing
-        if routing is None or not trainer.is_global_zero or pl_module.step % self.every:
+        if routing is None or not trainer.is_global_zero or pl_module.step % self.every or not routing.latest.sum():
             return
         load = routing.latest / routing.latest.mean(-1, keepdim=True)
         lines = [

@@ -103,6 +103,11 @@ class DocumentData(TaskData):
     def held_out(self) -> list[Batch]:
         """This rank's share of the validation documents, in microbatches; of another rank's count at times."""
         ranks = self.trainer.global_rank, self.trainer.world_size
+        if 0 < self.validation_documents < ranks[1]:
+            raise ValueError(
+                f"data.validation_documents={self.validation_documents} leaves some of {ranks[1]} ranks without one: "
+                "take 0, or at least as many as there are ranks"
+            )
         numbers = range(HELD_OUT + ranks[0], HELD_OUT + self.validation_documents, ranks[1])
         options = (self.tokenizer, self.microbatch_tokens, self.padding_free)
         return in_microbatches(self.documents, numbers, *options) if numbers else []

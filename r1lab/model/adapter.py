@@ -76,12 +76,16 @@ def with_adapters(
         raise ValueError(f"adapter.targets: there is no linear layer {', '.join(missing)}; the model has {there}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        modes = [(part, part.training) for part in model.modules()]
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, lora_dropout=0.0), body)
     for p in model.parameters():
         if p.requires_grad:
             p.data = p.data.float()  # small steps are lost in bfloat16
     model.adapter_settings = settings  # for a checkpoint to make the same again
-    return model.eval()
+    model.eval()
+    for part, training in modes:
+        part.training = training  # which checkpoints a layer's activations
+    return model
 
 
 _quantize = quantize  # the name of a setting above

@@ -69,7 +69,7 @@ class Routing:
             yield
             if given is not None and torch.is_grad_enabled():
                 self.changed += int(self._elsewhere.sum())
-                self.replayed += int((given[..., 0, 0] >= 0).sum())
+                self.replayed += int(((self._given[:, 0, 0] >= 0) & (self._sequences >= 0)).sum())
         finally:
             self._sequences = self._given = self._elsewhere = None
             self._losses = []
@@ -100,7 +100,8 @@ class Routing:
         if rate:
             set_biases(next_bias(self.bias, self.latest, rate), *self.models)
         metrics = {}
-        for name, values in load_metrics(self.latest).items():
+        found = load_metrics(self.latest) if self.latest.sum() else {}  # no token counted
+        for name, values in found.items():
             metrics |= {f"layer_{layer}/{name}": float(value) for layer, value in enumerate(values)}
             metrics[name] = float(values.mean())
         counts = everyone(torch.tensor([self.changed, self.replayed], dtype=torch.float32, device=self.load.device))
@@ -122,7 +123,7 @@ class Routing:
             if self._given is not None:
                 given = self._given[:, layer]
                 elsewhere = (given >= 0).all(1) & (given.sort(1).values != chosen.sort(1).values).any(1)
-                self._elsewhere |= elsewhere & (not again)
+                self._elsewhere |= elsewhere & (self._sequences >= 0) & (not again)
                 chosen = torch.where(given >= 0, given, chosen)
                 weights = weights_of(logits, chosen, router).to(weights.dtype)
             if torch.is_grad_enabled():

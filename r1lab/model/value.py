@@ -28,7 +28,9 @@ class ValueModel(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [N, H] -> values float32 [N], in units of reward."""
-        return self.head(hidden.float()).squeeze(-1)
+        # In float32 also where the weights are not: a value is one number, of which a sum over many tokens follows.
+        weights = (weight.float() for weight in (self.head.weight, self.head.bias))
+        return nn.functional.linear(hidden.float(), *weights).squeeze(-1)
 
 
 def value_model(policy: PreTrainedModel, critic: str) -> ValueModel:

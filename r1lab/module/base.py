@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.model.flops import forward_cost
 from r1lab.model.memory import MIB, memory_mib, trainable, trained, weights_mib
-from r1lab.model.moe import biases, routers, set_biases
+from r1lab.model.moe import biases, cast, routers, set_biases
 from r1lab.model.routing import Routing
 from r1lab.module.checkpoint import load_state, save_state
 from r1lab.module.evaluation import evaluate
@@ -87,14 +87,14 @@ class PolicyModule(L.LightningModule):
         self._whole: tuple[PreTrainedModel] | None = None  # of a policy in shards, for rollouts
         self._whole_step: int | None = None  # the step that the copy is of
         self.routing: Routing | None = None  # of the routers, where there are any
-        self._bias: Tensor | None = None  # theirs as training starts or goes on
+        self._biases: dict[str, Tensor] = {}  # of each model with routers, as training starts or goes on
         self.run_config: dict[str, Any] = {}  # the resolved config, kept in checkpoints
 
     def configure_model(self) -> None:
         """Make the models, and put them in shards where the strategy of the trainer does that; once each."""
         self.make_models()
-        if self._bias is None and routers(*self.routed_models()):
-            self._bias = biases(*self.routed_models())  # exact, before a strategy casts the model
+        for name, model in self.children_with_routers().items():
+            self._biases.setdefault(name, biases(model))  # exact, before a strategy casts the model
         shard = getattr(self._trainer and self.trainer.strategy, "shard", None)
         if shard is not None and not is_sharded(self.policy):
             self.shard_models(shard)
@@ -136,6 +136,8 @@ class PolicyModule(L.LightningModule):
             return self.policy
         (whole,) = self._whole
         if self._whole_step != self.step:
+            if whole.dtype != self.policy.dtype:
+                cast(whole, self.policy.dtype)
             copy_whole(self.policy, whole)
             self._whole_step = self.step
         return whole
@@ -164,13 +166,19 @@ class PolicyModule(L.LightningModule):
         if not routers(*models):
             self.refuse_routing()
             return
-        set_biases(self._bias, *models)
+        for name, model in self.children_with_routers().items():
+            set_biases(self._biases[name], model)
         self.routing = Routing(*models, balance=self.balance_weight > 0)
 
     def on_fit_end(self) -> None:
+        if self._whole is not None:
+            _ = self.sampler  # for the scores after the fit, while the ranks are still together
         self.engine.everyone_done = None
         if self.routing is not None:
             self.routing.close()
+
+    def children_with_routers(self) -> dict[str, nn.Module]:
+        return {name: model for name, model in self.named_children() if routers(model)}
 
     def routed_models(self) -> list[nn.Module]:
         """What is trained and may have routers."""
@@ -316,14 +324,14 @@ class PolicyModule(L.LightningModule):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold for the module to go on, as plain data and tensors."""
-        bias = None if self.routing is None else self.routing.bias.cpu()
+        bias = {name: biases(model).cpu() for name, model in self.children_with_routers().items()}
         return {"step": self.step, "bad_steps": self.bad_steps, "routing_bias": bias}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.step, self.bad_steps = state["step"], state["bad_steps"]
         self._whole_step = None
-        self._bias = state.get("routing_bias", self._bias)
+        self._biases |= state.get("routing_bias", {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         save_state(self, checkpoint, self.state())

@@ -48,6 +48,8 @@ def load_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a Lightning checkpoint, its tensors on the CPU, read without running any code that it may hold.
 
+    A folder of shards has an index that torch reads as a pickle, which may: only of those that are trusted.
+
     Raises:
         CheckpointError: if the file is missing, damaged, or something else.
     """
@@ -110,7 +112,11 @@ def load_checkpoint(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeni
     Raises:
         CheckpointError: if the file is missing, damaged, or not a checkpoint of r1lab.
     """
-    checkpoint = read_checkpoint(path)
+    return unpack_checkpoint(read_checkpoint(path))
+
+
+def unpack_checkpoint(checkpoint: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """`load_checkpoint` of what `read_checkpoint` gives."""
     state = load_state(checkpoint)
     prefix = "policy."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}

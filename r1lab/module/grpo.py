@@ -30,7 +30,7 @@ from r1lab.reward.format import Format
 from r1lab.reward.weighted import WeightedSum
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.rollout.sampling import Sampling
-from r1lab.strategy.sharded import as_forward
+from r1lab.strategy.sharded import as_forward, is_sharded, reshard
 from r1lab.types import Completion, Prompt
 
 
@@ -162,6 +162,8 @@ class GRPO(PolicyModule):
         self.microbatch_tokens, self.padding_free = microbatch_tokens, padding_free
         self.max_resamples, self.mask_truncated, self.replay = max_resamples, mask_truncated, replay
         self.refuse_wrong_names()
+        if replay and not self.engine.records_experts:
+            raise ValueError("routing.replay=true needs an engine that records experts: take rollout=loop")
 
         self.rollout: Rollout | None = None
         self.used = 0  # minibatches of the rollout that have been trained on
@@ -377,6 +379,8 @@ class GRPO(PolicyModule):
         self.optimizers().zero_grad()
         metrics = self.accumulate(rows)
         finite = self.take_step(metrics["total"], lambda: {"rollout": self.rollout.pack(), "rows": rows})
+        if is_sharded(self.reference):
+            reshard(self.reference)
         refreshed = self.reference is not None and refresh(
             self.reference, self.policy, step=self.step, every=self.refresh_every, decay=self.decay
         )

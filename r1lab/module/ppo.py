@@ -75,13 +75,20 @@ class PPO(GRPO):
 
     def with_advantages(self, rollout: Rollout) -> ValuedRollout:
         """The rollout with its values, and the advantages and returns that follow from them and its rewards."""
-        model = self.policy if self.value_model.body is None else self.value_model
-        values = self.tokenwise(lambda batch: as_forward(lambda: self.values(batch), model, self.value_model), rollout)
+        values = self.tokenwise(self.watched_values, rollout)
         rewards = self.token_rewards(rollout)
         advantages, returns = self.estimates(rewards, values)
         means = torch.stack([row.mean() for row in advantages])
         judged = {"advantages": means, "values": values, "token_advantages": advantages, "returns": returns}
         return ValuedRollout(**vars(rollout) | judged)
+
+    def watched_values(self, batch: Batch) -> Tensor:
+        """`values` before the update, by the models in whole or in shards, on the experts that a trunk shared with the
+        policy was sampled with."""
+        if self.value_model.body is not None:
+            return as_forward(lambda: self.values(batch), self.value_model)
+        with self.watch(batch):
+            return as_forward(lambda: self.values(batch), self.policy, self.value_model)
 
     def token_rewards(self, rollout: Rollout) -> list[Tensor]:
         """The completion's reward on its last token, less each token's KL penalty where it is placed in the reward."""

@@ -31,7 +31,10 @@ class RolloutEngine(Protocol):
     Attributes:
         everyone_done: where ranks gather the model's weights together in each forward pass, so that all must do as
             many: tells whether all ranks are done, given whether this one is; all ask before each pass. None elsewhere.
+        records_experts: whether `generate` takes a recorder.
     """
+
+    records_experts: bool
 
     everyone_done: Callable[[bool], bool] | None
 

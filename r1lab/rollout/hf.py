@@ -73,6 +73,8 @@ def make_completions(
 class CachedLoop:
     """The default engine. `batch_size` completions are sampled at a time (0: all at once)."""
 
+    records_experts = True
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, batch_size: int = 0):
         self.tokenizer, self.batch_size = tokenizer, batch_size
         self.everyone_done: Callable[[bool], bool] | None = None
@@ -187,6 +189,8 @@ class CachedLoop:
 class TransformersGenerate:
     """Transformers' own `generate`: the yardstick of the loop above, seeded through torch's global generator."""
 
+    records_experts = False
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
         self.everyone_done: Callable[[bool], bool] | None = None
@@ -195,8 +199,12 @@ class TransformersGenerate:
     def generate(
         self, model, prompts, *, group_size, sampling, seed, step, policy_version=0, recorder=None
     ) -> list[Completion]:
-        if recorder is not None:
-            raise ValueError("routing.replay=true needs an engine that records experts: take rollout=loop")
+        if not prompts:
+            if self.everyone_done is not None:
+                # The others' passes gather weights, in which this rank takes part.
+                nothing = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+                model.generate(nothing, max_new_tokens=1, synced_gpus=True, pad_token_id=0)
+            return []
         stops = stop_tokens(model, self.tokenizer)
         ids, mask = left_pad(prompts, self.tokenizer.pad_token_id or 0, model.device)
         with evaluating(model), torch.random.fork_rng():

@@ -8,7 +8,9 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
     A layer's experts are nearly all of a mixture's weights: apart, the rest of the layer runs before they are there.
     """
-    layers = getattr(model, "_no_split_modules", None) or ()
+    layers = {
+        name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()
+    }  # of a value model, those of the trunk in it
     return [
         part
         for layer in model.modules()

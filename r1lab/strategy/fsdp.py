@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 from torch.distributed.fsdp import CPUOffload, FullyShardedDataParallel, MixedPrecision, ShardingStrategy
@@ -17,7 +18,7 @@ class FSDP(WholeFolder, FSDPStrategy):
     """As `r1lab.strategy.fsdp2.FSDP2`, with the same arguments, by torch's first FSDP.
 
     Raises:
-        ValueError: on a CPU, which it cannot do.
+        ValueError: for an unknown sampler or checkpoint.
     """
 
     on_cpu = False  # tests shard on a CPU all the same
@@ -46,10 +47,10 @@ class FSDP(WholeFolder, FSDPStrategy):
         self.is_folder = checkpoint == "sharded"
         self.reference_on_cpu, self.sampler = reference_on_cpu, sampler
 
-    def setup_environment(self) -> None:
-        if self.root_device.type == "cpu" and not self.on_cpu:
+    def refuse_cpu(self, accelerator: str) -> None:
+        """Raise ValueError where the trainer's accelerator would be the CPU."""
+        if not self.on_cpu and (accelerator == "cpu" or not torch.cuda.is_available()):
             raise ValueError("strategy=fsdp needs GPUs, and trainer.accelerator is the CPU: take strategy=fsdp2")
-        super().setup_environment()
 
     def shard(self, model: nn.Module, *, frozen: bool = False, head_apart: bool = False) -> nn.Module:
         """The model, wrapped; see `FSDP2.shard`. A head of its own is not left in shards."""

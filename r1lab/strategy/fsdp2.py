@@ -75,7 +75,8 @@ class FSDP2(WholeFolder, ModelParallelStrategy):
             parts.append(model.get_output_embeddings())
         for part in parts:
             fully_shard(part, **options)
-        return fully_shard(model, **options)
+        # Else the last weights that were gathered stay, and a reference that is refreshed would not be gathered anew.
+        return fully_shard(model, reshard_after_forward=True, **options)
 
     def model_to_device(self) -> None:
         # Sharding has put the shards where they belong, some of them on the host.

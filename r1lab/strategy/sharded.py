@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.fsdp._runtime_utils import _reshard
 from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
@@ -43,6 +44,15 @@ def as_forward(function: Callable[[], T], *models: nn.Module | None) -> T:
         inner.__dict__.pop("forward", None)
 
 
+def reshard(model: nn.Module) -> None:
+    """Give up what is gathered of a sharded model, which FSDP keeps of what belongs to no block."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+    for part in FullyShardedDataParallel.fsdp_modules(model):
+        if part._handle is not None:
+            _reshard(part, part._handle, True)
+
+
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -57,7 +67,8 @@ def copy_whole(sharded: nn.Module, whole: nn.Module) -> None:
     with full:
         for (_, source), (_, target) in zip(_tensors(sharded), _tensors(whole), strict=True):
             if isinstance(source, DTensor):
-                source = source.to(target.device).full_tensor()
+                # Ranks exchange what lies on their devices.
+                source = source.to(source.device_mesh.device_type).full_tensor()
             target.copy_(source)
 
 

@@ -25,6 +25,8 @@ def seldom(prompts, completions, **settings):
 class Recorded:
     """An engine that writes what is on record for a prompt: rollouts that are the same whatever the weights."""
 
+    records_experts = False
+
     def __init__(self, tokenizer, path: str, **of_another):
         self.tokenizer, self.rows = tokenizer, json.loads(Path(path).read_text())
         self.everyone_done = None

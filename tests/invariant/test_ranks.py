@@ -49,6 +49,7 @@ SFT = (
     *FIVE,
     *BALANCED,
 )
+REFRESHED = ("trainer.max_steps=3", "trainer.val_check_interval=3", "reference=refresh", "reference.refresh_every=1")
 RESUMED = (*HALF_USED, "reference=refresh", "reference.refresh_every=2", "routing.bias_rate=0.01")
 DDP, SHARDED = "strategy=ddp", "strategy=fsdp2"
 FSDP = "strategy=fsdp"
@@ -64,6 +65,7 @@ TWO_RANKS = {
     "fsdp2/shards": (SHARDED, *HALF),
     "fsdp2/on_two": (SHARDED, *HALF, "trainer.max_steps=4", "ckpt_path=SHARDS"),
     "fsdp2/nothing": (SHARDED, *NOTHING),
+    "fsdp2/refreshed": (SHARDED, *REFRESHED),
 }
 MORE = {
     "ddp/whole": (DDP, *HALF_USED, "trainer.max_steps=4"),
@@ -77,6 +79,7 @@ MORE = {
     "fsdp2/halted ": (SHARDED, *RESUMED, "trainer.max_steps=4", "ckpt_path=last"),
     "fsdp2/one_file": (SHARDED, "strategy.checkpoint=whole"),
     "fsdp/grpo": (FSDP,),
+    "fsdp/refreshed": (FSDP, *REFRESHED),
     "fsdp/sft": (FSDP, *SFT),
     "fsdp/whole": (FSDP, *RESUMED, "trainer.max_steps=4"),
     "fsdp/halted": (FSDP, *RESUMED, "trainer.max_steps=2"),
@@ -206,6 +209,20 @@ def test_losses_in_shards_are_one_ranks(scenario, one, two):
     names += ["validation/loss"] if scenario == "sft" else ["advantage/zero_std_groups", "reward/mean"]
     assert_equal(two(f"fsdp2/{scenario}"), expected, names, rel=1e-5)
     assert_equal(two(f"fsdp2/{scenario}"), expected, ["optimizer/gradient_norm"], rel=2e-3)
+
+
+def test_a_refreshed_reference_is_the_policy(two):
+    assert_refreshed(two("fsdp2/refreshed"))
+
+
+@pytest.mark.slow
+def test_a_refreshed_reference_of_the_first_fsdp_is_the_policy(more):
+    assert_refreshed(more("fsdp/refreshed"))
+
+
+def assert_refreshed(found: pd.DataFrame) -> None:
+    assert found["loss/reference_refreshed"].tolist() == [1, 1, 1] and found["optimizer/gradient_norm"].min() > 0.1
+    assert found["loss/kl"].abs().max() < 1e-9
 
 
 @pytest.mark.slow

@@ -139,3 +139,10 @@ def test_without_peft(tiny, monkeypatch):
     monkeypatch.setattr(adapter, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs the package peft: pip install 'r1lab\[quantized\]'"):
         lora(tiny)
+
+
+def test_layers_go_on_to_keep_their_input_alone():
+    model = load_policy("tiny", dtype="float32", activation_checkpointing=True)
+    with_adapters(model, rank=2, alpha=4, targets="all-linear", quantize=None, seed=1)
+    assert [layer.training for layer in model.model.layers] == [True, True]
+    assert not model.training

@@ -94,8 +94,8 @@ def test_the_bias_goes_on_exactly(precision, train_small, tmp_path):
     ckpt = first / "checkpoints" / "last.ckpt"
     rest = train_small(tmp_path / "rest", *options, "trainer.max_steps=3", f"ckpt_path={ckpt}")
     saved = [read_checkpoint(f / "checkpoints" / "last.ckpt") for f in (whole, rest)]
-    assert torch.equal(*(x["r1lab"]["routing_bias"] for x in saved))
-    assert all(x["r1lab"]["routing_bias"].dtype == torch.float32 for x in saved)
+    assert torch.equal(*(x["r1lab"]["routing_bias"]["policy"] for x in saved))
+    assert all(x["r1lab"]["routing_bias"]["policy"].dtype == torch.float32 for x in saved)
     for name, value in saved[0]["state_dict"].items():
         assert torch.equal(value, saved[1]["state_dict"][name]), name
 
@@ -118,8 +118,13 @@ def test_mtp_learns_beside_the_base_and_is_dropped(train_small, tmp_path):
 
 @pytest.mark.slow
 def test_weights_in_bfloat16_learn_by_rl_too(train_small, tmp_path):
-    folder = train_small(tmp_path, *SPREAD, "model=tiny_moe_16", "trainer.precision=bf16-true")
+    options = ("model=tiny_moe_16", "trainer.precision=bf16-true", "routing.bias_rate=0.0001", "experiment=ppo")
+    folder = train_small(tmp_path, *SPREAD, *options)
     assert metrics(folder)["loss/total"].notna().all()
+    state = read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    found = {name: value for name, value in state.items() if name.endswith("e_score_correction_bias")}
+    assert {name.split(".")[0] for name in found} == {"policy", "reference", "value_model"}
+    assert all(value.dtype == torch.float32 for value in found.values())
     policy, _, _ = load_checkpoint(folder / "checkpoints" / "last.ckpt")
     assert policy.dtype == torch.bfloat16
 
