@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from r1lab.loss.sft import sft_loss
 from r1lab.model.attention import packed_arguments
+from r1lab.model.memory import weights_mib
 from r1lab.model.moe import load_metrics, load_of, routers
 from r1lab.model.mtp import MultiTokenPrediction
 from r1lab.model.routing import Recorder
@@ -49,9 +50,12 @@ class SFT(PolicyModule):
         return [*super().routed_models(), *([self.mtp] if self.mtp else [])]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        if self.mtp is None:
-            return super().parameter_groups()
-        return [*super().parameter_groups(), {"params": list(self.mtp.parameters()), "name": "mtp"}]
+        # One group, whose gradient is clipped by one norm.
+        (policy,) = super().parameter_groups()
+        return [{"params": [*policy["params"], *(self.mtp.parameters() if self.mtp else ())]}]
+
+    def memory(self) -> dict[str, float]:
+        return super().memory() | ({"memory/mtp_mib": weights_mib(self.mtp)} if self.mtp else {})
 
     def training_step(self, batch: list[Batch], batch_idx: int) -> None:
         started = time.perf_counter()
