@@ -84,6 +84,7 @@ def test_the_table_and_the_data(command, tmp_path, capsys):
     assert rows[(rows.gpus == 4) & (rows.part == "peak")].bytes.item() == four["peak"]
 
 
+@pytest.mark.slow
 def test_what_helps_where_it_does_not_fit_and_by_how_much(command, planner, capsys):
     given = ["model=tiny_student_small", "strategy=single", "gpu_memory_gib=0.65", "module.microbatch_tokens=32000"]
     memory(command("memory", *given))

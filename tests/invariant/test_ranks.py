@@ -64,7 +64,6 @@ TWO_RANKS = {
     "fsdp2/live": (SHARDED, *FIVE, "evaluate=true", "evaluation.num_prompts=8"),
     "fsdp2/shards": (SHARDED, *HALF),
     "fsdp2/on_two": (SHARDED, *HALF, "trainer.max_steps=4", "ckpt_path=SHARDS"),
-    "fsdp2/nothing": (SHARDED, *NOTHING),
     "fsdp2/refreshed": (SHARDED, *REFRESHED),
 }
 MORE = {
@@ -73,6 +72,7 @@ MORE = {
     "ddp/halted ": (DDP, *HALF_USED, "trainer.max_steps=4", "ckpt_path=last"),
     "ddp/dynamic": (DDP, *DYNAMIC),
     "ddp/nothing": (DDP, *NOTHING),
+    "fsdp2/nothing": (SHARDED, *NOTHING),
     "fsdp2/layers": (SHARDED, "strategy.sampler=layers", *DYNAMIC),
     "fsdp2/whole": (SHARDED, *RESUMED, "trainer.max_steps=4"),
     "fsdp2/halted": (SHARDED, *RESUMED, "trainer.max_steps=2"),
@@ -175,16 +175,10 @@ def test_two_ranks_sample_dynamically_as_one_does(one, more):
     assert_equal(more("ddp/dynamic"), expected, names)
 
 
-def test_a_rank_with_nothing_that_counts_takes_part(one, two):
-    assert_nothing_is_as_one(two("fsdp2/nothing"), one("nothing"))
-
-
 @pytest.mark.slow
-def test_a_rank_with_nothing_that_counts_takes_part_with_a_copy(one, more):
-    assert_nothing_is_as_one(more("ddp/nothing"), one("nothing"))
-
-
-def assert_nothing_is_as_one(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_rank_with_nothing_that_counts_takes_part(strategy, one, more):
+    expected, found = one("nothing"), more(f"{strategy}/nothing")
     assert (expected["rollout/truncated"] > 0.9).all()
     assert_equal(found, expected, ["loss/total", "loss/policy_loss", "optimizer/gradient_norm"])
 

@@ -120,7 +120,8 @@ def break_at(monkeypatch, owner, name, number):
         pytest.param("dev1", SFT, "training_step", 0, marks=pytest.mark.slow),  # before its first checkpoint
         pytest.param("dev2", GRPO, "training_step", 1, marks=pytest.mark.slow),
         pytest.param("rejection", r1lab.generate, "write_shard", 1, marks=pytest.mark.slow),
-        ("dev3", Train, "export", 0),  # trained, and not yet a folder for others
+        # trained, and not yet a folder for others
+        pytest.param("dev3", Train, "export", 0, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_in_a_stage_it_goes_on_to_the_same(

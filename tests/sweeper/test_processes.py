@@ -168,9 +168,8 @@ def test_two_commands_on_one_journal_at_the_same_moment(command):
     assert len(sweep.runs()) == 2 * 8 * 2
 
 
-@pytest.mark.parametrize(
-    "workers, signal_number", [(2, signal.SIGINT), pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("workers, signal_number", [(2, signal.SIGINT), (1, signal.SIGTERM)])
+@pytest.mark.slow
 def test_stopped_it_gives_its_points_back_and_says_how_to_go_on(command, workers, signal_number):
     sweep = command(workers=workers)
     process = sweep.start(seconds=1)

@@ -362,6 +362,7 @@ def test_a_whole_sweep(tmp_path, monkeypatch, capsys):
     assert len(list((tmp_path / "runs/sweeps/tiny/before").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_whole_sweep_with_pruning_two_objectives_and_conditions(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     objectives = "['validation/pass_at_1','validation/completion_length']"
