@@ -84,6 +84,7 @@ def test_errors_of_no_text_keep_their_kind():
     assert describe(ValueError("two\n  lines"), "train") == "two lines"
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_one_line(tmp_path):
     command = [sys.executable, "-m", "r1lab.evaluate", "checkpoint=nowhere.ckpt"]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)

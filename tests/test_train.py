@@ -56,6 +56,7 @@ def test_several_objectives_are_returned_in_order(tmp_path, train_small):
 CACHED = ("trainer.max_steps=1", "trainer.val_check_interval=1", "callback.samples.shown=0", "show=false")
 
 
+@pytest.mark.slow
 def test_the_scores_before_are_kept_for_each_base(tmp_path, train_small, monkeypatch):
     """For the same base, task, evaluation and engine; what RL varies does not matter."""
     scored, score = [], train_module.score

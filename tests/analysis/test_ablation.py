@@ -60,6 +60,7 @@ def test_the_command_is_promised_where_it_helps(monkeypatch, caplog, beta_sweep,
     assert told.startswith(f"not summed up, {error}") and ("r1lab.analysis.ablation does it" in told) == does_it
 
 
+@pytest.mark.slow
 def test_help_and_no_pyplot():
     code = (
         "import r1lab.analysis.ablation as a, sys; print('pyplot', 'matplotlib.pyplot' in sys.modules); a.main(['-h'])"

@@ -73,6 +73,7 @@ def test_bias_and_soft_cap(device):
     check(*tensors, bias, softcap=4.0)
 
 
+@pytest.mark.slow
 def test_targets_that_are_no_guess_of_the_largest(device):
     # 200 nats below the largest, the largest itself, and forbidden: rows that are made again, between others
     hidden, weight, ids, bias = inputs(SHAPES[1], device, DTYPES[0])

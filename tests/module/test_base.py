@@ -82,6 +82,7 @@ def test_the_balance_loss_is_the_routers_gradient(train_small, tmp_path):
 
 
 @pytest.mark.parametrize("precision", [pytest.param("32-true", marks=pytest.mark.slow), "bf16-true"])
+@pytest.mark.slow
 def test_the_bias_goes_on_exactly(precision, train_small, tmp_path):
     options = (
         *BALANCED,

@@ -87,6 +87,7 @@ def test_a_score_is_of_prompt_text_and_end(helpful):
     assert scored_ids(tokenizer, ["User:"], [""]) == [[*tokenizer.encode("User:"), tokenizer.eos_token_id]]
 
 
+@pytest.mark.slow
 def test_the_safe_one_must_see_the_whole_response(train_small, tmp_path):
     # Every bad reply refuses, and has its instructions in the reasoning.
     options = ("experiment=safety_model", *SMALL_PAIRS, "data.preferences.hidden=1", "optimizer.lr=0.003",

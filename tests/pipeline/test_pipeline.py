@@ -88,6 +88,7 @@ def test_from_the_base_to_the_table(whole):
     assert (whole / "stages.png").exists()
 
 
+@pytest.mark.slow
 def test_what_stands_is_skipped(copied, pipeline, caplog):
     folder = copied()
     before = made(folder)
@@ -177,6 +178,7 @@ def test_what_a_refused_setting_displaced_is_there_again(copied, pipeline, whole
     assert made(folder) == before and not list((folder / "superseded").iterdir())
 
 
+@pytest.mark.slow
 def test_filters_that_leave_nothing_are_told(copied, pipeline):
     with pytest.raises(ValueError, match=r"none of 24 completions is left \(length took 24\); sample more"):
         pipeline(copied(), "pipeline.stages.rejection.filters.length.least=100").run()
