@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from r1lab.analysis.effects import effects
+from r1lab.analysis.picture import write_picture
 from r1lab.analysis.replay import replayed
 from r1lab.analysis.sweep import Sweep, SweepError, load_sweep
 from r1lab.analysis.sweep_figure import sweep_figure
@@ -154,10 +155,8 @@ def write_all(sweep: Sweep, output: Path, other: Sweep | None, console: Console)
     write_whole(output / "table.md", markdown(sweep, found))
     write_whole(output / "trials.csv", trials_csv(sweep).to_csv(index=False))
     write_whole(output / "verdict.md", text)
-    figure, temporary = output / "figure.png", output / ".figure.tmp.png"
-    sweep_figure(sweep, found).savefig(temporary)
-    temporary.replace(figure)
-    return [output / "table.md", output / "trials.csv", figure, output / "verdict.md"]
+    write_picture(sweep_figure(sweep, found), output / "figure.png")
+    return [output / name for name in ("table.md", "trials.csv", "figure.png", "verdict.md")]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """curves.png: how a run went, in one picture."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from r1lab.analysis.picture import write_picture
 from r1lab.analysis.run import Run, load_run
 
 # Okabe and Ito's palette, which the colour-blind tell apart: jfly.uni-koeln.de/color
@@ -45,9 +45,7 @@ def plot_curves(run_folder: str | Path, path: str | Path | None = None) -> Path:
     if run.metrics.empty:
         raise ValueError(f"{run.folder} has no logged step to draw")
     path = Path(path) if path else run.folder / "curves.png"
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    curves_figure(run).savefig(temporary)
-    os.replace(temporary, path)
+    write_picture(curves_figure(run), path)
     return path
 
 

@@ -1,6 +1,5 @@
 """expert_load.png: which experts of a mixture had how much of the load over the steps, a heat map a layer."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+
+from r1lab.analysis.picture import write_picture
 
 _COLUMNS = 4  # panels side by side
 _MOST = 3.0  # times the mean; what is beyond has its colour
@@ -25,9 +26,7 @@ def plot_expert_load(run_folder: str | Path) -> Path | None:
     if load is None or load.empty:
         return None
     path = Path(run_folder, "expert_load.png")
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    expert_load_figure(load).savefig(temporary)
-    os.replace(temporary, path)
+    write_picture(expert_load_figure(load), path)
     return path
 
 

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from r1lab.analysis.curves import BLUE, GREY, ORANGE
+from r1lab.analysis.picture import write_picture
 from r1lab.analysis.run import load_run
 from r1lab.metric.mean_interval import mean_interval
 from r1lab.run_folder import write_whole
@@ -106,9 +107,7 @@ def write_all(folders: Sequence[str | Path], output: Path) -> list[Path]:
     output.mkdir(parents=True, exist_ok=True)
     table, picture, text = (output / f"reward_hacking.{ending}" for ending in ("csv", "png", "md"))
     write_whole(table, curves.to_csv(index=False))
-    temporary = output / ".reward_hacking.tmp.png"
-    figure_of(curves).savefig(temporary)
-    temporary.replace(picture)
+    write_picture(figure_of(curves), picture)
     write_whole(text, verdict(curves))
     return [table, picture, text]
 

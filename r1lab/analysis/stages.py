@@ -1,6 +1,5 @@
 """The table and the figure of a pipeline: one row a stage, each metric with its interval."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from r1lab.analysis.curves import BLUE
 from r1lab.analysis.number import NONE, interval
 from r1lab.analysis.palette import GREY, plain
+from r1lab.analysis.picture import write_picture
 from r1lab.metric.mean_interval import MeanInterval, mean_interval
 
 TITLES = {
@@ -124,9 +124,7 @@ def contrast_figure(
     axes.set_yticks(range(len(told)), [name for name, _ in told])
     axes.set_ylim(len(told) - 0.4, -0.6)
     plain(axes, "difference in pass@1 (ticks: seeds; bars: 95 % over them)", grid="x")
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    figure.savefig(temporary)
-    os.replace(temporary, path)
+    write_picture(figure, path)
 
 
 def _over(measured: Sequence[Mapping[str, float]]) -> MeanInterval:
@@ -177,6 +175,4 @@ def stage_figure(frame: pd.DataFrame, path: Path) -> None:
         plain(axes, TITLES[metric], grid="both")
     hollow = "; hollow: data of people entered" if frame["people"].any() else ""
     figure.supxlabel(f"{_what_intervals(frame)}{hollow}", fontsize=9)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    figure.savefig(temporary)
-    os.replace(temporary, path)
+    write_picture(figure, path)

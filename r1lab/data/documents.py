@@ -1,6 +1,7 @@
 """Documents for supervised training: (prompt, completion) texts in fixed batches, numbered so that a resume goes on."""
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Protocol
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -100,6 +101,7 @@ class DocumentData(TaskData):
         self.documents, self.tokenizer = documents, tokenizer
         self.batch_size, self.microbatch_tokens, self.padding_free = batch_size, microbatch_tokens, padding_free
 
+    @cached_property
     def held_out(self) -> list[Batch]:
         """This rank's share of the validation documents, in microbatches; of another rank's count at times."""
         ranks = self.trainer.global_rank, self.trainer.world_size

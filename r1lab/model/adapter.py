@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from r1lab.model.quantize import check_precision, dequantize, quantize
+from r1lab.model.quantize import check_precision, dequantize
+from r1lab.model.quantize import quantize as quantized
 
 ALL = "all-linear"
 
@@ -66,7 +67,7 @@ def with_adapters(
         return model
     from peft import LoraConfig, inject_adapter_in_model
 
-    _quantize(model.requires_grad_(False), quantize)
+    quantized(model.requires_grad_(False), quantize)
     # Without the body's config: by it peft takes the linear layers of a mixture's shared experts for routed ones.
     body = nn.ModuleDict({"body": model.base_model})
     linear = [name for name, module in body.named_modules() if isinstance(module, nn.Linear)]
@@ -86,9 +87,6 @@ def with_adapters(
     for part, training in modes:
         part.training = training  # which checkpoints a layer's activations
     return model
-
-
-_quantize = quantize  # the name of a setting above
 
 
 def adapter_settings(model: nn.Module) -> dict[str, Any] | None:

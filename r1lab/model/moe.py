@@ -4,6 +4,8 @@ N tokens, E routed experts of which each token goes to K, L layers with a router
 section 2.1.2) and Wang et al., auxiliary-loss-free balancing (2408.15664).
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -19,27 +21,27 @@ def routers(*models: nn.Module | None) -> dict[str, nn.Module]:
     }
 
 
-def biases(*models: nn.Module | None) -> Tensor:
-    """A copy of the routers' biases, float32 [L,E]; of models that have routers."""
-    return torch.stack([router.e_score_correction_bias.float() for router in routers(*models).values()])
+def biases(routers: Mapping[str, nn.Module]) -> Tensor:
+    """A copy of the biases of routers, at least one, float32 [L,E]."""
+    return torch.stack([router.e_score_correction_bias.float() for router in routers.values()])
 
 
-def set_biases(bias: Tensor, *models: nn.Module | None) -> None:
+def set_biases(bias: Tensor, routers: Mapping[str, nn.Module]) -> None:
     """Give the routers these biases [L,E], in float32 whatever the model is in.
 
     In bfloat16 a step of 0.001 is lost on a bias of 0.5.
     """
-    for router, row in zip(routers(*models).values(), bias, strict=True):
+    for router, row in zip(routers.values(), bias, strict=True):
         router.e_score_correction_bias = row.to(router.weight.device, torch.float32, copy=True)
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The model in another precision, but for the routers' biases, which stay as they are in float32."""
-    if not routers(model):
+    if not (found := routers(model)):
         return model.to(dtype)
-    bias = biases(model)
+    bias = biases(found)
     model = model.to(dtype)
-    set_biases(bias, model)
+    set_biases(bias, found)
     return model
 
 

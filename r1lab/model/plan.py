@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from r1lab.model.passes import RolloutBytes, UpdateBytes
+from r1lab.model.quantize import BLOCK
 from r1lab.model.weights import Weight, optimizer_bytes, total
 
 # cuBLAS's workspace on Hopper, 32 MiB for each of the two threads that call it, forward and backward; it is allocated
@@ -21,8 +22,8 @@ WORKSPACE = 2 * 32 * 2**20
 # between blocks. A rule of thumb, and not in max_memory_allocated.
 CONTEXT = 600 * 2**20
 FRAGMENTED = 0.05
-# Bytes a number of quantised weights, with a float32 scale for each block of 64; see `r1lab.model.quantize`.
-QUANTISED = {"8bit": 1 + 4 / 64, "nf4": 0.5 + 4 / 64}
+# Bytes a number of quantised weights, with a float32 scale for each block; see `r1lab.model.quantize`.
+QUANTISED = {"8bit": 1 + 4 / BLOCK, "nf4": 0.5 + 4 / BLOCK}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,6 @@ class Sharding:
     gather: str = "layer"
     reference_on_cpu: bool = False
     cpu_offload: bool = False
-    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Routing:
     """
 
     def __init__(self, *models: nn.Module | None, balance: bool):
-        self.models, self.routers = models, routers(*models)
+        self.routers = routers(*models)
         self.balance = balance
         self.load = self.latest = self._no_load()  # since the last step, on this rank; of the last step, on all
         self.changed = self.replayed = 0  # tokens that would have gone elsewhere, of those that were given experts
@@ -51,7 +51,7 @@ class Routing:
     @property
     def bias(self) -> Tensor:
         """A copy of the routers' biases, float32 [L,E]."""
-        return biases(*self.models)
+        return biases(self.routers)
 
     @contextmanager
     def watch(self, sequences: Tensor, num_sequences: int, given: Tensor | None = None) -> Iterator[None]:
@@ -98,7 +98,7 @@ class Routing:
         """
         self.latest = everyone(self.load)
         if rate:
-            set_biases(next_bias(self.bias, self.latest, rate), *self.models)
+            set_biases(next_bias(self.bias, self.latest, rate), self.routers)
         metrics = {}
         found = load_metrics(self.latest) if self.latest.sum() else {}  # no token counted
         for name, values in found.items():

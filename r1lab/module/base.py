@@ -93,8 +93,8 @@ class PolicyModule(L.LightningModule):
     def configure_model(self) -> None:
         """Make the models, and put them in shards where the strategy of the trainer does that; once each."""
         self.make_models()
-        for name, model in self.children_with_routers().items():
-            self._biases.setdefault(name, biases(model))  # exact, before a strategy casts the model
+        for name, found in self.routers_of_children().items():
+            self._biases.setdefault(name, biases(found))  # exact, before a strategy casts the model
         shard = getattr(self._trainer and self.trainer.strategy, "shard", None)
         if shard is not None and not is_sharded(self.policy):
             self.shard_models(shard)
@@ -166,8 +166,8 @@ class PolicyModule(L.LightningModule):
         if not routers(*models):
             self.refuse_routing()
             return
-        for name, model in self.children_with_routers().items():
-            set_biases(self._biases[name], model)
+        for name, found in self.routers_of_children().items():
+            set_biases(self._biases[name], found)
         self.routing = Routing(*models, balance=self.balance_weight > 0)
 
     def on_fit_end(self) -> None:
@@ -177,8 +177,9 @@ class PolicyModule(L.LightningModule):
         if self.routing is not None:
             self.routing.close()
 
-    def children_with_routers(self) -> dict[str, nn.Module]:
-        return {name: model for name, model in self.named_children() if routers(model)}
+    def routers_of_children(self) -> dict[str, dict[str, nn.Module]]:
+        """Of each model that has routers, trained or not."""
+        return {name: found for name, model in self.named_children() if (found := routers(model))}
 
     def routed_models(self) -> list[nn.Module]:
         """What is trained and may have routers."""
@@ -324,7 +325,7 @@ class PolicyModule(L.LightningModule):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold for the module to go on, as plain data and tensors."""
-        bias = {name: biases(model).cpu() for name, model in self.children_with_routers().items()}
+        bias = {name: biases(found).cpu() for name, found in self.routers_of_children().items()}
         return {"step": self.step, "bad_steps": self.bad_steps, "routing_bias": bias}
 
     def restore(self, state: dict[str, Any]) -> None:

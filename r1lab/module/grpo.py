@@ -380,7 +380,7 @@ class GRPO(PolicyModule):
         metrics = self.accumulate(rows)
         finite = self.take_step(metrics["total"], lambda: {"rollout": self.rollout.pack(), "rows": rows})
         if is_sharded(self.reference):
-            reshard(self.reference)
+            reshard(self.reference)  # the next pass is to gather it anew
         refreshed = self.reference is not None and refresh(
             self.reference, self.policy, step=self.step, every=self.refresh_every, decay=self.decay
         )

@@ -13,7 +13,9 @@ from r1lab.loss.preference import PREFERENCE_LOSSES
 from r1lab.metric.interval import bootstrap_interval
 from r1lab.model.adapter import adapter_settings
 from r1lab.model.memory import trainable
-from r1lab.model.quantize import check_precision, quantize
+from r1lab.model.moe import cast
+from r1lab.model.quantize import check_precision
+from r1lab.model.quantize import quantize as quantized
 from r1lab.model.reward_model import last_token_scores
 from r1lab.model.value import ValueModel, value_model
 from r1lab.module.base import PolicyModule
@@ -227,7 +229,7 @@ def load_reward_model(
     head.load_state_dict(weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return RewardModelScorer(
-        _quantize(policy.to(getattr(torch, dtype)), quantize).to(device),
+        quantized(cast(policy, getattr(torch, dtype)), quantize).to(device),
         head.to(device),
         tokenizer,
         pointwise=settings["loss"] == "pointwise",
@@ -236,9 +238,6 @@ def load_reward_model(
         # A checkpoint from before there were moments keeps its raw scores.
         moments=state["score_moments"].tolist() if "score_moments" in state else (0.0, 1.0),
     )
-
-
-_quantize = quantize  # the name of a setting above
 
 
 def scored_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], texts: Sequence[str]) -> list[list[int]]:

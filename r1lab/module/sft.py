@@ -90,7 +90,7 @@ class SFT(PolicyModule):
 
     def validation_step(self, prompts: Sequence[Prompt], batch_idx: int) -> None:
         super().validation_step(prompts, batch_idx)
-        sums = self.held_out_sums(self.trainer.datamodule.held_out())
+        sums = self.held_out_sums(self.trainer.datamodule.held_out)
         loss, tokens = self.summed(sums.pop("loss")).tolist()
         if not tokens:
             return

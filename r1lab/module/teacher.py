@@ -15,7 +15,8 @@ from r1lab.model.attention import use_attention
 from r1lab.model.memory import weights_mib
 from r1lab.model.moe import cast
 from r1lab.model.policy import load_policy, load_tokenizer
-from r1lab.model.quantize import check_precision, quantize
+from r1lab.model.quantize import check_precision
+from r1lab.model.quantize import quantize as quantized
 from r1lab.model.tokenizer import refuse_other_tokens, vocabulary_hash
 from r1lab.module.base import PolicyModule
 from r1lab.module.checkpoint import checkpoint_file, load_checkpoint
@@ -62,10 +63,7 @@ def load_teacher(name: str, dtype: str | None, quantize: str | None) -> Teacher:
         model, tokenizer, _ = load_checkpoint(file)
         model = cast(model, getattr(torch, dtype)) if dtype else model
     use_attention(model, "auto")
-    return Teacher(name, _quantize(model.eval().requires_grad_(False), quantize), tokenizer)
-
-
-_quantize = quantize  # the name of a setting above
+    return Teacher(name, quantized(model.eval().requires_grad_(False), quantize), tokenizer)
 
 
 class Taught(PolicyModule):

@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from r1lab.model.quantize import check_precision, quantize
+from r1lab.model.quantize import check_precision
+from r1lab.model.quantize import quantize as quantized
 from r1lab.reward.format import parts_of
 from r1lab.types import Completion, Prompt
 
@@ -105,8 +106,5 @@ def load_classifier(
     """
     check_precision(quantize, "scorer.quantize")
     model = AutoModelForSequenceClassification.from_pretrained(name, dtype=getattr(torch, dtype))
-    model = _quantize(model, quantize).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = quantized(model, quantize).to("cuda" if torch.cuda.is_available() else "cpu")
     return SequenceClassifier(model, AutoTokenizer.from_pretrained(name), batch_size, max_length)
-
-
-_quantize = quantize  # the name of a setting above

@@ -1,6 +1,5 @@
 """FSDP as a Lightning strategy, for GPUs; `fsdp2` is its successor."""
 
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -11,41 +10,23 @@ from torch.distributed.fsdp.wrap import CustomPolicy
 
 from r1lab.strategy.blocks import blocks
 from r1lab.strategy.folder import WholeFolder
-from r1lab.strategy.fsdp2 import check_choices, dtype
+from r1lab.strategy.settings import Settings
 
 
 class FSDP(WholeFolder, FSDPStrategy):
-    """As `r1lab.strategy.fsdp2.FSDP2`, with the same arguments, by torch's first FSDP.
-
-    Raises:
-        ValueError: for an unknown sampler or checkpoint.
-    """
+    """As `r1lab.strategy.fsdp2.FSDP2`, with the same arguments, by torch's first FSDP."""
 
     on_cpu = False  # tests shard on a CPU all the same
 
-    def __init__(
-        self,
-        *,
-        cpu_offload: bool,
-        reference_on_cpu: bool,
-        param_dtype: str | None,
-        reduce_dtype: str | None,
-        sampler: str,
-        checkpoint: str,
-        devices: Any = None,
-        num_nodes: int = 1,
-        seconds: float,
-    ):
-        check_choices(sampler, checkpoint)
-        types = {"param_dtype": dtype(param_dtype), "reduce_dtype": dtype(reduce_dtype)}
+    def __init__(self, *, devices: Any = None, num_nodes: int = 1, **settings: Any):
+        own = Settings(**settings)
         super().__init__(
-            cpu_offload=cpu_offload,
-            mixed_precision=MixedPrecision(**types) if any(types.values()) else None,
-            state_dict_type="sharded" if checkpoint == "sharded" else "full",
-            timeout=timedelta(seconds=seconds),
+            cpu_offload=own.cpu_offload,
+            mixed_precision=MixedPrecision(**own.dtypes) if any(own.dtypes.values()) else None,
+            state_dict_type="sharded" if own.is_folder else "full",
+            timeout=own.timeout,
         )
-        self.is_folder = checkpoint == "sharded"
-        self.reference_on_cpu, self.sampler = reference_on_cpu, sampler
+        self.is_folder, self.sampler, self.reference_on_cpu = own.is_folder, own.sampler, own.reference_on_cpu
 
     def refuse_cpu(self, accelerator: str) -> None:
         """Raise ValueError where the trainer's accelerator would be the CPU."""

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from r1lab.strategy.fsdp2 import FSDP2, dtype
+from r1lab.strategy.fsdp2 import FSDP2
+from r1lab.strategy.settings import dtype
 
 SETTINGS = {
     "cpu_offload": False,

@@ -1,0 +1,62 @@
+"""What both strategies that shard models are told."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+
+SAMPLERS = ("whole", "layers")
+FORMS = ("sharded", "whole")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How models are put in shards.
+
+    cpu_offload: the policy's shards, their gradients and the optimizer's state lie in the host's memory.
+    reference_on_cpu: the frozen reference's do.
+    param_dtype, reduce_dtype: in which parameters are gathered, and gradients summed; None: their own.
+    sampler: whole, each rank gathers a copy for its rollouts; layers, rollouts gather layer by layer, all ranks in
+        step: less memory, and far slower.
+    checkpoint: sharded, a folder to which each rank writes its part, and from which any number of ranks goes on; whole,
+        one file, assembled by the first rank.
+    seconds: that ranks wait for each other before the run ends with an error.
+
+    Raises ValueError for an unknown sampler or checkpoint, or what is no dtype.
+    """
+
+    cpu_offload: bool
+    reference_on_cpu: bool
+    param_dtype: str | None
+    reduce_dtype: str | None
+    sampler: str
+    checkpoint: str
+    seconds: float
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("sampler", self.sampler, SAMPLERS), ("checkpoint", self.checkpoint, FORMS)):
+            if value not in choices:
+                raise ValueError(f"strategy.{name} {value!r} is not one of {', '.join(choices)}")
+        _ = self.dtypes  # refused here
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether a checkpoint is one."""
+        return self.checkpoint == "sharded"
+
+    @property
+    def timeout(self) -> timedelta:
+        return timedelta(seconds=self.seconds)
+
+    @property
+    def dtypes(self) -> dict[str, torch.dtype | None]:
+        """`param_dtype` and `reduce_dtype`, as torch's mixed precision takes them."""
+        return {"param_dtype": dtype(self.param_dtype), "reduce_dtype": dtype(self.reduce_dtype)}
+
+
+def dtype(name: str | None) -> torch.dtype | None:
+    """torch's dtype of that name. Raises ValueError where there is none."""
+    found = None if name is None else getattr(torch, name, None)
+    if name is not None and not isinstance(found, torch.dtype):
+        raise ValueError(f"strategy.param_dtype and reduce_dtype are null or names such as bfloat16, got {name!r}")
+    return found
