@@ -231,7 +231,7 @@ class Planner:
         if variant.halved and microbatch.rows > 1:
             rows = microbatch.rows // 2
             microbatch = Microbatch(rows, microbatch.width, microbatch.counted * rows // microbatch.rows)
-        compute = sharding.param_dtype if sharding.sharded and ranks > 1 else None
+        compute = sharding.param_dtype if sharding.sharded else None
         update, copies = self.update(microbatch, compute, checkpointing, variant.chunk_bytes)
         logprobs, rollout = self.before(of_rank, compute)
         if rollout:
@@ -252,7 +252,7 @@ class Planner:
     def token_bytes(self, ranks: int) -> int:
         """Of the cache of a rollout."""
         sharding = self.sharding(ranks)
-        compute = sharding.param_dtype if sharding.sharded and ranks > 1 else None
+        compute = sharding.param_dtype if sharding.sharded else None
         return self.before(self.microbatch(ranks), compute)[1].token
 
     def _before(self, microbatch: Microbatch, compute: torch.dtype | None):

@@ -171,11 +171,12 @@ def _blocks(weights: Sequence[Weight], dtype: torch.dtype | None) -> tuple[int, 
 
 
 def _gathered(weights: Sequence[Weight], sharding: Sharding) -> int:
-    """Weights that a pass without gradient gathers: the root, a layer, the next one, and what arrives."""
-    if not sharding.sharded or sharding.ranks == 1:
+    """Weights that a pass without gradient gathers: the root, a layer, the next one, and what arrives. One rank, to
+    which nothing arrives, has copies of the root and a layer; the first FSDP only where they are in another dtype."""
+    if not sharding.sharded or (sharding.ranks == 1 and sharding.flat and sharding.param_dtype is None):
         return 0
     root, layer = _blocks(weights, sharding.param_dtype)
-    return root + 3 * layer
+    return root + (3 if sharding.ranks > 1 else 1) * layer
 
 
 def _update(models: Models, update: UpdateBytes, sharding: Sharding) -> dict[str, int]:
@@ -184,13 +185,13 @@ def _update(models: Models, update: UpdateBytes, sharding: Sharding) -> dict[str
         "head buffers": update.head,
         "temporaries": max(update.peak - update.activations - update.head, 0),
     }
-    if sharding.sharded and sharding.ranks > 1:
+    if gathered := _gathered(models.policy, sharding):
         root, layer = _blocks(models.policy, sharding.param_dtype)
         of_reduce = _blocks(models.policy, sharding.reduce_dtype or sharding.param_dtype)[1]
         # The gradients of a layer stay whole until all are there, and go out as one copy; one is in the temporaries.
         largest = max(replace(w, dtype=sharding.param_dtype or w.dtype).nbytes for w in models.policy)
-        parts["gathered weights"] = root + 3 * layer
+        parts["gathered weights"] = gathered
         parts["whole gradients"] = max(root + layer + of_reduce - largest, 0)
         value = [w for w in models.value if w.layer is not None]
-        parts["gathered weights"] += 3 * _blocks(value, sharding.param_dtype)[1] if value else 0
+        parts["gathered weights"] += _gathered(value, sharding)
     return parts

@@ -58,6 +58,15 @@ def test_shards_and_what_is_gathered_of_them():
     assert half.held == plan.held
 
 
+def test_one_rank_of_shards_copies_what_it_computes_with():
+    alone = Sharding(1, sharded=True, param_dtype=torch.bfloat16)
+    plan = make_plan(MODELS, PASSES, "AdamW", alone)
+    assert mib(plan.phases["update"])["gathered weights"] == mib(plan.phases["logprobs"])["gathered weights"] == 1 + 1
+    assert mib(make_plan(MODELS, PASSES, "AdamW", Sharding(1, sharded=True)).phases["logprobs"])["gathered weights"] == 4
+    flat = make_plan(MODELS, PASSES, "AdamW", Sharding(1, sharded=True, flat=True))
+    assert "gathered weights" not in flat.phases["update"]
+
+
 def test_what_is_on_the_host_is_not_on_the_device():
     plan = make_plan(MODELS, PASSES, "AdamW", Sharding(2, sharded=True, reference_on_cpu=True))
     assert "reference" not in plan.held and mib(plan.host) == {"reference": 3}
