@@ -1,7 +1,8 @@
 """What a rank holds in training, and in which phase of a step it holds the most: from shapes, in bytes.
 
 A step has four phases: rollout, logprobs (passes without gradient: old, reference, teacher), update (forward and
-backward of the microbatches) and step (of the optimizer). Weights, gradients and optimizer state are there in all of
+backward of the microbatches) and step (of the optimizer); before the first of them, the first FSDP gathers all weights
+at once for a whole copy to sample from (copy). Weights, gradients and optimizer state are there in all of
 them, as from the second microbatch of the second step on; a phase's own parts come on top. The peak is that of the
 largest phase.
 """
@@ -112,7 +113,9 @@ def make_plan(models: Models, passes: Passes, optimizer: str, sharding: Sharding
             "pass and sampling": rollout.peak - rollout.cache,
             "gathered weights": _gathered(models.policy, sharding) if sharding.gather == "layer" else 0,
         }
-    order = [name for name in ("rollout", "logprobs", "update", "step") if name in phases]
+        if sharding.flat and sharding.gather == "whole" and sharding.ranks > 1:
+            phases["copy"] = {"gathered weights": total(models.policy)}
+    order = [name for name in ("copy", "rollout", "logprobs", "update", "step") if name in phases]
     return Plan(_some(held), {name: _some(phases[name]) for name in order}, _some(host))
 
 

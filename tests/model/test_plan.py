@@ -53,6 +53,8 @@ def test_shards_and_what_is_gathered_of_them():
     assert mib(plan.phases["update"])["whole gradients"] == 2 + 2 + 2 - 2
     whole = make_plan(MODELS, PASSES, "AdamW", Sharding(2, sharded=True, gather="whole"))
     assert "gathered weights" not in whole.phases["rollout"] and mib(whole.held)["sampler"] == 6
+    flat = make_plan(MODELS, PASSES, "AdamW", Sharding(2, sharded=True, flat=True, gather="whole"))
+    assert mib(flat.phases["copy"]) == {"gathered weights": 6} and "copy" not in whole.phases
     half = make_plan(MODELS, PASSES, "AdamW", Sharding(2, sharded=True, param_dtype=torch.bfloat16))
     assert mib(half.phases["rollout"])["gathered weights"] == 1 + 3
     assert half.held == plan.held
@@ -62,7 +64,8 @@ def test_one_rank_of_shards_copies_what_it_computes_with():
     alone = Sharding(1, sharded=True, param_dtype=torch.bfloat16)
     plan = make_plan(MODELS, PASSES, "AdamW", alone)
     assert mib(plan.phases["update"])["gathered weights"] == mib(plan.phases["logprobs"])["gathered weights"] == 1 + 1
-    assert mib(make_plan(MODELS, PASSES, "AdamW", Sharding(1, sharded=True)).phases["logprobs"])["gathered weights"] == 4
+    plan = make_plan(MODELS, PASSES, "AdamW", replace(alone, param_dtype=None))
+    assert mib(plan.phases["logprobs"])["gathered weights"] == 2 + 2
     flat = make_plan(MODELS, PASSES, "AdamW", Sharding(1, sharded=True, flat=True))
     assert "gathered weights" not in flat.phases["update"]
 
