@@ -263,13 +263,14 @@ class PolicyModule(L.LightningModule):
         return float(nn.utils.clip_grad_norm_(parameters, self.gradient_clip))
 
     def memory(self) -> dict[str, float]:
-        """What this rank holds after a step, in MiB by part; the step's peak where the device keeps count."""
+        """What this rank holds after a step, in MiB by part; its peak on the rank with most, if devices keep count."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         held = memory_mib(optimizer, policy=self.policy, reference=self.reference, value=self.value_model)
         if self._whole is not None:
             held["sampler"] = weights_mib(self._whole[0])
         if self.device.type == "cuda":
-            held["peak"] = torch.cuda.max_memory_allocated(self.device) / MIB
+            peak = torch.tensor(torch.cuda.max_memory_allocated(self.device), device=self.device)
+            held["peak"] = float(self.all_gather(peak).max()) / MIB
         metrics = {f"memory/{name}_mib": value for name, value in held.items()}
         count = torch.tensor(float(sum(p.numel() for p in trained(optimizer))), device=self.device)
         # Of FSDP's shards a rank knows its own alone, of FSDP2's the whole.

@@ -73,7 +73,7 @@ class SFT(PolicyModule):
                 sums[name] = sums[name] + value.detach() * counts
         loss, further, balance = self.summed(torch.stack(list(sums.values()))).tolist()
         self.take_step(loss, lambda: {"microbatches": [asdict(part) for part in batch]})
-        metrics = {"loss/total": loss, "time/step_seconds": time.perf_counter() - started}
+        metrics = {"loss/total": loss, "loss/tokens": tokens, "time/step_seconds": time.perf_counter() - started}
         metrics |= {"loss/mtp": further / self.mtp_weight} if self.mtp else {}
         self.log_step(metrics | ({"loss/balance": balance} if self.balance_weight else {}))
 
