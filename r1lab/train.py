@@ -69,6 +69,7 @@ from r1lab.run_folder import (
 )
 from r1lab.strategy.folder import restore_old
 from r1lab.strategy.fsdp import FSDP
+from r1lab.strategy.lost_rank import LostRank, is_of_a_lost_rank
 from r1lab.strategy.precision import precision_plugin
 
 _LARGE = 50_000_000  # parameters from which on a step of the default size takes minutes on a CPU
@@ -169,6 +170,8 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     except BaseException as error:
         summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "steps": module.step}
         note(summary)
+        if is_of_a_lost_rank(error):
+            raise LostRank(folder) from error
         raise
     if config["evaluate"]:
         module.whole()  # which all ranks make together of a policy in shards

@@ -49,5 +49,10 @@ class CtrlC:
         if self.pressed:
             self.leave()
         self.pressed = True
+        text = "stopping after this step, which will be saved; Ctrl-C again stops at once"
+        if number == signal.SIGTERM and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            # Launchers of ranks send it to all others where one is gone, without which no step is finished.
+            saved = f"; step {self.saved[0]} is saved" if self.saved else ""
+            text = f"asked to end: after this step, which will be saved, if every rank is still there{saved}"
         # A print could strike in the middle of another one, which Python forbids.
-        os.write(2, b"\nstopping after this step, which will be saved; Ctrl-C again stops at once\n")
+        os.write(2, f"\n{text}\n".encode())
