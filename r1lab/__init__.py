@@ -34,15 +34,16 @@ Packages; the same word names the package, its folder in conf, its folder in tes
                 multi-token prediction (mtp); what models hold in memory and compute, measured or planned on fake
                 tensors (fake, ledger, passes, weights, plan); the shipped tiny bases, and the words of the bilingual
                 one; whose tokens are whose
-    strategy    how a run is spread over processes: single, DDP, FSDP, FSDP2; models in shards, their folders
+    strategy    how a run is spread over processes: single, DDP, FSDP, FSDP2; models in shards, their folders; a rank
+                that is lost
     data        LightningDataModules: prompts for RL and their curriculum, documents for supervised training, pairs for
                 reward models, a teacher's samples; the tiny bases' corpora; filters of samples, and documents from what
                 they leave
     module      LightningModules, thin: base, grpo with its dynamic sampling, ppo, opd, sft, distill and its teacher,
                 reward_model; the head, by loss or by kernel; evaluation, mimicry of a teacher; checkpoints; a
                 step of each on fake tensors (dry_run)
-    callback    what watches a run: progress, FLOP and their budget, metrics.csv, expert_load.csv, samples.jsonl,
-                checkpoints, the base's gate, pruning
+    callback    what watches a run: progress, FLOP and their budget, the share of communication, metrics.csv,
+                expert_load.csv, samples.jsonl, checkpoints, the base's gate, pruning
     metric      pass_at_k, majority_vote, calibration, bootstrap intervals; over seeds: t intervals, paired tests, Holm,
                 power
     sweeper     Hydra's sweeper on Optuna: seeds, pruning, a queue that processes share

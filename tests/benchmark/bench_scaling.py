@@ -1,0 +1,321 @@
+"""python -m tests.benchmark.bench_scaling: training of a mixture of experts in shards, on 1, 2, 4, 8 GPUs of a machine.
+
+Each configuration (task, strategy, where the reference lies, number of ranks) is planned by r1lab.memory and then
+trained for a few steps by `torchrun ... -m r1lab.train`, with a time limit and a run folder of its own, from which all
+figures are read. The work of a rank is the same whatever their number (weak scaling):
+
+    tokens a second     those that count in the loss: of documents in SFT, of completions in GRPO; medians of the steps
+                        but for the first two and the last two
+    efficiency          that, over what one rank does times their number
+    communication       share of the last two steps' time in NCCL's kernels, and of it what is exposed: with nothing
+                        else on the first GPU meanwhile (on a CPU: in gloo's collectives)
+    peak                PyTorch's max_memory_allocated, of the rank with most, beside the plan
+
+`--model auto` takes, for each configuration, the largest shape whose plan fits the GPU, and whose models, which every
+rank makes whole before they are in shards, fit the host. `--dry-run` plans alone, and needs no GPU.
+
+`--losses`, `--resume`, `--kill` check instead: losses of recorded batches equal one rank's; a checkpoint goes on on
+half as many ranks; a job of which one rank is killed ends within a minute, and goes on from its last checkpoint with
+nothing lost. The first is of every number of ranks, the others of the largest.
+
+Each run appends its rows to results/bench_scaling.csv (the checks' to bench_scaling_checks.csv) and draws
+results/bench_scaling.png of the rows with the last one's commit, device and versions, be they of several calls.
+
+    python -m tests.benchmark.bench_scaling --gpus 1 2                              on GPUs
+    python -m tests.benchmark.bench_scaling --gpus 2 --kill --tasks grpo --strategies fsdp2
+    python -m tests.benchmark.bench_scaling --gpus 1 2 --device cpu --strategies fsdp2
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from r1lab.analysis.memory_table import GIB, MIB
+from r1lab.run_folder import commit, device_name
+from tests.benchmark.bench_head import RESULTS, append
+from tests.benchmark.scaling_checks import Checks
+from tests.benchmark.scaling_figure import WHAT, last_rows, plot
+from tests.benchmark.scaling_runs import (
+    AUTO,
+    PROFILED,
+    SHAPES,
+    WARMUP,
+    Configuration,
+    Settings,
+    devices,
+    figures,
+    fits,
+    gpu_bytes,
+    host_bytes,
+    largest,
+    measured,
+    overrides,
+    planned,
+    train,
+)
+
+LIMIT = 0.15  # of the plan
+EFFICIENCY = 0.9
+CHECKS = ("losses", "resume", "kill")
+SHOWN = (*WHAT, "gpus", "tokens_per_second", "step_seconds_p50", "efficiency", "communication_share",
+         "communication_exposed", "planned_mib", "measured_mib", "ratio")  # fmt: skip
+
+
+def configurations(args: argparse.Namespace, gpus: Sequence[int]) -> Iterator[Configuration]:
+    """One rank first: what others are compared with."""
+    for task in args.tasks:
+        for strategy in args.strategies:
+            for reference in args.reference if task == "grpo" else [""]:
+                for number in sorted(gpus):
+                    yield Configuration(args.model, task, strategy, reference, number)
+
+
+def chosen(configuration: Configuration, settings: Settings, memory: float, host: float) -> Configuration | None:
+    """With a shape in the place of `auto`; None where nothing fits."""
+    if configuration.model != AUTO:
+        return configuration
+    name = largest(configuration, settings, memory, host)
+    return replace(configuration, model=name) if name else None
+
+
+# ---- plans -----------------------------------------------------------------------------------------------------------
+
+
+def plan_row(configuration: Configuration, settings: Settings, memory: float, host: float) -> dict[str, Any]:
+    found = planned(configuration, settings)
+    return {
+        **{name: getattr(configuration, name) for name in (*WHAT, "gpus")},
+        "parameters": f"{found.parameters / 1e6:,.0f} M",
+        "peak_gib": f"{found.plan.peak / GIB:.2f}",
+        "needed_gib": f"{found.plan.needed / GIB:.2f}",
+        "host_gib": f"{found.host / GIB:.1f}",
+        "phase": found.plan.largest,
+        "fits": "yes" if fits(found, memory, host) else "no",
+    }
+
+
+def dry_run(args: argparse.Namespace, settings: Settings, memory: float, host: float) -> None:
+    rows = []
+    for configuration in configurations(args, args.gpus):
+        if own := chosen(configuration, settings, memory, host):
+            rows.append(plan_row(own, settings, memory, host))
+        else:
+            print(f"{configuration}: no shape fits", flush=True)
+    of_host = f", host of {host / GIB:.0f} GiB" if host < float("inf") else ""
+    show(rows, list(rows[0]) if rows else [], f"planned, GPUs of {memory / GIB:.0f} GiB{of_host}")
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+def measure(configuration: Configuration, settings: Settings, folder: Path) -> dict[str, Any]:
+    """The row of a configuration, but for its efficiency."""
+    found = planned(configuration, settings)
+    told = [*overrides(configuration, settings), *measured(settings)]
+    run = figures(train(told, folder, configuration.gpus, settings.timeout), configuration.task)
+    mib = found.plan.peak / MIB
+    return {
+        **{name: getattr(configuration, name) for name in (*WHAT, "gpus")},
+        "parameters": found.parameters,
+        "precision": settings.precision,
+        "steps": settings.steps,
+        **{name: run[name] for name in ("tokens_per_step", "tokens_per_second", "step_seconds_p50")},
+        "efficiency": "",
+        **{name: run[name] for name in ("communication_share", "communication_exposed")},
+        "planned_mib": round(mib, 1),
+        "measured_mib": run["measured_mib"],
+        "ratio": round(mib / run["measured_mib"], 4) if run["measured_mib"] else "",
+        "phase": found.plan.largest,
+        "train_seconds": run["train_seconds"],
+        "losses": run["losses"],
+        "overrides": " ".join(told),
+    }
+
+
+def efficiency(row: dict[str, Any], others: pd.DataFrame) -> float | str:
+    """Of a row, by that of one rank among the others of the same device, commit and versions; empty without one."""
+    if row["gpus"] == 1:
+        return 1.0
+    if others.empty:
+        return ""
+    same = [*WHAT, "commit", "device", "torch", "precision"]
+    found = others[others["gpus"].astype(int) == 1]
+    found = found[(found[same].astype(object).fillna("").astype(str) == [str(row[name]) for name in same]).all(axis=1)]
+    if found.empty:
+        return ""
+    return round(row["tokens_per_second"] / (row["gpus"] * float(found["tokens_per_second"].iloc[-1])), 4)
+
+
+def told(row: dict[str, Any]) -> str:
+    """A row as a line of progress."""
+    parts = [f"{row['tokens_per_second']:,.0f} tokens/s, {row['step_seconds_p50']} s a step"]
+    parts += [f"efficiency {row['efficiency']:.3f}"] if row["efficiency"] != "" else []
+    if row["communication_share"] != "":
+        exposed = row["communication_exposed"]
+        parts.append(f"{row['communication_share']:.1%} of the time in communication")
+        parts[-1] += f", {exposed:.1%} exposed" if exposed != "" else ""
+    if row["measured_mib"] != "":
+        parts.append(f"peak {row['measured_mib']:,.0f} MiB, planned {row['planned_mib']:,.0f}, ratio {row['ratio']}")
+    return "; ".join(parts)
+
+
+def missed(row: dict[str, Any]) -> list[str]:
+    """What a row does not reach of what is asked for."""
+    found = []
+    if row["efficiency"] != "" and row["efficiency"] < EFFICIENCY:
+        found.append(f"efficiency {row['efficiency']} is below {EFFICIENCY}")
+    if row["ratio"] != "" and abs(row["ratio"] - 1) > LIMIT:
+        found.append(f"the plan is {row['ratio']} of the peak, not within {LIMIT:.0%}")
+    return found
+
+
+def measure_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int], folder: Path) -> list[str]:
+    """Every configuration, each with its row and line; what failed or was missed."""
+    path = args.output / "bench_scaling.csv"
+    known = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    rows, wrong = [], []
+    memory, host = gpu_bytes() or args.gpu_memory_gib * GIB, host_bytes()
+    for number, configuration in enumerate(configurations(args, gpus)):
+        own = chosen(configuration, settings, memory, host)
+        if own is None:
+            print(f"{configuration}: no shape fits", flush=True)
+            continue
+        try:
+            row = about(args) | measure(own, settings, folder / f"{number}")
+        except RuntimeError as error:
+            print(f"{own}: {error}", flush=True)
+            wrong.append(f"{own}: failed")
+            continue
+        row["efficiency"] = efficiency(row, pd.concat([known, pd.DataFrame(rows)]))
+        rows.append(row)
+        append([row], path)
+        print(f"{own}: {told(row)}", flush=True)
+        # Cores of a CPU share their memory, and one may be as fast as all.
+        wrong += [f"{own}: {what}" for what in missed(row)] if args.device == "cuda" else []
+    if rows:
+        show(rows, SHOWN, f"{rows[-1]['device']}, {settings.precision}, {settings.steps} steps")
+        plot(last_rows(pd.read_csv(path)), args.output / "bench_scaling.png")
+    return wrong
+
+
+def check_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int], folder: Path) -> list[str]:
+    """Every check that is asked for, each with its row and line; those that failed."""
+    rows, wrong = [], []
+    for configuration in configurations(args, [n for n in gpus if n > 1]):
+        checks = Checks(configuration, settings, folder / "checks")
+        for name in CHECKS:
+            if not getattr(args, name) or (name != "losses" and configuration.gpus != max(gpus)):
+                continue
+            row = about(args) | {"check": name} | {key: getattr(configuration, key) for key in (*WHAT, "gpus")}
+            row |= dict.fromkeys(("against", "seconds", "message"), "")
+            row |= {"loss_difference": "", "gradient_difference": "", "passed": False}
+            try:
+                row |= getattr(checks, name)()
+            except RuntimeError as error:
+                row["message"] = str(error)
+            append([row], args.output / "bench_scaling_checks.csv")
+            rows.append(row)
+            print(f"{name}, {configuration}: {verdict(row)}", flush=True)
+            wrong += [] if row["passed"] else [f"{name}, {configuration}"]
+        shutil.rmtree(folder / "checks", ignore_errors=True)
+    shown = ("check", *WHAT, "gpus", "seconds", "loss_difference", "gradient_difference", "passed")
+    show(rows, shown, f"{device_name()}, float32")
+    return wrong
+
+
+def verdict(row: dict[str, Any]) -> str:
+    found = f"{'passed' if row['passed'] else 'FAILED'}; {row['against']}"
+    found += f"; losses differ by {row['loss_difference']}, gradients by {row['gradient_difference']}"
+    return found + (f"; it said: {row['message']}" if row["message"] else "")
+
+
+def about(args: argparse.Namespace) -> dict[str, str]:
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "commit": args.commit or commit() or "",
+        "device": device_name(),
+        **{name: version(name) for name in ("torch", "transformers", "lightning")},
+    }
+
+
+def show(rows: Sequence[dict[str, Any]], names: Sequence[str], title: str) -> None:
+    table = Table(*(name.replace("_", " ") for name in names), title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(row[name]) for name in names))
+    Console(width=200).print(table)
+
+
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    gpu = gpu_bytes() is not None
+    parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 4, 8], help="numbers of ranks")
+    parser.add_argument("--tasks", nargs="+", choices=("sft", "grpo"), default=["sft", "grpo"])
+    parser.add_argument("--strategies", nargs="+", choices=("fsdp", "fsdp2"), default=["fsdp", "fsdp2"])
+    parser.add_argument("--reference", nargs="+", choices=("sharded", "cpu"), default=["sharded", "cpu"], help="GRPO's")
+    parser.add_argument("--model", choices=(*SHAPES, AUTO), help="default: 145m, on a CPU tiny")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--precision", help="default: bf16-mixed, on a CPU and in checks 32-true")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if gpu else "cpu")
+    parser.add_argument("--dry-run", action="store_true", help="plan alone")
+    parser.add_argument("--gpu-memory-gib", type=float, default=80, help="of plans, where there is no GPU")
+    for name in CHECKS:
+        parser.add_argument(f"--{name}", action="store_true", help="check this instead of measuring")
+    parser.add_argument("--plot", action="store_true", help="only draw the rows that are there")
+    parser.add_argument("--timeout", type=float, default=240, help="seconds of a run")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--runs", type=Path, help="where run folders are kept; default: nowhere")
+    parser.add_argument("--commit", help="of the source, where it is no checkout")
+    parser.add_argument("overrides", nargs="*", help="of every run, such as rollout.max_new_tokens=64")
+    args = parser.parse_intermixed_args(arguments)
+    if args.steps <= WARMUP + PROFILED:
+        parser.error(f"--steps must be above {WARMUP + PROFILED}, the steps that are not timed")
+    if min(args.gpus) < 1:
+        parser.error("--gpus must be from 1 on")
+    planning = args.dry_run or args.plot
+    if args.device == "cuda" and not gpu and not planning:
+        parser.error("there is no GPU; --device cpu tries it on a CPU, --dry-run plans alone")
+    if args.device == "cpu" and not planning and "fsdp" in args.strategies:
+        print("fsdp needs GPUs, and is left out", flush=True)
+        args.strategies = [name for name in args.strategies if name != "fsdp"]
+    on_gpu = planning or args.device == "cuda"
+    args.model = args.model or ("145m" if on_gpu else "tiny")
+    args.precision = args.precision or ("bf16-mixed" if on_gpu else "32-true")
+    args.device = "cuda" if planning else args.device
+    return args
+
+
+def main() -> None:
+    args = parsed()
+    settings = Settings(args.device, args.steps, args.precision, args.timeout, tuple(args.overrides))
+    if args.dry_run:
+        # Of a machine without GPUs the host says nothing about one with them.
+        bounds = (gpu_bytes(), host_bytes()) if gpu_bytes() else (args.gpu_memory_gib * GIB, float("inf"))
+        return dry_run(args, settings, *bounds)
+    if args.plot:
+        return plot(last_rows(pd.read_csv(args.output / "bench_scaling.csv")), args.output / "bench_scaling.png")
+    here = devices(args.device)
+    gpus = [n for n in args.gpus if n <= here]
+    if beyond := [n for n in args.gpus if n > here]:
+        print(f"this machine has {here}: {', '.join(map(str, beyond))} left out", flush=True)
+    checking = any(getattr(args, name) for name in CHECKS)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.runs or Path(temporary)
+        wrong = (check_all if checking else measure_all)(args, settings, gpus, folder)
+    if wrong:
+        print("not as asked for: " + "; ".join(wrong))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

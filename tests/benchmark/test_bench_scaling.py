@@ -1,0 +1,169 @@
+"""The parts of bench_scaling that need no ranks; the slow test has two of them, by gloo."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from tests.benchmark import bench_scaling
+from tests.benchmark.bench_scaling import configurations, efficiency, missed, parsed
+from tests.benchmark.scaling_checks import difference
+from tests.benchmark.scaling_figure import last_rows, plot
+from tests.benchmark.scaling_runs import (
+    SHAPES,
+    Configuration,
+    Settings,
+    figures,
+    fits,
+    largest,
+    overrides,
+    planned,
+    reason,
+)
+
+GIB = 2**30
+SETTINGS = Settings("cuda", 8, "bf16-mixed", 100.0)
+SFT = Configuration("145m", "sft", "fsdp2", "", 2)
+GRPO = Configuration("145m", "grpo", "fsdp2", "cpu", 4)
+ROW = {
+    "commit": "abc",
+    "device": "H100",
+    "torch": "2.11",
+    "precision": "bf16-mixed",
+    "model": "145m",
+    "task": "sft",
+    "strategy": "fsdp2",
+    "reference": "",
+    "gpus": 1,
+    "tokens_per_second": 100.0,
+    "planned_mib": 1000.0,
+    "measured_mib": 900.0,
+    "losses": "4.0 3.5 3.2",
+}
+
+
+def test_one_rank_comes_first_and_references_are_grpos():
+    args = parsed(["--dry-run", "--gpus", "4", "1", "--strategies", "fsdp2"])
+    found = [(c.task, c.reference, c.gpus) for c in configurations(args, args.gpus)]
+    expected = [("sft", ""), ("grpo", "sharded"), ("grpo", "cpu")]
+    assert found == [(task, reference, n) for task, reference in expected for n in (1, 4)]
+
+
+def test_work_grows_with_the_ranks_unless_it_is_shared():
+    told = overrides(GRPO, SETTINGS)
+    assert {"rollout.batch_size=1024", "trainer.devices=4", "strategy.reference_on_cpu=true"} <= set(told)
+    assert "rollout.batch_size=256" in overrides(GRPO, SETTINGS, share=1)
+    assert {"data.batch_size=1024", "strategy.param_dtype=bfloat16"} <= set(overrides(SFT, SETTINGS))
+    full = overrides(SFT, replace(SETTINGS, precision="32-true", given=("seed=3",)))
+    assert full[-1] == "seed=3" and not any("param_dtype" in option for option in full)
+
+
+def test_a_plan_is_of_the_runs_own_settings():
+    two, four = planned(SFT, SETTINGS), planned(replace(SFT, gpus=4), SETTINGS)
+    assert two.parameters == 145_219_584 and two.host == 2 * 4 * two.parameters
+    # Shards are halved, activations are the same.
+    assert two.plan.held["optimizer"] == pytest.approx(2 * four.plan.held["optimizer"], rel=0.01)
+    assert two.plan.phases["update"]["activations"] == four.plan.phases["update"]["activations"]
+
+
+def test_the_largest_shape_fits_and_the_next_does_not():
+    names = list(SHAPES)
+    bounds = 16 * GIB, 1e15
+    found = largest(SFT, SETTINGS, *bounds)
+    following = names[names.index(found) + 1]
+    assert fits(planned(replace(SFT, model=found), SETTINGS), *bounds)
+    assert not fits(planned(replace(SFT, model=following), SETTINGS), *bounds)
+    assert largest(SFT, SETTINGS, GIB / 4, 1e15) is None
+    # Every rank makes whole models on the host.
+    assert largest(SFT, SETTINGS, 1e15, 3 * GIB) == "145m"
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_experts_of_a_shape_divide_into_groups(name):
+    shape = SHAPES[name].config
+    assert shape.get("n_routed_experts", 32) % 4 == 0 and shape.get("hidden_size", 512) % 64 == 0
+
+
+def test_efficiency_is_of_one_rank_of_the_same_run():
+    others = pd.DataFrame([ROW, ROW | {"gpus": 2}, ROW | {"commit": "old", "tokens_per_second": 1.0}])
+    assert efficiency(ROW | {"gpus": 4, "tokens_per_second": 380.0}, others) == 0.95
+    assert efficiency(ROW, others) == 1.0
+    assert efficiency(ROW | {"gpus": 2, "strategy": "fsdp"}, others) == ""
+    assert efficiency(ROW | {"gpus": 2}, pd.DataFrame()) == ""
+
+
+def test_what_is_missed_is_said():
+    assert missed({"efficiency": 0.93, "ratio": 1.1}) == missed({"efficiency": "", "ratio": ""}) == []
+    assert len(missed({"efficiency": 0.8, "ratio": 0.7})) == 2
+
+
+def test_figures_leave_out_the_first_and_the_last_steps():
+    steps = pd.DataFrame({"step": range(1, 8), "time/step_seconds": [9.0, 9, 1, 2, 4, 9, 9], "loss/tokens": 100.0})
+    steps["loss/total"], steps["memory/peak_mib"] = 3.0, range(7)
+    steps["communication/share"] = [None] * 6 + [0.25]
+    run = type("Run", (), {"metrics": steps, "summary": {"train_seconds": 43.0}, "config": {}})
+    found = figures(run, "sft")
+    assert (found["step_seconds_p50"], found["tokens_per_second"], found["tokens_per_step"]) == (2.0, 50.0, 100)
+    assert (found["communication_share"], found["communication_exposed"], found["measured_mib"]) == (0.25, "", 6.0)
+
+
+def test_losses_are_compared_step_by_step():
+    expected = pd.DataFrame({"step": [1, 2, 3], "loss/total": [2.0, 0.0, 1.0], "optimizer/gradient_norm": 1.0})
+    later = expected.iloc[1:]
+    assert difference(later, expected).equal
+    apart = later.assign(**{"loss/total": later["loss/total"] + 1e-3})
+    assert not difference(apart, expected).equal
+    assert not difference(expected, later).equal  # a step that the other has not
+    assert not difference(expected.iloc[:0], expected).equal
+    assert not difference(pd.concat([later, later]), expected).equal
+    still = expected.assign(**{"optimizer/gradient_norm": 0.0})
+    assert not difference(still, still).equal  # nothing is shown by a step that does nothing
+
+
+def test_the_reason_is_the_first_failures():
+    text = """error: another rank is gone
+    Failures:
+    [1]:
+      rank      : 0 (local_rank: 0)
+      exitcode  : 1 (pid: 1)
+    Root Cause (first observed failure):
+    [0]:
+      rank      : 1 (local_rank: 1)
+      exitcode  : -9 (pid: 2)
+      traceback : Signal 9 (SIGKILL) received by PID 2
+    """
+    expected = "rank : 1 (local_rank: 1); exitcode : -9 (pid: 2); traceback : Signal 9 (SIGKILL) received by PID 2"
+    assert reason(text) == f"error: another rank is gone; {expected}"
+    assert reason("one\n\ntwo\n") == "one; two"
+
+
+def test_the_last_runs_rows_are_drawn(tmp_path):
+    rows = [ROW | {"commit": "old"}, ROW, ROW | {"gpus": 2, "measured_mib": ""}, ROW | {"tokens_per_second": 110.0}]
+    own = last_rows(pd.DataFrame(rows))
+    assert own["tokens_per_second"].tolist() == [100.0, 110.0] and own["gpus"].tolist() == [2, 1]
+    plot(own, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_too_few_steps_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        parsed(["--dry-run", "--steps", "4"])
+    assert "--steps must be above 4" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_gloo_ranks_are_measured_and_checked(tmp_path, monkeypatch, capsys):
+    common = ["bench_scaling", "--device", "cpu", "--tasks", "sft", "--strategies", "fsdp2", "--output", str(tmp_path)]
+    for own in (["--gpus", "1", "2", "64", "--steps", "5"], ["--gpus", "2", "--losses", "--kill"]):
+        monkeypatch.setattr("sys.argv", [*common, *own])
+        bench_scaling.main()
+    shown = capsys.readouterr().out
+    assert "64 left out" in shown and "ranks: passed" in shown
+    rows = pd.read_csv(tmp_path / "bench_scaling.csv")
+    assert rows["gpus"].tolist() == [1, 2] and (
+        rows["communication_share"].iloc[1] > rows["communication_share"].iloc[0]
+    )
+    assert (tmp_path / "bench_scaling.png").exists()
+    checks = pd.read_csv(tmp_path / "bench_scaling_checks.csv")
+    assert checks["check"].tolist() == ["losses", "kill"] and checks["passed"].all()
+    assert checks["seconds"].iloc[1] < 60 and "SIGKILL" in checks["message"].iloc[1]
