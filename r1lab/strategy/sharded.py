@@ -50,7 +50,8 @@ def reshard(model: nn.Module) -> None:
         model.reshard()
     for part in FullyShardedDataParallel.fsdp_modules(model):
         if part._handle is not None:
-            _reshard(part, part._handle, True)
+            # A single rank shards nothing, and has nothing to free.
+            _reshard(part, part._handle, part._handle.uses_sharded_strategy)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -220,6 +220,17 @@ def assert_refreshed(found: pd.DataFrame) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("own", [(), REFRESHED], ids=["grpo", "refreshed"])
+def test_the_first_fsdp_on_one_rank_shards_nothing(own, one, folder, overrides, train_small):
+    run = train_small(folder / f"fsdp_alone_{len(own)}", *overrides((FSDP, *own)), "trainer.devices=1")
+    torch.distributed.destroy_process_group()
+    if own:
+        assert_refreshed(metrics(run))
+    else:
+        assert_equal(metrics(run), one("grpo"), ["loss/total", "optimizer/gradient_norm", "reward/mean"])
+
+
+@pytest.mark.slow
 def test_losses_by_the_first_fsdp_are_one_ranks(one, more):
     assert_equal(more("fsdp/grpo"), one("grpo"), ["loss/total", "optimizer/gradient_norm", "reward/mean"])
     assert_equal(more("fsdp/sft"), one("sft"), ["loss/total", "loss/balance", "loss/mtp", "validation/loss"], rel=1e-5)
