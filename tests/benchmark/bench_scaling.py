@@ -23,7 +23,7 @@ results/bench_scaling.png of the rows with the last one's commit, device and ver
 
     python -m tests.benchmark.bench_scaling --gpus 1 2                              on GPUs
     python -m tests.benchmark.bench_scaling --gpus 2 --kill --tasks grpo --strategies fsdp2
-    python -m tests.benchmark.bench_scaling --gpus 1 2 --device cpu --strategies fsdp2
+    python -m tests.benchmark.bench_scaling --gpus 1 2 --device cpu --strategies fsdp2 -- rollout.max_new_tokens=8
 """
 
 import argparse
@@ -276,7 +276,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--runs", type=Path, help="where run folders are kept; default: nowhere")
     parser.add_argument("--commit", help="of the source, where it is no checkout")
-    parser.add_argument("overrides", nargs="*", help="of every run, such as rollout.max_new_tokens=64")
+    parser.add_argument("overrides", nargs="*", help="of every run, behind a --")
     args = parser.parse_intermixed_args(arguments)
     if args.steps <= WARMUP + PROFILED:
         parser.error(f"--steps must be above {WARMUP + PROFILED}, the steps that are not timed")
