@@ -13,6 +13,7 @@ FLASH = {
     "flash_attention_4": ("flash-attn-4", is_flash_attn_4_available, 9),
     "flash_attention_2": ("flash-attn", is_flash_attn_2_available, 8),
 }
+FLEX_WIDTH = 16  # of the narrowest head that torch's flex attention compiles for
 NAMES = ("auto", "sdpa", "eager", *reversed(FLASH), "flex", "varlen")
 
 
@@ -107,6 +108,8 @@ def _unfit(name: str, model: PreTrainedModel) -> str | None:
     # transformers pads values to the width of keys.
     if name in FLASH and not _takes_width(name, width := max(head_sizes(model.config))):
         return f"it does not take heads of width {width} on this GPU; set model.attention=auto"
+    if name == "flex" and (width := min(head_sizes(model.config))) < FLEX_WIDTH:
+        return f"it does not take heads of width {width}, below {FLEX_WIDTH}; set model.attention=auto"
     return None
 
 

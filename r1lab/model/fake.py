@@ -121,8 +121,9 @@ class _OnGPU(TorchFunctionMode):
     """Inside, scaled dot product attention is the kernel that PyTorch takes on an NVIDIA GPU from Ampere on.
 
     By aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: flash (or cuDNN's, which saves as much) for 16 bits
-    without a mask; the memory-efficient kernel for float32, for masks, and for heads of two widths as in MLA.
-    The grouped product of float32, which fake tensors lack, is transformers' own.
+    without a mask; the memory-efficient kernel for float32, for masks, and for heads of two widths as in MLA; what
+    keeps all scores for float32 whose heads share keys and values, which that kernel cannot do.
+    The grouped product of float32, which fake tensors lack, is a loop over experts there, see `_Grouped`.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -130,8 +131,21 @@ class _OnGPU(TorchFunctionMode):
         if func is torch.nn.functional.scaled_dot_product_attention:
             return _fused(*args, **kwargs)
         if func in _GROUPED and args[0].dtype != torch.bfloat16:
-            return torch.ops.transformers.grouped_mm_fallback(args[0], args[1], offs=kwargs["offs"])
+            return _Grouped.apply(args[0], args[1])
         return func(*args, **kwargs)
+
+
+class _Grouped(torch.autograd.Function):
+    """Shapes of [S, in] x experts [E, in, out] -> [S, out]: what it saves, and the gradients of both."""
+
+    @staticmethod
+    def forward(ctx, tokens, weight):
+        ctx.save_for_backward(tokens, weight)
+        return tokens.new_empty(len(tokens), weight.shape[2])
+
+    @staticmethod
+    def backward(ctx, _):
+        return tuple(torch.empty_like(x) for x in ctx.saved_tensors)
 
 
 def _fused(
@@ -148,8 +162,8 @@ def _fused(
     if half and attn_mask is None and query.shape[-1] == value.shape[-1] <= _FLASH_WIDTH:
         return aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, scale=scale)[0]
     if enable_gqa:
-        groups = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+        options = {"scale": scale, "enable_gqa": True}
+        return aten._scaled_dot_product_attention_math(query, key, value, attn_mask, 0.0, is_causal, **options)[0]
     bias = None
     if attn_mask is not None:
         bias = torch.zeros(attn_mask.shape, dtype=query.dtype).expand(*query.shape[:3], key.shape[2])

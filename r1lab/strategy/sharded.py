@@ -33,13 +33,13 @@ def as_forward(function: Callable[[], T], *models: nn.Module | None) -> T:
     model, *others = sharded
     inner = model.module if isinstance(model, FullyShardedDataParallel) else model
 
-    def forward() -> T:
+    def forward(_: None) -> T:
         del inner.forward  # of the instance: within, the model is called as ever
         return as_forward(function, *others)
 
     inner.forward = forward
     try:
-        return model()
+        return model(None)  # an argument: in torch 2.11 FSDP2 fails on a GPU without any
     finally:
         inner.__dict__.pop("forward", None)
 

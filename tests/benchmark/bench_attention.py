@@ -22,8 +22,9 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ SMALL_HEADS |= {"mla": {"num_attention_heads": 4, "num_key_value_heads": 4, "q_l
 PROVIDERS = ("padded-sdpa", "packed-sdpa", "packed-varlen", "packed-flex")
 PROVIDERS += ("padded-flash_attention_2", "packed-flash_attention_2", "packed-flash_attention_4")
 # rows, the longest of them, tokens of a microbatch where they are split
-SIZES = {"cuda": (32, 2048, 16384), "cpu": (16, 192, 1024)}
+SIZES = {"cuda": (16, 2048, 8192), "cpu": (16, 192, 1024)}
 SPREAD, MEDIAN = 0.8, 0.24  # of the log-normal, the median as a share of the longest
 
 
@@ -132,11 +133,11 @@ def measure(rows: Rows, provider: str, split: bool, expected: Tensor | None) -> 
     }, values
 
 
-def bench(name: str, device: str) -> list[dict[str, Any]]:
+def bench(name: str, device: str) -> Iterator[dict[str, Any]]:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     config = MODELS[name] if device == "cuda" else MODELS[name] | SMALL | SMALL_HEADS[name]
     config |= {"first_k_dense_replace": config["num_hidden_layers"]} if name == "mla" else {}
-    rows, found = Rows(config, device, dtype), []
+    rows = Rows(config, device, dtype)
     for split in (False, True):
         expected = None
         for provider in PROVIDERS:
@@ -150,8 +151,11 @@ def bench(name: str, device: str) -> list[dict[str, Any]]:
                 if device == "cuda":
                     torch.cuda.empty_cache()
             expected = values if expected is None else expected
-            found.append({"shape": name, "dtype": str(dtype).removeprefix("torch."), **row})
-    return found
+            print(
+                f"{name} {provider} {'split' if split else 'whole'}: {row['ms_p50']} ms, {row['peak_mib']} MiB",
+                flush=True,
+            )
+            yield {"shape": name, "dtype": str(dtype).removeprefix("torch."), **row}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -169,18 +173,22 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", choices=MODELS, default=list(MODELS))
     parser.add_argument("--commit", help="where there is no checkout to ask")
     parser.add_argument("--no-csv", action="store_true", help="print the table alone")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("this benchmark needs a GPU, or --device cpu, which is small and no finding")
-    rows = [row for name in args.shapes for row in bench(name, args.device)]
+    on_cpu = "cpu" if args.device == "cpu" and torch.cuda.is_available() else ""
+    about = {"date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "commit": args.commit or commit() or ""}
+    about |= {"device": on_cpu or device_name(), "torch": torch.__version__}
+    about |= {"transformers": transformers.__version__, "flash_attn": flash_version()}
+    command = " ".join(["python -m tests.benchmark.bench_attention", *sys.argv[1:]])
+    rows = []
+    for name in args.shapes:
+        for row in bench(name, args.device):
+            rows.append(row)
+            if not args.no_csv:
+                append([{**about, **row, "command": command}], args.output / "bench_attention.csv")
     show(rows)
-    if not args.no_csv:
-        on_cpu = "cpu" if args.device == "cpu" and torch.cuda.is_available() else ""
-        about = {"date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "commit": args.commit or commit() or ""}
-        about |= {"device": on_cpu or device_name(), "torch": torch.__version__}
-        about |= {"transformers": transformers.__version__, "flash_attn": flash_version()}
-        command = " ".join(["python -m tests.benchmark.bench_attention", *sys.argv[1:]])
-        append([{**about, **row, "command": command} for row in rows], RESULTS / "bench_attention.csv")
 
 
 def flash_version() -> str:

@@ -33,6 +33,9 @@ OPTIONS = {
     "nf4": ("reference.quantize=nf4",),
     "qlora": ("adapter=qlora", "adapter.rank=4"),
 }
+GPU = torch.cuda.is_available()
+if GPU:
+    OPTIONS["paged"] = ("optimizer=adamw_8bit_paged",)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,13 @@ def runs(train_small, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "option", [pytest.param("8bit", marks=pytest.mark.slow), pytest.param("nf4", marks=pytest.mark.slow), "qlora"]
+    "option",
+    [
+        pytest.param("8bit", marks=pytest.mark.slow),
+        pytest.param("nf4", marks=pytest.mark.slow),
+        "qlora",
+        pytest.param("paged", marks=pytest.mark.skipif(not GPU, reason="pages a GPU's memory, R1LAB_TEST_GPU=1")),
+    ],
 )
 def test_stopped_and_resumed_it_is_the_same(runs, option, train_small, tmp_path, monkeypatch):
     def fail(module, prompts, batch_idx, original=GRPO.training_step):
@@ -100,7 +109,9 @@ def test_a_checkpoint_of_adapters_is_a_plain_model_to_who_loads_it(runs, command
     plain, _, _ = load_checkpoint(runs["plain"] / "checkpoints/last.ckpt")
     assert policy.state_dict().keys() == plain.state_dict().keys() and config["adapter"]["quantize"] == "nf4"
     loaded = load(str(runs["qlora"]))
-    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), loaded.policy.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b.to(a.device)) for a, b in zip(policy.parameters(), loaded.policy.parameters(), strict=True)
+    )
     sizes = {name: (runs[name] / "checkpoints/last.ckpt").stat().st_size for name in ("plain", "qlora")}
     assert sizes["qlora"] < 0.15 * sizes["plain"]
     options = ("num_prompts=4", "num_samples=1", "ks=[1]", "splits=[heldout]", "max_new_tokens=4")
@@ -158,7 +169,8 @@ def test_kl_to_base_is_to_the_policy_with_its_adapters_off(train_small, tmp_path
         (("optimizer=adamw_8bit_paged",), "optimizer=adamw_8bit_paged pages the memory of a CUDA GPU"),
     ],
 )
-def test_what_does_not_go_together_is_told_before_a_step(overrides, message, train_small, tmp_path):
+def test_what_does_not_go_together_is_told_before_a_step(overrides, message, train_small, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(Exception, match=message) as raised:
         train_small(tmp_path, *overrides)
     cause = root(raised.value)

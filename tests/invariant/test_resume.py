@@ -99,10 +99,11 @@ def whole(wholes):
 
 
 def read(folder):
-    """All that a run leaves which does not tell the time."""
+    """All that a run leaves which does not tell the time, or a GPU's memory, which is that of a process."""
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     with open(folder / "metrics.csv") as file:
-        rows = [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
+        measured = ("seconds", "memory/peak_mib")
+        rows = [{k: v for k, v in row.items() if not any(m in k for m in measured)} for row in csv.DictReader(file)]
     ours = {key: value for key, value in checkpoint["r1lab"].items() if key != "config"}
     return {
         "parameters": checkpoint["state_dict"],

@@ -80,7 +80,8 @@ def test_auto_takes_no_flash_attention_over_float32(gpu, monkeypatch):
     assert chosen(monkeypatch, new_policy(SHAPES["deepseek_v3"], seed=0)) == "varlen"
 
 
-def test_what_a_machine_lacks_is_told_before_anything_is_loaded(gpu):
+def test_what_a_machine_lacks_is_told_before_anything_is_loaded(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"model.attention='flash' is not one of auto, sdpa, eager, flash_attention_2"):
         load_policy("./nowhere", dtype="bfloat16", attention="flash")
     for name in ("flash_attention_2", "flash_attention_4", "flex"):
@@ -104,8 +105,14 @@ def test_heads_that_are_too_wide_are_told(gpu, half):
         use_attention(half(v_head_dim=264), "flash_attention_2")
 
 
+def test_heads_that_are_too_narrow_are_told(gpu, half):
+    gpu(9)
+    with pytest.raises(ValueError, match="model.attention=flex: it does not take heads of width 12, below 16"):
+        use_attention(half(v_head_dim=12), "flex")
+
+
 def test_head_sizes():
-    assert head_sizes(new_policy(SHAPES["unequal_heads"], seed=0).config) == (36, 12)
+    assert head_sizes(new_policy(SHAPES["unequal_heads"], seed=0).config) == (36, 20)
     assert head_sizes(new_policy(SHAPES["llama"], seed=0).config) == (16, 16)
 
 

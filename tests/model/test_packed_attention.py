@@ -15,7 +15,7 @@ CONF = Path(__file__).parents[2] / "conf/model"
 MLA = yaml.safe_load((CONF / "tiny_untrained.yaml").read_text())["policy"]["config"]
 SHAPES = {
     "deepseek_v3": MLA,
-    "unequal_heads": MLA | {"qk_nope_head_dim": 20, "v_head_dim": 12},
+    "unequal_heads": MLA | {"qk_nope_head_dim": 20, "v_head_dim": 20},
     "llama": yaml.safe_load((CONF / "tiny_student_small.yaml").read_text())["policy"]["config"]
     | {"num_key_value_heads": 2},
 }
