@@ -158,6 +158,8 @@ def _fused(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
+    if torch.is_autocast_enabled("cpu"):  # which casts for this on a GPU; rotated queries and keys are float32
+        query, key, value = (x.to(torch.get_autocast_dtype("cpu")) for x in (query, key, value))
     half = query.dtype in (torch.bfloat16, torch.float16)
     if half and attn_mask is None and query.shape[-1] == value.shape[-1] <= _FLASH_WIDTH:
         return aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, scale=scale)[0]

@@ -4,7 +4,8 @@ Each configuration is planned and then trained for three steps, in processes of 
 `memory/peak_mib` of its steps, PyTorch's max_memory_allocated, and planned the plan's peak. The planner is right where
 they are within 15 %. Completions are sampled and end where they end, while a plan takes them to be as long as they may:
 max_new_tokens are few, so that most are. `--dry-run` plans alone, and needs no GPU. Each run appends a row a
-configuration to results/bench_memory.csv.
+configuration to results/bench_memory.csv. `--replan` plans those rows anew, after a change of the planner: what was
+measured stays, with its commit, and the plan has its own.
 """
 
 import argparse
@@ -89,13 +90,30 @@ def measure(overrides: Sequence[str], folder: Path) -> float:
     return float(pd.read_csv(folder / "metrics.csv")["memory/peak_mib"].max())
 
 
+def replan(path: Path, now: str) -> None:
+    """Of each row the plan by the code of today, `now` its commit."""
+    rows = pd.read_csv(path)
+    for number, row in rows.iterrows():
+        with tempfile.TemporaryDirectory() as folder:
+            planned = plan(row["overrides"].split(), Path(folder))
+        mib = planned["peak"] / 2**20
+        found = {"planned_mib": round(mib, 1), "ratio": round(mib / row["measured_mib"], 4)}
+        for name, value in (found | {"phase": planned["largest_phase"], "planned_commit": now}).items():
+            rows.loc[number, name] = value
+        print(f"{row['configuration']}: measured {row['measured_mib']:.0f}, planned {mib:.0f} MiB", flush=True)
+    rows.to_csv(path, index=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=list(CONFIGURATIONS), choices=list(CONFIGURATIONS))
     parser.add_argument("--dry-run", action="store_true", help="plan alone")
+    parser.add_argument("--replan", action="store_true", help="plan what was measured before anew; needs no GPU")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--commit", help="of the source, where it is no checkout")
     args = parser.parse_args()
+    if args.replan:
+        return replan(args.output / "bench_memory.csv", args.commit or commit() or "")
     if not args.dry_run and not torch.cuda.is_available():
         parser.error("this measures peaks on a CUDA GPU, and there is none; --dry-run plans alone")
     about = {
@@ -124,8 +142,8 @@ def main() -> None:
         if abs(ratio - 1) > LIMIT:
             wrong.append(name)
         row = {"configuration": name, "measured_mib": round(measured, 1), "planned_mib": round(mib, 1)}
-        row |= {"ratio": round(ratio, 4), "phase": planned["largest_phase"], "overrides": " ".join(overrides)}
-        append([about | row], args.output / "bench_memory.csv")
+        row |= {"ratio": round(ratio, 4), "phase": planned["largest_phase"], "planned_commit": about["commit"]}
+        append([about | row | {"overrides": " ".join(overrides)}], args.output / "bench_memory.csv")
     if wrong:
         print(f"failed, or not within {LIMIT:.0%}: {', '.join(wrong)}")
         sys.exit(1)

@@ -129,7 +129,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of every run, such as rollout.batch_size=64")
     args = parser.parse_intermixed_args()
     variants = [name for name in args.variants if args.device == "cuda" or "paged" not in name]
-    apart = reference_kl(args)
+    wanted = any("reference" in name or name == "qlora" for name in variants)
+    apart = reference_kl(args) if wanted else {}
     about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": commit() or "",
@@ -139,15 +140,15 @@ def main() -> None:
     rows = []
     for variant in variants:
         found = measure(args, variant)
-        kl = {f"reference_{name}": value for name, value in apart.items()} | {"qlora": apart["nf4"]}
+        kl = {f"reference_{name}": value for name, value in apart.items()} | {"qlora": apart.get("nf4")}
         found = {"model": args.model, "variant": variant, "steps": args.steps, **found}
         found |= {
-            "reference_kl": f"{kl[variant]:.3g}" if variant in kl else "",
+            "reference_kl": f"{kl[variant]:.3g}" if kl.get(variant) is not None else "",
             "command": " ".join(overrides(args, variant)),
         }
         rows.append(about | found)
-        print(f"{variant}: {found['step_seconds_p50']} s a step", flush=True)
-    append(rows, args.output)
+        append(rows[-1:], args.output)
+        print(f"{variant}: {found['step_seconds_p50']} s a step, peak {found['peak_mib']} MiB", flush=True)
     shown = [name for name in rows[0] if name not in {*about, "model", "steps", "loss", "command"}]
     table = Table(*shown, title=f"{args.model}, {args.steps} steps, {about['device']}")
     for row in rows:

@@ -99,10 +99,10 @@ def whole(wholes):
 
 
 def read(folder):
-    """All that a run leaves which does not tell the time, or a GPU's memory, which is that of a process."""
+    """All that a run leaves which does not tell the time or memory, which other blocks may hold after a resume."""
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     with open(folder / "metrics.csv") as file:
-        measured = ("seconds", "memory/peak_mib")
+        measured = ("seconds", "memory/")
         rows = [{k: v for k, v in row.items() if not any(m in k for m in measured)} for row in csv.DictReader(file)]
     ours = {key: value for key, value in checkpoint["r1lab"].items() if key != "config"}
     return {
