@@ -24,10 +24,13 @@ def wellformed(row: Row) -> bool:
     return row["wellformed"]
 
 
-def one_language(row: Row, *, at_least: float) -> bool:
-    """At least that share of the reasoning's words is of the prompt's language; reasoning without words is of none."""
+def one_language(row: Row, *, at_least: float, wordless: bool = False) -> bool:
+    """At least that share of the reasoning's words is of the prompt's language.
+
+    Reasoning without words is of none; wordless: it passes, where one reasons in figures.
+    """
     share = row["language_consistency"]
-    return share is not None and share >= at_least
+    return wordless if share is None else share >= at_least
 
 
 def no_repetition(row: Row, *, ngram: int, at_most: float) -> bool:
@@ -57,17 +60,20 @@ def make_filters(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Filter]
     """Filters by name, in order, with their settings.
 
     Raises:
-        ValueError: for a name that is none, and settings that are not those of the filter, or no numbers.
+        ValueError: for a name that is none, and settings that are not those of the filter, or not of its kind.
     """
     if unknown := set(settings) - set(FILTERS):
         raise ValueError(f"there is no filter {', '.join(sorted(unknown))}; there are {', '.join(FILTERS)}")
     for name, options in settings.items():
-        takes = [key for key in inspect.signature(FILTERS[name]).parameters if key != "row"]
-        if not isinstance(options, Mapping) or sorted(options) != sorted(takes):
+        takes = {key: p for key, p in inspect.signature(FILTERS[name]).parameters.items() if key != "row"}
+        needed = {key for key, p in takes.items() if p.default is p.empty}
+        if not isinstance(options, Mapping) or not needed <= set(options) <= set(takes):
             raise ValueError(f"the filter {name} takes {{{', '.join(f'{key}: ...' for key in takes)}}}, got {options}")
         for key, value in options.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"{name}.{key} must be a number, got {value!r}")
+            switch = takes[key].annotation is bool
+            if isinstance(value, bool) != switch or not isinstance(value, (int, float)):
+                kind = "true or false" if switch else "a number"
+                raise ValueError(f"{name}.{key} must be {kind}, got {value!r}")
     return {name: partial(FILTERS[name], **options) for name, options in settings.items()}
 
 

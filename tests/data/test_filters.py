@@ -85,13 +85,24 @@ def test_an_unknown_filter():
         make_filters({"nice": {}})
 
 
+def test_reasoning_in_figures_may_be_kept():
+    filters = make_filters({"one_language": {"at_least": 0.9, "wordless": True}})
+    kept, taken = keep(rows({"language_consistency": None}, {"language_consistency": 0.5}), filters, per_prompt=2)
+    assert len(kept) == 1 and taken["one_language"] == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"one_language": {"at_leest": 1}}, "the filter one_language takes {at_least: ...}, got {'at_leest': 1}"),
+        (
+            {"one_language": {"at_leest": 1}},
+            "the filter one_language takes {at_least: ..., wordless: ...}, got {'at_leest': 1}",
+        ),
         ({"length": {"least": 1}}, "the filter length takes {least: ..., most: ...}, got"),
         ({"one_language": None}, "the filter one_language takes"),
         ({"one_language": {"at_least": "abc"}}, "one_language.at_least must be a number, got 'abc'"),
+        ({"one_language": {"at_least": True}}, "one_language.at_least must be a number, got True"),
+        ({"one_language": {"at_least": 1, "wordless": 1}}, "one_language.wordless must be true or false, got 1"),
     ],
 )
 def test_settings_that_are_not_the_filter_s(settings, told):
