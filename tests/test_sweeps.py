@@ -8,15 +8,21 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from optuna.trial import TrialState
 
 import r1lab.sweeper.preflight as preflight
+from r1lab.entry import CONF
 from r1lab.sweeper.study import RECORD, open_storage
 from r1lab.sweeper.sweeper import Sweep
 from tests.sweeper.fake import command_line
 
 ROOT = Path(__file__).parents[1]
-SWEEPS = sorted(file.stem for file in (ROOT / "sweeps").glob("*.yaml"))
+FILES = sorted(file.stem for file in (ROOT / "sweeps").glob("*.yaml"))
+PIPELINES = [
+    name for name in FILES if "pipeline" in yaml.safe_load((ROOT / f"sweeps/{name}.yaml").read_text())["defaults"]
+]
+SWEEPS = [name for name in FILES if name not in PIPELINES]
 # One small run of one point. Group sizes up to 64 divide the batch.
 SMALL = (
     "debug=two_steps",
@@ -136,6 +142,23 @@ def test_runs_in_other_processes_are_pruned(launcher, options, tmp_path):
         "4/4  rollout.max_new_tokens=3  pruned in seed 1 at step 2",
     ]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_comparison_of_several_stages_is_a_pipeline(name, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(ROOT)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("pipeline", [f"pipeline={name}"])
+    teachers = config.pipeline.get("teachers", {})
+    places = [f"folder={tmp_path}", *(f"pipeline.teachers.{own}=notebooks/r1zero_run" for own in teachers)]
+    options = ("--config-dir", "sweeps", "--config-name", name, "dry_run=true", *places)
+    command_line(monkeypatch, *options, module="r1lab.pipeline")
+    said = capsys.readouterr()
+    assert said.err == ""
+    for seed in (1, 2, 3):
+        for stage in config.pipeline.stages:
+            assert f"seed {seed}  {stage:<12}" in said.out
+    assert f"[{name}]({name}.yaml)" in (ROOT / "sweeps/README.md").read_text()
 
 
 def test_sweep_files_are_written_alike():

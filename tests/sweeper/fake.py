@@ -1,5 +1,6 @@
 """Sweeps whose runs are a function: what the sweeper does, without a training."""
 
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Mapping
@@ -115,12 +116,11 @@ def states(study: Any) -> list[str]:
     return [trial.state.name for trial in study.trials]
 
 
-def command_line(monkeypatch: Any, *arguments: str) -> None:
-    """`python -m r1lab.train` with the arguments, in this process."""
-    from r1lab.train import main
-
+def command_line(monkeypatch: Any, *arguments: str, module: str = "r1lab.train") -> None:
+    """`python -m r1lab.train`, or another command, with the arguments, in this process."""
+    main = importlib.import_module("r1lab.pipeline.__main__" if module == "r1lab.pipeline" else module).main
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it
-    monkeypatch.setattr(sys, "argv", ["r1lab.train", *arguments])
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
     root, names = logging.getLogger(), ("r1lab", "r1lab.sweeper")
     before = root.handlers[:], root.level, [logging.getLogger(name).level for name in names]
     try:
