@@ -144,7 +144,8 @@ def test_the_run_that_is_compared_with_learns_and_refreshes(wholes, algorithm):
     rows = run["metrics"]
     assert [row["step"] for row in rows] == list("123456")
     assert [float(row["loss/reference_refreshed"]) for row in rows] == [0, 0, 1, 0, 0, 1]
-    assert [float(row["loss/kl"]) > 0 for row in rows] == [False, True, True, True, True, True]
+    # Some processors round products of other shapes otherwise.
+    assert [float(row["loss/kl"]) > 1e-10 for row in rows] == [False, True, True, True, True, True]
     assert len({row["loss/beta"] for row in rows}) == 6
     assert all(float(row["optimizer/gradient_norm"]) > 0 for row in rows)
     assert rows[3]["validation/pass_at_1"] != ""
