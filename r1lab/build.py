@@ -10,6 +10,7 @@ from typing import Any
 from hydra.utils import get_object, instantiate
 from transformers import PreTrainedTokenizerBase
 
+from r1lab.data.documents import Documents
 from r1lab.model.adapter import check_adapter, with_adapters
 from r1lab.reward.columns import by_name
 from r1lab.reward.schedule import Schedule
@@ -145,6 +146,12 @@ def build_policy_parts(config: Mapping[str, Any], tokenizer: PreTrainedTokenizer
         tokenizer = made(config["model"]["tokenizer"])
     task = build_task(config, tokenizer)
     return {"tokenizer": tokenizer, "task": task, "engine": make(config["rollout"]["engine"], tokenizer=tokenizer)}
+
+
+def make_documents(config: Mapping[str, Any], task: Task) -> Documents:
+    """Documents for supervised training. A corpus is about the task; documents that were written before are not."""
+    takes_task = "task" in inspect.signature(get_object(config["_target_"])).parameters
+    return make(config, **({"task": task} if takes_task else {}))
 
 
 def build_task(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:

@@ -4,7 +4,6 @@ The run's folder (`hydra.run.dir`, by default runs/<name>/<time>) gets config.ya
 curves.png, summary.json and checkpoints/. Returns the value of `objective`, which a sweep maximises.
 """
 
-import inspect
 import json
 import logging
 import signal
@@ -23,7 +22,7 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, Timer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -39,6 +38,7 @@ from r1lab.build import (
     build_reward,
     evaluation_sampling,
     make,
+    make_documents,
     policy_maker,
     quantized_settings,
     rollout_sampling,
@@ -391,9 +391,7 @@ def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.Lightnin
         preferences = make(preferences, task=parts["task"])
         return make(data, preferences=preferences, task=parts["task"], seed=config["seed"])
     if documents is not None:
-        # A corpus is about the task; documents that were written before are not.
-        takes_task = "task" in inspect.signature(get_object(documents["_target_"])).parameters
-        documents = make(documents, **({"task": parts["task"]} if takes_task else {}))
+        documents = make_documents(documents, parts["task"])
         given = {"task": parts["task"], "tokenizer": parts["tokenizer"], "padding_free": module.padding_free}
         return make(data, documents=documents, **given)
     given = {"task": parts["task"], "seed": config["seed"]}

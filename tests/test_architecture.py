@@ -11,7 +11,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGE, CONF, TESTS = ROOT / "r1lab", ROOT / "conf", ROOT / "tests"
 
 # What starts runs and knows Hydra; nothing below imports it.
-ENTRY = {"train", "evaluate", "generate", "pipeline", "export", "memory", "entry", "build", "load"}
+ENTRY = {
+    "train",
+    "evaluate",
+    "generate",
+    "pipeline",
+    "export",
+    "memory",
+    "planner",
+    "plan_inputs",
+    "advice",
+    "entry",
+    "build",
+    "load",
+}
 STAGES = {"task", "rollout", "reward", "advantage", "loss", "kernel", "model", "strategy", "metric"}
 # What of r1lab each package may import beside itself: a package, or one module of it.
 MAY_IMPORT = {

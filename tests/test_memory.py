@@ -5,11 +5,14 @@ import pytest
 import torch
 from transformers import DeepseekV3Config
 
-from r1lab.memory import OWN, SECTIONS, Planner, folder_config, memory, transformers_config
+from r1lab.advice import advice, expert_notes
+from r1lab.memory import OWN, SECTIONS, memory
 from r1lab.model.fake import meta_model
 from r1lab.model.passes import UpdateBytes
 from r1lab.model.plan import Passes, make_plan
 from r1lab.model.weights import counted
+from r1lab.plan_inputs import folder_config, transformers_config
+from r1lab.planner import Planner
 
 
 @pytest.fixture
@@ -92,13 +95,13 @@ def test_what_helps_where_it_does_not_fit_and_by_how_much(command, planner, caps
     assert "short by" in shown and "of 1 GPUs, each would need less by about" in shown
     assert "more GPUs share its weights with strategy=fsdp2" in shown
     own = planner(*given)
-    advice = dict(own.advice(1))
-    saved = advice["model.activation_checkpointing=true"]
-    assert list(advice.values()) == sorted(advice.values(), reverse=True)
+    found = dict(advice(own, 1))
+    saved = found["model.activation_checkpointing=true"]
+    assert list(found.values()) == sorted(found.values(), reverse=True)
     assert saved == own.plan(1).needed - planner(*given, "model.activation_checkpointing=true").plan(1).needed > 0
     # Half the tokens, half of what their passes hold.
     update = sum(own.plan(1).phases["update"].values())
-    assert advice["half the module.microbatch_tokens"] == pytest.approx(1.05 * update / 2, rel=0.05)
+    assert found["half the module.microbatch_tokens"] == pytest.approx(1.05 * update / 2, rel=0.05)
 
 
 def test_rows_follow_from_the_config(planner):
@@ -109,7 +112,10 @@ def test_rows_follow_from_the_config(planner):
     limited = planner("module.microbatch_tokens=600", "module.num_minibatches=2", "rollout.engine.batch_size=64")
     assert limited.microbatch(1).rows == 600 // limited.width
     assert limited.prompts(1) == 4 and limited.prompt_tokens == 11
-    assert planner("experiment=tiny_base").prompts(1) == 0
+    documents = planner("experiment=tiny_base", "data.batch_size=64", "data.microbatch_tokens=600")
+    largest = documents.microbatch(1)
+    assert documents.prompts(1) == 0 and 400 < largest.rows * largest.width <= 600
+    assert largest.width == max(length for length, _ in documents.documents) and largest.counted < 600
 
 
 def test_other_modules_are_planned(planner):
@@ -117,6 +123,13 @@ def test_other_modules_are_planned(planner):
     assert plan.held["teacher"] > 4 * 900_000 and "rollout" in plan.phases and "logprobs" not in plan.phases
     supervised = planner("experiment=tiny_base", "model=tiny_student_small")
     assert "reference" not in held(supervised) and supervised.prompts(1) == 0
+    further = planner("experiment=tiny_base", "module.mtp_weight=0.3").plan(1)
+    without = planner("experiment=tiny_base").plan(1)
+    block = further.held["multi-token prediction"]
+    assert block > without.held["policy"] / 4
+    more = [further.held[x] - without.held[x] for x in ("gradients", "optimizer")]
+    assert more == pytest.approx([block, 2 * block], rel=1e-4)
+    assert further.phases["update"]["activations"] > 1.3 * without.phases["update"]["activations"]
     mixed = planner("model=tiny_student_small", "trainer.precision=bf16-mixed")
     update, copies = mixed.update(mixed.microbatch(1), None, False, None)
     assert 0 < copies < held(mixed)["policy"] / 2
@@ -153,8 +166,8 @@ def test_more_ranks_than_experts_hold_no_less_of_them(planner):
     assert many > 0.6 * few
     flat = planner("model=tiny_untrained", "strategy=fsdp")
     assert held(flat, 16)["policy"] < many
-    assert "8 experts whole" in " ".join(own.expert_notes([8, 16]))
-    assert own.expert_notes([8]) == flat.expert_notes([16]) == []
+    assert "8 experts whole" in " ".join(expert_notes(own, [8, 16]))
+    assert expert_notes(own, [8]) == expert_notes(flat, [16]) == []
 
 
 @pytest.mark.parametrize(

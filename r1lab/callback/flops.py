@@ -24,9 +24,9 @@ class Flops(L.Callback):
     than adapters is trained), `flops/rollout` (sampling),
     `flops/scoring` (passes without gradient: old, reference and teacher logprobs) and `flops/total`, since step 0.
 
-    Padding counts, as it is computed, and of packed rows the pairs of tokens that see one another; validation and the
-    scores before and after do not. Of several ranks it is this rank's times their number. What a pass with gradient
-    checkpointing computes again is not counted.
+    Padding counts, as it is computed, and of packed rows the pairs of tokens that see one another; validation, the
+    scores before and after and learned rewards do not. Of several ranks it is this rank's times their number. What a
+    pass with gradient checkpointing computes again is not counted.
 
     Args:
         cost: model -> its `Cost`.
@@ -62,6 +62,8 @@ class Flops(L.Callback):
         body = getattr(pl_module.value_model, "body", None)
         if body is not None:
             self._hooks.append(self.hook(body, self.cost(policy)))
+        if (further := getattr(pl_module, "mtp", None)) is not None:
+            self._hooks.append(self.hook(further.body, self.cost(further)))
         pl_module.head.watch = self.note_head
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -105,8 +107,8 @@ class Flops(L.Callback):
         """Registered: the body's passes, at this cost."""
 
         def called(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            ids = kwargs.get("input_ids", args[0] if args else None)
-            rows, length = ids.shape
+            given = next(x for x in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args) if x is not None)
+            rows, length = given.shape[:2]
             cache = kwargs.get("past_key_values")
             before = cache.get_seq_length() if cache is not None else 0
             pairs = rows * (length * before + length * (length + 1) / 2)

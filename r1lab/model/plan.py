@@ -49,7 +49,8 @@ class Sharding:
 
 @dataclass(frozen=True)
 class Models:
-    """Weights of each model that training holds. trained: of those of policy and value the ones that are stepped."""
+    """Weights of each model that training holds. trained: of those of policy, value and further the ones that are
+    stepped. further: multi-token prediction's."""
 
     policy: Sequence[Weight]
     trained: Sequence[Weight]
@@ -57,6 +58,7 @@ class Models:
     reference: Sequence[Weight] = ()
     reference_quantised: str | None = None
     teacher: Sequence[Weight] = ()
+    further: Sequence[Weight] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def _held(models: Models, optimizer: str, sharding: Sharding, *, momentum: bool)
     ours = {
         "policy": total(own(models.policy)),
         "value": total(own(models.value)),
+        "multi-token prediction": total(own(models.further)),
         "gradients": total(trained),
         "optimizer": state.state,
     }

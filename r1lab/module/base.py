@@ -118,9 +118,9 @@ class PolicyModule(L.LightningModule):
         self.policy.forward_cost = cost  # shards do not tell it
         for name in self.sharded_beside:
             if (model := getattr(self, name)) is not None:
+                own = forward_cost(model) if name == "mtp" else cost
                 setattr(self, name, shard(model, frozen=name == "reference"))
-        if self.reference is not None:
-            self.reference.forward_cost = cost
+                getattr(self, name).forward_cost = own
 
     @property
     def is_sharded(self) -> bool:

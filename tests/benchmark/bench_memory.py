@@ -60,6 +60,8 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
         "module.teacher.dtype=bfloat16", "data.batch_size=64",
     ),
     "tiny-reward-model": ("experiment=reward_model",),
+    "moe-145m-base": ("experiment=moe_base",),
+    "moe-145m-grpo": ("experiment=r1zero", "model=moe_145m", "trainer.precision=bf16-mixed"),
 }  # fmt: skip
 THREE_STEPS = (
     "trainer.max_steps=3",

@@ -18,9 +18,10 @@ from omegaconf import OmegaConf
 
 from r1lab.analysis.run import Run, load_run
 from r1lab.entry import CONF
-from r1lab.memory import OWN, SECTIONS, Planner
+from r1lab.memory import OWN, SECTIONS
 from r1lab.model.plan import Plan
 from r1lab.model.weights import counted
+from r1lab.planner import Planner
 
 ROOT = Path(__file__).parents[2]
 AUTO = "auto"
@@ -124,7 +125,6 @@ def overrides(configuration: Configuration, settings: Settings, *, share: int | 
     rl = configuration.task == "grpo"
     of_task = {
         "sft": [
-            "module.mtp_weight=0",  # which plans leave out
             f"data.batch_size={shape.documents * ranks}",
             "data.microbatch_tokens=40000",
         ],

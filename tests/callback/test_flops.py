@@ -30,6 +30,18 @@ def test_a_step_costs_what_its_tokens_do(run):
     assert (rollout < training).all()
 
 
+def test_multi_token_prediction_counts(train_small, tmp_path):
+    options = ("experiment=tiny_base", "callback=default", "data.batch_size=4", "trainer.max_steps=1")
+    without, beside = (
+        load_run(train_small(tmp_path / str(weight), *options, f"module.mtp_weight={weight}")).summary["flops"][
+            "training"
+        ]
+        for weight in (0, 0.3)
+    )
+    # A layer more beside two, and the head twice.
+    assert 1.3 < beside / without < 1.9
+
+
 def test_packed_rows_count_their_tokens_and_the_pairs_within_each():
     spent = []
     counter = Flops(cost=forward_cost, budget=None)

@@ -3,6 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from r1lab.model.flops import forward_cost
+from r1lab.model.mtp import MultiTokenPrediction
 from r1lab.model.policy import new_policy
 
 DENSE = {
@@ -49,6 +50,14 @@ def test_a_dense_model_is_what_torch_counts():
     expected = rows * (length * (cost.token + cost.head) + length**2 * cost.pair)
     # The rotary angles are a product, too, that is left out here.
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.01)
+
+
+def test_multi_token_prediction_is_a_block_and_a_projection():
+    model = new_policy(MIXTURE, seed=0)
+    found, whole = forward_cost(MultiTokenPrediction(model, seed=0)), forward_cost(model)
+    dense = forward_cost(new_policy(MIXTURE | {"num_hidden_layers": 1}, seed=0))
+    assert found.token == whole.token - dense.token + 2 * (2 * 32) * 32
+    assert (found.pair, found.head, found.trained) == (whole.pair / 2, 0, 1)
 
 
 def test_of_a_mixture_the_active_experts_count():
