@@ -41,7 +41,7 @@ from r1lab.reward.format import Format
 from r1lab.reward.language_consistency import consistency_of
 from r1lab.rollout.sampling import Sampling
 from r1lab.run_folder import config_hash, write_whole
-from r1lab.types import Completion, Prompt
+from r1lab.types import TOP, Completion, Prompt
 
 # The step that keys the draws, next to that of evaluations (-1): no draw is shared with either them or training.
 GENERATION_STEP = -2
@@ -81,6 +81,10 @@ def generate(config: DictConfig) -> None:
         raise ValueError('give either prompt="7 + 5 * 3" or split=heldout')
     if given["split"] is not None and given["output"] is None:
         raise ValueError("split needs output=FOLDER, where the Parquet files go")
+    if given["prompt"] is not None and (given["output"] or given["logprobs"]):
+        raise ValueError(
+            "output and logprobs are of a split's files: leave them out with a prompt, or give split=train"
+        )
     top_k = stored_logprobs(given["logprobs"], given["logprobs_k"])
     loaded = load(given["checkpoint"], model=given.get("model"), task=given.get("task"))
     settings = override(loaded.config["evaluation"], given)
@@ -268,8 +272,10 @@ def with_top_k(
 ) -> pa.Table:
     """The rows with the policy's k likeliest tokens at each place of the completions."""
     found = top_k_rows(loaded.policy, loaded.tokenizer, prompts, completions, k=k, temperature=temperature)
-    columns = {name: [row[i].tolist() for row in found] for i, name in enumerate(("top_ids", "top_logprobs"))}
-    return pa.table(rows.to_pydict() | columns, schema=TOP_K_SCHEMA)
+    for i, name in enumerate(TOP):
+        field = TOP_K_SCHEMA.field(name)
+        rows = rows.append_column(field, pa.array([row[i].tolist() for row in found], field.type))
+    return rows
 
 
 def write_shard(path: Path, rows: pa.Table) -> None:

@@ -57,6 +57,9 @@ class TaughtCompletion:
     top_logprobs: Sequence[Sequence[float]] = ()
 
 
+TOP = ("top_ids", "top_logprobs")  # of it, and columns of what `r1lab.generate` stores with logprobs=top_k
+
+
 @dataclass(frozen=True)
 class Completion:
     """What the policy wrote after a prompt, the end-of-sequence token included when it wrote one.

@@ -104,7 +104,22 @@ def verdicts(
         else:
             word = "better" if result.low > 0 else "worse" if result.high < 0 else "not told apart"
         lines.append(f"* {first} against {second}: **{word}**, pass@1 {interval(result, sign=True)}")
+    if len(lines) > 1:
+        lines.append(f"\nEach interval is its pair's own, unadjusted for there being {len(lines)}.")
     return "\n".join(lines) + "\n" if lines else ""
+
+
+def seeds_frame(
+    scores: Mapping[str, Sequence[Mapping[str, Mapping[str, float | None]]]], seeds: Sequence[int]
+) -> pd.DataFrame:
+    """A row a stage, seed and metric: what means and paired intervals are made of."""
+    return pd.DataFrame(
+        {"stage": stage, "seed": seed, "metric": metric, "value": found["value"]}
+        for stage, of_stage in scores.items()
+        for seed, own in zip(seeds, of_stage, strict=True)
+        for metric, found in own.items()
+        if found["value"] is not None
+    )
 
 
 def contrast_figure(

@@ -17,10 +17,9 @@ from r1lab.data.filters import keep, make_filters
 from r1lab.data.prompts import PromptStream
 from r1lab.model.tokenizer import refuse_other_tokens, vocabulary_hash
 from r1lab.task.protocol import Task
-from r1lab.types import Prompt, TaughtCompletion
+from r1lab.types import TOP, Prompt, TaughtCompletion
 
-TOP = ("top_ids", "top_logprobs")  # columns of generate with logprobs=top_k
-_LONG = ("completion_ids", "sampling_logprobs", *TOP)
+_LONG = ("sampling_logprobs", *TOP)  # which no filter reads
 
 
 class TeacherSamples:
@@ -58,7 +57,7 @@ class TeacherSamples:
                 f"data.folder={folder} holds no shards; python -m r1lab.generate checkpoint=TEACHER split=train "
                 f"output={folder} writes them"
             )
-        meta = json.loads((Path(folder) / "meta.json").read_text())
+        meta = _meta_of(Path(folder), paths)
         self.same_tokens = meta.get("tokenizer_sha256") == vocabulary_hash(tokenizer)
         if top_k:
             _check_stored(meta, f"data.folder={folder}", tokenizer, top_k, temperature)
@@ -96,6 +95,19 @@ class TeacherSamples:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def _meta_of(folder: Path, paths: Sequence[Path]) -> Mapping[str, Any]:
+    """How the shards were made. Raises ValueError where that is not there, or some of them are not."""
+    if not (folder / "meta.json").exists():
+        raise ValueError(f"data.folder={folder} has no meta.json beside its shards: copy it, too, or write them anew")
+    number = int(paths[0].stem.rpartition("-of-")[2])
+    if len(paths) < number:
+        raise ValueError(
+            f"data.folder={folder} holds {len(paths)} of {number} shards: python -m r1lab.generate was interrupted, "
+            "and its command goes on where it was"
+        )
+    return json.loads((folder / "meta.json").read_text())
 
 
 def _check_stored(

@@ -32,7 +32,7 @@ from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.rollout.randomness import row_keys, uniform
 from r1lab.rollout.sampling import Sampling
 from r1lab.strategy.sharded import as_forward
-from r1lab.types import Prompt, TaughtCompletion
+from r1lab.types import TOP, Prompt, TaughtCompletion
 
 MODES = ("sft", *DIVERGENCES, "top_k", "sampled")
 DATA, STUDENT = "data", "student"  # who wrote what is learnt from: the teacher, in stored samples, or the student
@@ -81,6 +81,13 @@ class Distill(Taught):
         # Of one whose samples are learnt nothing is asked, so that it may have a tokenizer of its own.
         super().__init__(teacher=None if mode == "sft" else teacher, **policy_parts)
         _check_mode(mode, teacher is not None, student_fraction, sft_weight)
+        if mode == "sft" and (temperature != 1 or teacher_temperature != 1):
+            raise ValueError(
+                f"module.mode=sft learns samples as they are: module.temperature={temperature} and "
+                f"module.teacher_temperature={teacher_temperature} are of divergences; leave both at 1"
+            )
+        if mode == "sampled" and not proposal_temperature > 0:
+            raise ValueError(f"module.proposal_temperature must be above 0, got {proposal_temperature}")
         if mode != "sft":
             check_divergence(mode if mode in DIVERGENCES else "forward_kl", jsd_beta, temperature, teacher_temperature)
         for name, number in (("k", k), ("num_draws", num_draws)):
@@ -92,6 +99,12 @@ class Distill(Taught):
         self.student_fraction, self.sft_weight = student_fraction, sft_weight
         self.sampling, self.seed = sampling, seed
         self.microbatch_tokens, self.padding_free = microbatch_tokens, padding_free
+
+    def make_models(self) -> None:
+        super().make_models()
+        vocabulary = len(self.teacher.model.get_output_embeddings().weight) if self.teacher is not None else self.k
+        if self.mode == "top_k" and self.k > vocabulary:
+            raise ValueError(f"module.k={self.k} is above the {vocabulary} tokens that the teacher has: lower it")
 
     @property
     def stored_top_k(self) -> int:
@@ -107,19 +120,17 @@ class Distill(Taught):
         sampled = time.perf_counter()
         counts = torch.tensor([sum(len(row.ids) for row in rows) for rows in sources.values()], device=self.device)
         tokens = dict(zip(sources, self.summed(counts).tolist(), strict=True))
-        rows = torch.tensor(sum(map(len, sources.values())), device=self.device)
-        sequences = int(self.summed(rows))
+        sequences = int(self.summed(torch.tensor(sum(map(len, sources.values())), device=self.device)))
 
         self.optimizers().zero_grad()
-        parts = [(name, part) for name, rows in sources.items() for part in self.parts(rows)]
+        microbatches = self.even([(name, part) for name, rows in sources.items() for part in self.parts(rows)])
         sums = dict.fromkeys(("total", DATA, STUDENT, "sft", "balance"), torch.zeros((), device=self.device))
-        parts = self.even(parts)
-        for number, ((source, rows), real) in enumerate(parts, 1):
+        for number, ((source, rows), real) in enumerate(microbatches, 1):
             ids = [row.prompt_ids for row in rows], [row.ids for row in rows]
-            batch = collate(*ids, self.tokenizer.pad_token_id, packed=self.padding_free).to(self.device)
-            with self.exchange(number == len(parts)), self.watch(batch, real):
+            collated = collate(*ids, self.tokenizer.pad_token_id, packed=self.padding_free).to(self.device)
+            with self.exchange(number == len(microbatches)), self.watch(collated, real):
                 size = tokens[source], sequences
-                losses = as_forward(partial(self.losses, source, rows, batch, *size, number), self.policy)
+                losses = as_forward(partial(self.losses, source, rows, collated, *size, number), self.policy)
                 self.backward_share(sum(weight * loss for weight, loss in losses.values()) * real)
             for name, (weight, loss) in losses.items():
                 sums[name] = sums[name] + loss.detach() * real
@@ -218,7 +229,7 @@ class Distill(Taught):
             hidden = self.teacher.hidden(batch)
             return self.head.top_k(self.teacher.model, hidden, k=self.k, temperature=self.teacher_temperature)
         # The counted tokens of a batch are the completions', row by row.
-        ids, logprobs = ([place[: self.k] for row in rows for place in getattr(row, name)] for name in _STORED)
+        ids, logprobs = ([place[: self.k] for row in rows for place in getattr(row, name)] for name in TOP)
         return torch.tensor(ids, device=self.device), torch.tensor(logprobs, device=self.device)
 
     def uniform(self, places: int, number: int) -> Tensor:
@@ -227,9 +238,6 @@ class Distill(Taught):
         microbatch = torch.full_like(place, self.global_rank * 2**20 + number)
         keys = row_keys(self.seed, self.step, microbatch, place)
         return torch.stack([uniform(keys, draw) for draw in range(self.num_draws)], 1)
-
-
-_STORED = ("top_ids", "top_logprobs")
 
 
 def _check_mode(mode: str, has_teacher: bool, student_fraction: float, sft_weight: float) -> None:

@@ -55,6 +55,11 @@ class OPD(Taught, GRPO):
             if weight < 0:
                 raise ValueError(f"module.{name} must be at least 0, got {weight}")
         self.kl_weight, self.reward_weight = kl_weight, reward_weight
+        if not reward_weight and self.kl_placement == "reward" and self.beta:
+            raise ValueError(
+                "loss.kl_placement=reward takes the KL from rewards, of which module.reward_weight=0 makes nothing: "
+                "set loss.kl_placement=loss, loss.beta=0, or the weight above 0"
+            )
 
     def with_advantages(self, rollout: Rollout) -> TaughtRollout:
         """The rollout with the teacher's logprobs and the advantage of each token that follows."""

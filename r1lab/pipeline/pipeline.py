@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from r1lab.analysis.stages import contrast_figure, contrasts, markdown, stage_figure, stage_frame, verdicts
+from r1lab.analysis.stages import contrast_figure, contrasts, markdown, seeds_frame, stage_figure, stage_frame, verdicts
 from r1lab.entry import Stopped, describe
 from r1lab.pipeline.record import (
     DONE,
@@ -205,13 +205,13 @@ class Pipeline:
         return scores
 
     def write_table(self) -> None:
-        """table.csv, table.md, stages.png and contrasts.png from the scores of all seeds."""
+        """table.csv, seeds.csv, table.md, stages.png and contrasts.png from the scores of all seeds."""
         rows = [stage for stage in self.stages if stage.row]
         scores = {stage.row: [self.scores_of(stage, context) for context in self.contexts] for stage in rows}
         frame = stage_frame(scores, {stage.row: self.people[stage.name] for stage in rows})
-        temporary = self.folder / ".table.csv.tmp"
-        frame.to_csv(temporary, index=False)
-        temporary.replace(self.folder / "table.csv")
+        seeds = seeds_frame(scores, [context.seed for context in self.contexts])
+        for name, rows_of in (("table.csv", frame), ("seeds.csv", seeds)):
+            write_whole(self.folder / name, rows_of.to_csv(index=False))
         pairs = self.config["pipeline"]["contrasts"]
         text = "\n".join(part for part in (markdown(frame), verdicts(scores, pairs), contrasts(scores, pairs)) if part)
         write_whole(self.folder / "table.md", text)

@@ -39,10 +39,11 @@ from r1lab.reward.format import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OP
 from r1lab.run_folder import FINISHED, read_summary
 from r1lab.task.protocol import Task
 from r1lab.train import train_in
+from r1lab.types import TOP
 
 DOCUMENTS, POLICY = "documents.parquet", "policy"
 # Columns that documents need no more.
-_BULKY = ("completion_ids", "sampling_logprobs")
+_BULKY = ("completion_ids", "sampling_logprobs", *TOP)
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,9 @@ def test_a_verdict_is_what_the_interval_says(tmp_path):
         "wide": [scores(0.30), scores(0.60), scores(0.45)],
     }
     pairs = [["high", "low"], ["low", "high"], ["wide", "low"]]
-    assert [line.split("**")[1] for line in verdicts(seeds, pairs).splitlines()] == [
-        "better",
-        "worse",
-        "not told apart",
-    ]
+    *told, _, note = verdicts(seeds, pairs).splitlines()
+    assert [line.split("**")[1] for line in told] == ["better", "worse", "not told apart"]
+    assert note.endswith("unadjusted for there being 3.") and "unadjusted" not in verdicts(seeds, pairs[:1])
     one = {name: each[:1] for name, each in seeds.items()}
     assert "**no verdict, one value**, pass@1 +0.200" in verdicts(one, pairs)
     assert verdicts({"a": [{}], "b": [{}]}, [["a", "b"]]) == ""

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
+from r1lab.data.filters import FILTERS
 from r1lab.data.teacher_samples import TeacherData, TeacherSamples
 from r1lab.load import load
 from r1lab.model.tiny import FILLER, word_tokenizer
@@ -93,6 +94,27 @@ def test_a_folder_without(teacher_samples, loaded, tmp_path):
     (folder / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(ValueError, match="holds no logprobs: add logprobs=top_k logprobs_k=2"):
         samples(folder, loaded, top_k=2)
+
+
+def test_a_folder_that_is_not_whole(teacher_samples, loaded, tmp_path):
+    folder = shutil.copytree(teacher_samples, tmp_path / "part")
+    sorted(folder.glob("shard-*.parquet"))[1].unlink()
+    with pytest.raises(ValueError, match="holds 2 of 3 shards: python -m r1lab.generate was interrupted"):
+        samples(folder, loaded)
+    folder = shutil.copytree(teacher_samples, tmp_path / "bare")
+    (folder / "meta.json").unlink()
+    with pytest.raises(ValueError, match="has no meta.json beside its shards"):
+        samples(folder, loaded)
+
+
+def test_every_filter_reads_what_is_stored(teacher_samples, loaded):
+    given = {"no_repetition": {"ngram": 2, "at_most": 1.0}, "paragraphs": {"most": 9999}, "no_code": {}}
+    given |= {"length": {"least": 0, "most": 9999}, "one_language": {"at_least": 0.0, "wordless": True}}
+    assert len(samples(teacher_samples, loaded, filters=given)) == 12
+    for name in ("correct", "wellformed"):
+        with pytest.raises(ValueError, match="the filters leave nothing"):
+            samples(teacher_samples, loaded, filters={name: {}})
+    assert {*given, "correct", "wellformed"} == set(FILTERS)
 
 
 def data(folder, loaded, **settings):

@@ -11,6 +11,8 @@ from r1lab.entry import plain
 from r1lab.model.policy import new_policy
 from r1lab.module.checkpoint import read_checkpoint
 from r1lab.module.distill import MODES
+from r1lab.module.logprobs import counted_hidden
+from r1lab.rollout.collate import collate
 from tests.conftest import compose_run
 
 QUIET = ("evaluate=false", "callback.samples.shown=0", "data.validation_prompts=2")
@@ -144,12 +146,54 @@ def test_a_teacher_with_other_tokens_is_refused_but_for_its_samples(train_small,
         (("module.sft_weight=1", "module.teacher.name=tiny"), "lower the fraction, or set the weight to 0"),
         (("module.teacher.name=tiny", "module.teacher_temperature=0"), "teacher_temperature must be above 0"),
         (("module.teacher.name=nowhere",), "there is no checkpoint at nowhere"),
+        (("module.mode=sft", "module.student_fraction=0", "module.temperature=2"), "leave both at 1"),
+        (
+            ("module.mode=sampled", "module.teacher.name=tiny", "module.proposal_temperature=0"),
+            "module.proposal_temperature must be above 0, got 0",
+        ),
+        (("module.mode=top_k", "module.teacher.name=tiny", "module.k=122"), "module.k=122 is above the 121 tokens"),
     ],
 )
 def test_settings_that_do_not_go_together(overrides, message, train_small, tmp_path):
     with pytest.raises(Exception, match=message):
         train_small(tmp_path, *ALONE, *overrides)
     assert not (tmp_path / "summary.json").exists()
+
+
+def kl(p, q):
+    return (p.exp() * (p - q)).sum(-1)
+
+
+@pytest.mark.parametrize("mode", ["forward_kl", "reverse_kl", "jsd", "top_k", "sampled"])
+def test_each_mode_is_its_divergence_of_the_whole_distributions(mode, tiny_run, tmp_path):
+    from r1lab.build import build_policy_parts
+    from r1lab.train import build_module
+
+    own = ("module.temperature=2", "module.teacher_temperature=0.5", "module.jsd_beta=0.3", "module.k=121")
+    own += ("module.num_draws=4000",)
+    config = compose_run(tmp_path, *ALONE, f"module.mode={mode}", f"module.teacher.name={tiny_run}", *own)
+    module = build_module(config, build_policy_parts(config))
+    module.make_models()
+    ids = [[2, 3, 4], [5, 6]], [[7, 8, 9], [10, 1]]
+    batch = collate(*ids, module.tokenizer.pad_token_id)
+    with torch.no_grad():
+        for model in (module.policy, module.teacher.model):  # fresh ones are all but uniform
+            model.get_output_embeddings().weight *= 20
+        hidden = counted_hidden(module.policy.base_model, batch)
+        head = module.policy.get_output_embeddings().weight
+        student = (hidden @ head.T / 2).log_softmax(-1)
+        teacher = module.teacher
+        taught = (teacher.hidden(batch) @ teacher.model.get_output_embeddings().weight.T / 0.5).log_softmax(-1)
+        middle = (0.3 * taught.exp() + 0.7 * student.exp()).log()
+        forward = kl(taught, student)
+        expected = {
+            "reverse_kl": kl(student, taught),
+            "jsd": 0.3 * kl(taught, middle) + 0.7 * kl(student, middle),
+        }.get(mode, forward)
+        found = module.divergence(hidden, batch, [], 10, 1)
+    assert abs(float((forward - kl(student, taught)).sum())) > 0.05 * float(forward.sum())  # they can be told apart
+    within = 0.1 if mode == "sampled" else 1e-4
+    assert float(found) == pytest.approx(float(expected.sum() / 10), rel=within)
 
 
 def test_the_draws_follow_from_seed_step_and_place(tiny_run, tmp_path):

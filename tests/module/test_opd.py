@@ -4,6 +4,7 @@ import torch
 from r1lab.analysis.run import load_run
 from r1lab.module.checkpoint import read_checkpoint
 from r1lab.module.opd import OPD
+from r1lab.module.teacher import load_teacher
 from tests.module.test_grpo import SPREAD
 
 ALONE = (*SPREAD, "experiment=opd")
@@ -23,6 +24,13 @@ def test_the_advantage_of_a_token_is_the_teachers_logprob_less_the_students(
     of_group = (
         (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, correction=0, keepdim=True) + 1e-6)
     ).flatten()
+    teacher = load_teacher(str(tiny_run), dtype=None, quantize=None)
+    for number, (prompt, own) in enumerate(zip(rollout.prompts, rollout.completions, strict=True)):
+        ids = torch.tensor([[*prompt.ids, *own.ids]])
+        with torch.no_grad():
+            logits = teacher.model(input_ids=ids).logits[0, len(prompt.ids) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(own.ids)[:, None])[:, 0]
+        torch.testing.assert_close(rollout.teacher_logprobs[number], expected, rtol=0, atol=1e-5)
     for found, difference, advantage in zip(rollout.token_advantages, apart, of_group, strict=True):
         torch.testing.assert_close(found, 0.5 * difference + 2 * advantage, rtol=1e-3, atol=1e-3)
     assert run.metrics["loss/reverse_kl"][0] == pytest.approx(-float(torch.cat(apart).mean()), rel=1e-4)
@@ -42,6 +50,10 @@ def test_the_teacher_is_in_no_checkpoint(train_small, tiny_run, tmp_path):
     [
         ((), "module=opd learns from a teacher's logprobs: set module.teacher.name"),
         (("module.teacher.name=tiny", "module.kl_weight=-1"), "module.kl_weight must be at least 0"),
+        (
+            ("module.teacher.name=tiny", "loss.kl_placement=reward", "loss.beta=0.1", "reference=fixed"),
+            "set loss.kl_placement=loss, loss.beta=0, or the weight above 0",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together(overrides, message, train_small, tmp_path):

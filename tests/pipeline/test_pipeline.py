@@ -79,6 +79,8 @@ def test_from_the_base_to_the_table(whole):
     assert made["dev2_without"] == made["dev2"] and len(set(made.values())) >= len(STAGES) - 2
     assert [name for name in STAGES if records[name].people] == ["general", "dev3", "safety", "r1_reasoning", "r1"]
     frame = pd.read_csv(whole / "table.csv")
+    seeds = pd.read_csv(whole / "seeds.csv")
+    assert set(seeds["stage"]) == set(frame["stage"]) and {"pass_at_1", "greedy"} <= set(seeds["metric"])
     assert list(dict.fromkeys(frame["stage"])) == ["Zero", "Dev1", "Dev2", "Dev2 without", "Dev3", "R1"]
     assert {"pass_at_1", "greedy", "format", "language_consistency", "reasoning_length", "general_score"} <= set(
         frame["metric"]
