@@ -16,7 +16,7 @@ rank makes whole before they are in shards, fit the host. `--dry-run` plans alon
 
 `--losses`, `--resume`, `--kill` check instead: losses of recorded batches equal one rank's; a checkpoint goes on on
 half as many ranks; a job of which one rank is killed ends within a minute, and goes on from its last checkpoint with
-nothing lost. The first is of every number of ranks, the others of the largest.
+nothing lost. The first is of every number of ranks, one in shards included, the others of the largest.
 
 Each run appends its rows to results/bench_scaling.csv (the checks' to bench_scaling_checks.csv) and draws
 results/bench_scaling.png of the rows with the last one's commit, device and versions, be they of several calls.
@@ -212,10 +212,11 @@ def measure_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int
 def check_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int], folder: Path) -> list[str]:
     """Every check that is asked for, each with its row and line; those that failed."""
     rows, wrong = [], []
-    for configuration in configurations(args, [n for n in gpus if n > 1]):
+    for configuration in configurations(args, gpus):
         checks = Checks(configuration, settings, folder / "checks")
         for name in CHECKS:
-            if not getattr(args, name) or (name != "losses" and configuration.gpus != max(gpus)):
+            of_all = name == "losses"  # of one rank in shards, too, which has nobody to share them with
+            if not getattr(args, name) or not (of_all or configuration.gpus == max(gpus) > 1):
                 continue
             row = about(args) | {"check": name} | {key: getattr(configuration, key) for key in (*WHAT, "gpus")}
             row |= dict.fromkeys(("against", "seconds", "message"), "")
