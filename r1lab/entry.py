@@ -49,6 +49,8 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     """
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     logging.raiseExceptions = False  # a log that cannot be written must not hide why
+    # It advises a package that only speeds up 4 bits on some CPUs, whether they are asked for or not.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Makes Hydra raise what it would print itself, so that there is one way of telling errors.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failures: list[BaseException] = []
@@ -112,10 +114,12 @@ def describe(error: Exception, config_name: str) -> str:
     text = " ".join(str(cause).split())
     if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
         return f"the disk is full{f', writing {cause.filename}' if cause.filename else ''}; make room, then start again"
+    if isinstance(cause, (FileExistsError, NotADirectoryError)) and cause.filename:
+        return f"{cause.filename} is a file where a folder should be: choose another place, or move it away"
     if "Missing [UNK]" in text:
         return (
-            "the tokenizer lacks a word of the prompt; model=tiny knows task=arithmetic alone, model=tiny_bilingual "
-            "task=bilingual and task=general; take model=smollm2"
+            "the tokenizer lacks a word of the prompt; model=tiny (with model.name=FOLDER, too) knows task=arithmetic "
+            "alone, model=tiny_bilingual task=bilingual and task=general; take one of them, or model=smollm2"
         )
     readable = isinstance(cause, (ValueError, RuntimeError, OSError)) and text
     return text if readable else f"{type(cause).__name__}: {text}"
@@ -132,6 +136,7 @@ def root(error: BaseException) -> BaseException:
 
 
 def _nearest(name: str, options: list[str]) -> str:
+    options = [option for option in options if not option.endswith("_target_")]
     near = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
     # A key that was spelt rightly but put in the wrong place.
     near = near or [option for option in options if option.rpartition(".")[2] == name.rpartition(".")[2]][:3]

@@ -69,7 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (CheckpointError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    print(f"{out}: AutoModelForCausalLM.from_pretrained({str(out)!r}) loads it, model=hf model.name={out} trains on")
+    print(
+        f"{out}: AutoModelForCausalLM.from_pretrained({str(out)!r}) loads it; to train on, model.name={out} beside the "
+        "model=... that it was trained with"
+    )
 
 
 if __name__ == "__main__":

@@ -171,6 +171,10 @@ def write_split(
             raise ValueError(f"{name} must be at least 1, got {number}")
     if first < 0:
         raise ValueError(f"first must be at least 0, got {first}")
+    vocabulary = len(loaded.policy.get_output_embeddings().weight)
+    if top_k > vocabulary:
+        raise ValueError(f"logprobs_k={top_k} is above the {vocabulary} tokens that the model has: lower it")
+    loaded.task.sample(split, first)  # refused before the folder is claimed
     temperature = sampling.temperature or 1.0
     stored = {"logprobs": {"k": top_k, "temperature": temperature}} if top_k else {}
     claim(
@@ -227,7 +231,7 @@ def claim(folder: Path, meta: dict[str, Any]) -> None:
     path = folder / "meta.json"
     meta = json.loads(json.dumps(meta))
     compared = [key for key in meta if key not in ("checkpoint", "tokenizer_sha256")]
-    if path.exists():
+    if path.exists() and any(folder.glob("shard-*")):
         old = json.loads(path.read_text())
         known = {**dict.fromkeys(compared), **{key: old[key] for key in old if key in (*compared, "logprobs")}}
         changed = [key for key in known if known[key] != meta.get(key)]

@@ -112,6 +112,8 @@ def write(path: Path, plans: Mapping[int, Plan], settings: Mapping[str, Any], pl
 
 
 def main() -> None:
+    # OmegaConf resolves train's run folder, and so makes it, when another is merged over it.
+    OmegaConf.register_new_resolver("run_dir", lambda *_: ".", replace=True)
     run(memory, "memory")
 
 

@@ -12,7 +12,7 @@ IDS = torch.tensor([[2, 9, 17, 30, 5]])
 
 def test_the_exported_policy_has_equal_logits(tiny_run, tmp_path, capsys):
     main([str(tiny_run), str(tmp_path / "out")])
-    assert "model=hf" in capsys.readouterr().out
+    assert "beside the model=" in capsys.readouterr().out
     ours, tokenizer, config = load_checkpoint(tiny_run / "checkpoints" / "last.ckpt")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.equal(ours(IDS).logits, theirs(IDS).logits)

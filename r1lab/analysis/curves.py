@@ -19,6 +19,9 @@ BLUE, ORANGE, GREEN, VERMILLION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E0
 RL_PANELS = (
     ("format", {"training": "rollout/format", "validation": "validation/format"}),
     ("reward", {"mean": "reward/mean", "std in a group": "reward/std"}),
+    ("divergence from the teacher, nats a token", {"on own samples": "loss/student", "on its samples": "loss/data"}),
+    ("reverse KL to the teacher, nats a token", {"": "loss/reverse_kl"}),
+    ("loss on the teacher's samples, nats a token", {"": "loss/sft"}),
     ("KL to the reference, nats a token", {"": "loss/kl"}),
     ("entropy, nats a token", {"": "loss/entropy"}),
     ("clip fraction", {"": "loss/clip_fraction"}),

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from r1lab.analysis.picture import write_picture
 
@@ -43,11 +44,17 @@ def expert_load_figure(load: pd.DataFrame) -> Figure:
         own = load[load["layer"] == layer]
         values = own.filter(like="expert_").to_numpy().T
         steps = own["step"].to_numpy()
-        # Each cell reaches to the next step that was written.
-        edges = np.append(steps, steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
+        # Each cell has its step in the middle.
+        middles = (steps[1:] + steps[:-1]) / 2
+        edges = (
+            np.array([2 * steps[0] - middles[0], *middles, 2 * steps[-1] - middles[-1]])
+            if len(steps) > 1
+            else (steps[0] + np.array([-0.5, 0.5]))
+        )
         image = axes.pcolormesh(edges, np.arange(len(values) + 1) - 0.5, values, norm=norm, cmap="RdBu_r")
-        axes.set_title(f"router {layer}: MaxVio {values[:, -1].max() - 1:.2f} at the end", fontsize=8)
+        axes.set_title(f"layer {layer}: MaxVio {values[:, -1].max() - 1:.2f} at the end", fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for axes in list(grid.flat)[len(layers) :]:
         axes.set_axis_off()
     for axes in grid[:, 0]:

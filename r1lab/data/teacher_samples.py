@@ -132,8 +132,15 @@ def _check_stored(
 
 def _kept(path: Path, filters: Mapping[str, Callable], per_prompt: int) -> list[int]:
     """Numbers of the rows of a shard that the filters leave; a prompt's samples all lie in one shard."""
-    short = [name for name in pq.read_schema(path).names if name not in _LONG]
-    rows = [{**row, "row": i} for i, row in enumerate(pq.read_table(path, columns=short).to_pylist())]
+    try:
+        short = [name for name in pq.read_schema(path).names if name not in _LONG]
+        table = pq.read_table(path, columns=short)
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"{path} is damaged ({' '.join(str(error).split())[:80]}): delete it, and give the r1lab.generate command "
+            "that wrote it again"
+        ) from None
+    rows = [{**row, "row": i} for i, row in enumerate(table.to_pylist())]
     return [row["row"] for row in keep(rows, filters, per_prompt=per_prompt)[0]]
 
 

@@ -161,5 +161,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)
         if "optimizer_states" not in checkpoint:
+            if Path(path).is_dir():
+                raise CheckpointError(
+                    f"{path} is in shards, which only a strategy with shards goes on from: add strategy=fsdp2, with "
+                    "trainer.devices=1 for one process"
+                )
             raise CheckpointError(f"{path} holds weights alone, without what it takes to go on training them")
         return checkpoint

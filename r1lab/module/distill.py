@@ -89,7 +89,11 @@ class Distill(Taught):
         if mode == "sampled" and not proposal_temperature > 0:
             raise ValueError(f"module.proposal_temperature must be above 0, got {proposal_temperature}")
         if mode != "sft":
-            check_divergence(mode if mode in DIVERGENCES else "forward_kl", jsd_beta, temperature, teacher_temperature)
+            how = mode if mode in DIVERGENCES else "forward_kl"
+            try:
+                check_divergence(how, jsd_beta, temperature, teacher_temperature)
+            except ValueError as error:
+                raise ValueError(f"module.{error}") from None
         for name, number in (("k", k), ("num_draws", num_draws)):
             if number < 1:
                 raise ValueError(f"module.{name} must be at least 1, got {number}")

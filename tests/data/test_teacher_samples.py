@@ -107,6 +107,14 @@ def test_a_folder_that_is_not_whole(teacher_samples, loaded, tmp_path):
         samples(folder, loaded)
 
 
+def test_a_damaged_shard_is_named(teacher_samples, loaded, tmp_path):
+    folder = shutil.copytree(teacher_samples, tmp_path / "cut")
+    shard = sorted(folder.glob("shard-*.parquet"))[1]
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"shard-00001-of-00003.parquet is damaged .*: delete it, and give"):
+        samples(folder, loaded)
+
+
 def test_every_filter_reads_what_is_stored(teacher_samples, loaded):
     given = {"no_repetition": {"ngram": 2, "at_most": 1.0}, "paragraphs": {"most": 9999}, "no_code": {}}
     given |= {"length": {"least": 0, "most": 9999}, "one_language": {"at_least": 0.0, "wordless": True}}
