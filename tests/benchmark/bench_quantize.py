@@ -6,20 +6,28 @@ A few steps of `r1lab.train` for each variant, each in a process of its own, wit
     adamw_8bit(_paged)     moments in 8 bits; paged on a GPU alone
     reference_8bit, _nf4   the frozen reference in few bits; its KL at step 1 is that of the quantisation alone
     lora, qlora            adapters of rank 16, the reference is the policy without; at ten times the learning rate
+    teacher(_8bit, _nf4)   on-policy distillation from the model itself, whole and in few bits; the KL is the reverse
+                           KL to that teacher
 
 MiB are those of the last step by part, and the largest peak of a step (on a GPU alone); seconds are the median of the
 steps but the first; loss and KL are given for every step, the reward is the mean over the second half. `reference_kl`
 is KL(base || base in few bits) in nats a token, the mean of k3 over one completion of the base for each held-out
 prompt. Prints a table and appends a row a variant to results/bench_quantize.csv.
 
+`--scorer RUN` measures a reward model in few bits instead, that of a run of experiment=reward_model: memory, accuracy
+on held-out pairs, and by how much a score differs (scores have a standard deviation of 1); results/bench_scorer.csv.
+
     python -m tests.benchmark.bench_quantize --model smollm2                    on a GPU
     python -m tests.benchmark.bench_quantize --model tiny --device cpu --steps 2 rollout.batch_size=16
 """
 
 import argparse
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,13 +41,17 @@ from rich.table import Table
 
 from r1lab.analysis.run import load_run
 from r1lab.build import build_policy_parts, evaluation_sampling, make
+from r1lab.data.preferences import Preference
 from r1lab.entry import CONF, plain
+from r1lab.model.memory import weights_mib
 from r1lab.model.quantize import PRECISIONS
 from r1lab.model.reference import frozen_copy
 from r1lab.module.drift import kl_to_base
+from r1lab.module.reward_model import load_reward_model
 from r1lab.run_folder import commit, device_name
 from tests.benchmark.bench_head import RESULTS, append
 
+TAUGHT = ("experiment=distill", "module.teacher.name=MODEL", "data.batch_size=${rollout.batch_size}")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "float32": ("trainer.precision=32-true",),
     "bfloat16": ("trainer.precision=bf16-mixed",),
@@ -49,8 +61,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "reference_nf4": ("reference.quantize=nf4",),
     "lora": ("adapter=lora",),
     "qlora": ("adapter=qlora",),
+    "teacher": TAUGHT,
+    "teacher_8bit": (*TAUGHT, "module.teacher.quantize=8bit"),
+    "teacher_nf4": (*TAUGHT, "module.teacher.quantize=nf4"),
 }
-PARTS = ("policy", "reference", "gradients", "optimizer")
+PARTS = ("policy", "reference", "teacher", "gradients", "optimizer")
 WATCHED = ("callback=default", "~callback.checkpoint", "callback.samples.shown=0", "callback.progress.plain_lines=0",
            "evaluate=false", "show=false", "+trainer.limit_val_batches=0",
            "+trainer.enable_checkpointing=false")  # fmt: skip
@@ -59,7 +74,7 @@ LORA_LR = 10  # times the learning rate of full training
 
 def overrides(args: argparse.Namespace, variant: str) -> list[str]:
     """What `r1lab.train` is called with."""
-    own = list(VARIANTS[variant])
+    own = [word.replace("MODEL", args.model) for word in VARIANTS[variant]]
     if "lora" in variant:
         own.append(f"optimizer.lr={LORA_LR * base_config(args)['optimizer']['lr']}")
     accelerator = "gpu" if args.device == "cuda" else "cpu"
@@ -86,18 +101,20 @@ def measure(args: argparse.Namespace, variant: str) -> dict[str, Any]:
 
 def memory(steps: pd.DataFrame) -> dict[str, Any]:
     last = steps.iloc[-1]
-    found = {f"{part}_mib": round(last[f"memory/{part}_mib"], 2) for part in PARTS}
+    found = {f"{part}_mib": round(last.get(f"memory/{part}_mib", 0.0), 2) for part in PARTS}
     peak = round(steps["memory/peak_mib"].max(), 1) if "memory/peak_mib" in steps else ""
     return {"trained_parameters": int(last["memory/trained_parameters"]), **found, "peak_mib": peak}
 
 
 def learning(steps: pd.DataFrame) -> dict[str, Any]:
     seconds = steps["time/step_seconds"].iloc[1 if len(steps) > 1 else 0 :].median()
+    taught = "reward/mean" not in steps
+    reward = "" if taught else round(steps["reward/mean"].dropna().iloc[len(steps) // 2 :].mean(), 4)
     return {
         "step_seconds_p50": round(seconds, 3),
-        "reward_mean": round(steps["reward/mean"].dropna().iloc[len(steps) // 2 :].mean(), 4),
+        "reward_mean": reward,
         "loss": " ".join(f"{value:.3g}" for value in steps["loss/total"]),
-        "kl": " ".join(f"{value:.3g}" for value in steps["loss/kl"]),
+        "kl": " ".join(f"{value:.3g}" for value in steps["loss/student" if taught else "loss/kl"]),
     }
 
 
@@ -116,6 +133,49 @@ def reference_kl(args: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def measure_scorer(name: str, precision: str | None, pairs: Sequence[Preference], whole: list[float]) -> dict[str, Any]:
+    """Of a reward model in few bits, beside its scores in whole, which are filled in by the first call."""
+    scorer = load_reward_model(name, "float32", 64, 8192, precision)
+    prompts = [pair.prompt.text for pair in pairs for _ in range(2)]
+    texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    started = time.perf_counter()
+    scores = scorer.score(prompts, texts)
+    seconds = time.perf_counter() - started
+    if precision is None:
+        whole += scores
+    apart = [abs(a - b) for a, b in zip(scores, whole, strict=True)]
+    right = [scores[i] > scores[i + 1] for i in range(0, len(scores), 2)]
+    return {
+        "scorer": name,
+        "precision": precision or "float32",
+        "mib": round(weights_mib(scorer.policy), 2),
+        "pairs": len(pairs),
+        "accuracy": round(statistics.mean(right), 4),
+        "score_difference_mean": f"{statistics.mean(apart):.3g}",
+        "score_difference_max": f"{max(apart):.3g}",
+        "seconds": round(seconds, 3),
+    }
+
+
+def measure_scorers(args: argparse.Namespace, about: dict[str, Any]) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = plain(compose("train", ["experiment=reward_model", "~callback", *args.overrides]))
+    task = build_policy_parts(config)["task"]
+    preferences = make(config["data"]["preferences"], task=task)
+    pairs = [preferences.pair("heldout", i) for i in range(args.prompts)]
+    whole: list[float] = []
+    rows = [measure_scorer(args.scorer, precision, pairs, whole) for precision in (None, *PRECISIONS)]
+    append([about | row for row in rows], args.output.with_name("bench_scorer.csv"))
+    show(rows, list(rows[0]), f"{args.scorer}, {about['device']}")
+
+
+def show(rows: Sequence[dict[str, Any]], names: Sequence[str], title: str) -> None:
+    table = Table(*names, title=title)
+    for row in rows:
+        table.add_row(*(str(row[name]) for name in names))
+    Console(width=200).print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     gpu = torch.cuda.is_available()
@@ -125,22 +185,26 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64, help="held-out, for the reference's KL")
     parser.add_argument("--precision", default="bf16-mixed" if gpu else "32-true", help="of all but the first two")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--scorer", metavar="RUN", help="measure the reward model of this run in few bits")
     parser.add_argument("--output", type=Path, default=RESULTS / "bench_quantize.csv")
     parser.add_argument("overrides", nargs="*", help="of every run, such as rollout.batch_size=64")
     args = parser.parse_intermixed_args()
     variants = [name for name in args.variants if args.device == "cuda" or "paged" not in name]
-    wanted = any("reference" in name or name == "qlora" for name in variants)
-    apart = reference_kl(args) if wanted else {}
     about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": commit() or "",
         "device": device_name(),
         **{name: version(name) for name in ("torch", "transformers", "bitsandbytes", "peft")},
     }
+    if args.scorer:
+        return measure_scorers(args, about)
+    wanted = any(name.endswith(tuple(PRECISIONS)) or name == "qlora" for name in variants)
+    apart = reference_kl(args) if wanted else {}
     rows = []
     for variant in variants:
         found = measure(args, variant)
-        kl = {f"reference_{name}": value for name, value in apart.items()} | {"qlora": apart.get("nf4")}
+        kl = {f"{model}_{name}": value for model in ("reference", "teacher") for name, value in apart.items()}
+        kl |= {"qlora": apart.get("nf4")}
         found = {"model": args.model, "variant": variant, "steps": args.steps, **found}
         found |= {
             "reference_kl": f"{kl[variant]:.3g}" if kl.get(variant) is not None else "",
@@ -150,10 +214,7 @@ def main() -> None:
         append(rows[-1:], args.output)
         print(f"{variant}: {found['step_seconds_p50']} s a step, peak {found['peak_mib']} MiB", flush=True)
     shown = [name for name in rows[0] if name not in {*about, "model", "steps", "loss", "command"}]
-    table = Table(*shown, title=f"{args.model}, {args.steps} steps, {about['device']}")
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in shown))
-    Console(width=200).print(table)
+    show(rows, shown, f"{args.model}, {args.steps} steps, {about['device']}")
 
 
 if __name__ == "__main__":
