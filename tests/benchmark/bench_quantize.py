@@ -48,7 +48,9 @@ from r1lab.model.quantize import PRECISIONS
 from r1lab.model.reference import frozen_copy
 from r1lab.module.drift import kl_to_base
 from r1lab.module.reward_model import load_reward_model
+from r1lab.reward.model import LearnedReward
 from r1lab.run_folder import commit, device_name
+from r1lab.types import Completion
 from tests.benchmark.bench_head import RESULTS, append
 
 TAUGHT = ("experiment=distill", "module.teacher.name=MODEL", "data.batch_size=${rollout.batch_size}")
@@ -136,10 +138,10 @@ def reference_kl(args: argparse.Namespace) -> dict[str, float]:
 def measure_scorer(name: str, precision: str | None, pairs: Sequence[Preference], whole: list[float]) -> dict[str, Any]:
     """Of a reward model in few bits, beside its scores in whole, which are filled in by the first call."""
     scorer = load_reward_model(name, "float32", 64, 8192, precision)
-    prompts = [pair.prompt.text for pair in pairs for _ in range(2)]
-    texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    prompts = [pair.prompt for pair in pairs for _ in range(2)]
+    replies = [Completion((), text, truncated=False) for pair in pairs for text in (pair.chosen, pair.rejected)]
     started = time.perf_counter()
-    scores = scorer.score(prompts, texts)
+    scores = LearnedReward(scorer, "answer")(prompts, replies)
     seconds = time.perf_counter() - started
     if precision is None:
         whole += scores
