@@ -49,6 +49,29 @@ def test_auto_is_pytorch_on_a_cpu():
     assert not LinearHead("auto").takes_triton(torch.zeros(1, 1))
 
 
+def of_head(rows, *, bias=False, softcap=None):
+    """A model of a head alone."""
+    head = torch.nn.Linear(4, rows, bias=bias)
+    config = SimpleNamespace(final_logit_softcapping=softcap)
+    return SimpleNamespace(get_output_embeddings=lambda: head, config=config)
+
+
+def test_of_heads_padded_to_different_lengths_both_rows_count():
+    options = {"divergence": "reverse_kl", "jsd_beta": 0.5, "temperature": 1.0, "teacher_temperature": 1.0, "tokens": 3}
+    hidden, of_teacher = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    student, teacher = of_head(7), of_head(9)
+    found = LinearHead("torch").distill_loss(student, hidden, teacher, of_teacher, **options)
+    heads = student.get_output_embeddings().weight, teacher.get_output_embeddings().weight[:7]
+    own, theirs = ((h @ w.T).log_softmax(-1) for h, w in zip((hidden, of_teacher), heads, strict=True))
+    assert float(found.detach()) == pytest.approx(float((own.exp() * (own - theirs)).sum().detach()) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("part", [{"bias": True}, {"softcap": 30.0}])
+def test_a_head_that_is_more_than_a_product_is_not_distilled_whole(part):
+    with pytest.raises(ValueError, match="has a bias or a soft cap: take module.mode=top_k or module.mode=sampled"):
+        LinearHead("torch").distill_loss(of_head(5), torch.ones(2, 4), of_head(5, **part), torch.ones(2, 4))
+
+
 def test_only_the_losses_of_grpo_and_ppo_are_fused(monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
