@@ -117,9 +117,13 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     L.seed_everything(config["seed"], workers=True, verbose=False)
     parts = build_policy_parts(config)
     module = build_module(config, parts)
-    # Built before the trainer builds it, so that it can be scored before the first step.
-    module.configure_model()
-    note_slowness(config["model"]["name"], module.policy)
+    in_turn = config["strategy"].get("in_turn", False)
+    if in_turn and config["evaluate"]:
+        raise ValueError("strategy.in_turn=true makes no whole policy to score beside the others': add evaluate=false")
+    if not in_turn:
+        # Built before the trainer builds it, so that it can be scored before the first step.
+        module.configure_model()
+        note_slowness(config["model"]["name"], module.policy)
     data = parts["data"] = build_data(config, parts, module)
     timer = Timer(config["budget"]["seconds"] and {"seconds": config["budget"]["seconds"]})
     trainer = build_trainer(config, folder, [timer])

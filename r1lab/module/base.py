@@ -24,7 +24,7 @@ from r1lab.module.head import LinearHead
 from r1lab.rollout.collate import Batch
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.rollout.sampling import Sampling
-from r1lab.strategy.sharded import clip_gradient, copy_whole, is_sharded
+from r1lab.strategy.sharded import clip_gradient, copy_whole, is_sharded, turn
 from r1lab.types import Prompt
 
 T = TypeVar("T")
@@ -92,12 +92,17 @@ class PolicyModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Make the models, and put them in shards where the strategy of the trainer does that; once each."""
-        self.make_models()
-        for name, found in self.routers_of_children().items():
-            self._biases.setdefault(name, biases(found))  # exact, before a strategy casts the model
-        shard = getattr(self._trainer and self.trainer.strategy, "shard", None)
-        if shard is not None and not is_sharded(self.policy):
-            self.shard_models(shard)
+        strategy = self._trainer and self.trainer.strategy
+        alone = nullcontext()
+        if getattr(strategy, "in_turn", False):
+            alone = turn(strategy.local_rank, strategy.num_processes, strategy.barrier)
+        with alone:
+            self.make_models()
+            for name, found in self.routers_of_children().items():
+                self._biases.setdefault(name, biases(found))  # exact, before a strategy casts the model
+            shard = getattr(strategy, "shard", None)
+            if shard is not None and not is_sharded(self.policy):
+                self.shard_models(shard)
 
     def make_models(self) -> None:
         """Make what is missing."""

@@ -27,6 +27,7 @@ class FSDP(WholeFolder, FSDPStrategy):
             timeout=own.timeout,
         )
         self.is_folder, self.sampler, self.reference_on_cpu = own.is_folder, own.sampler, own.reference_on_cpu
+        self.in_turn = own.in_turn
 
     def refuse_cpu(self, accelerator: str) -> None:
         """Raise ValueError where the trainer's accelerator would be the CPU."""

@@ -23,6 +23,7 @@ class FSDP2(WholeFolder, ModelParallelStrategy):
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=own.is_folder, timeout=own.timeout)
         self.is_folder, self.dtypes, self.sampler = own.is_folder, own.dtypes, own.sampler
         self.cpu_offload, self.reference_on_cpu = own.cpu_offload, own.reference_on_cpu
+        self.in_turn = own.in_turn
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes

@@ -20,6 +20,8 @@ class Settings:
         step: less memory, and far slower.
     checkpoint: sharded, a folder to which each rank writes its part, and from which any number of ranks goes on; whole,
         one file, assembled by the first rank.
+    in_turn: the ranks of a machine make their models one after the other, so that its memory need not hold those of
+        all, whole, at a time; it takes as many times as long.
     seconds: that ranks wait for each other before the run ends with an error.
 
     Raises ValueError for an unknown sampler or checkpoint, or what is no dtype.
@@ -31,6 +33,7 @@ class Settings:
     reduce_dtype: str | None
     sampler: str
     checkpoint: str
+    in_turn: bool
     seconds: float
 
     def __post_init__(self) -> None:

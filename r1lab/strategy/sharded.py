@@ -4,8 +4,8 @@ FSDP gathers what belongs to no block (embedding, last norm, head) around the mo
 are applied by weight, outside of it; so whatever uses them runs as if it were that pass.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -52,6 +52,20 @@ def reshard(model: nn.Module) -> None:
         if part._handle is not None:
             # A single rank shards nothing, and has nothing to free.
             _reshard(part, part._handle, part._handle.uses_sharded_strategy)
+
+
+@contextmanager
+def turn(rank: int, ranks: int, barrier: Callable[[], None]) -> Iterator[None]:
+    """What is done inside, the ranks do one after another.
+
+    Args:
+        rank: this one's place among them, from 0. barrier: waits for all.
+    """
+    for _ in range(rank):
+        barrier()
+    yield
+    for _ in range(rank, ranks - 1):
+        barrier()
 
 
 def local(tensor: Tensor) -> Tensor:

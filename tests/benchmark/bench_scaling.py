@@ -12,7 +12,8 @@ figures are read. The work of a rank is the same whatever their number (weak sca
     peak                PyTorch's max_memory_allocated, of the rank with most, beside the plan
 
 `--model auto` takes, for each configuration, the largest shape whose plan fits the GPU, and whose models, which every
-rank makes whole before they are in shards, fit the host. `--dry-run` plans alone, and needs no GPU.
+rank makes whole before they are in shards, fit the host; `-- strategy.in_turn=true` has one rank make them at a time.
+`--dry-run` plans alone, and needs no GPU.
 
 `--losses`, `--resume`, `--kill` check instead: losses of recorded batches equal one rank's; a checkpoint goes on on
 half as many ranks; a job of which one rank is killed ends within a minute, and goes on from its last checkpoint with

@@ -196,7 +196,8 @@ def planned(configuration: Configuration, settings: Settings) -> Planned:
     parameters = counted(planner.policy)[0]
     # Policy and reference lie there whole, in float32, and the copy to sample from on its way to the device.
     models = 3 if configuration.task == "grpo" else 1
-    return Planned(parameters, planner.plan(configuration.gpus), configuration.gpus * models * 4 * parameters)
+    at_once = 1 if "strategy.in_turn=true" in settings.given else configuration.gpus
+    return Planned(parameters, planner.plan(configuration.gpus), at_once * models * 4 * parameters)
 
 
 def fits(found: Planned, gpu_bytes: float, host_bytes: float) -> bool:

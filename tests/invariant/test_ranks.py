@@ -73,6 +73,7 @@ MORE = {
     "ddp/dynamic": (DDP, *DYNAMIC),
     "ddp/nothing": (DDP, *NOTHING),
     "fsdp2/nothing": (SHARDED, *NOTHING),
+    "fsdp2/in_turn": (SHARDED, *RECORDED, "strategy.in_turn=true"),
     "fsdp2/layers": (SHARDED, "strategy.sampler=layers", *DYNAMIC),
     "fsdp2/whole": (SHARDED, *RESUMED, "trainer.max_steps=4"),
     "fsdp2/halted": (SHARDED, *RESUMED, "trainer.max_steps=2"),
@@ -305,3 +306,10 @@ def test_one_file_of_two_ranks_loads_without_them(one, more, folder):
 def test_a_value_model_in_shards_learns(more):
     found = more("fsdp2/ppo")
     assert found["loss/total"].notna().all() and (found["optimizer/value_gradient_norm"] > 0).all()
+
+
+@pytest.mark.slow
+def test_models_that_are_made_in_turn_are_the_same(more, two):
+    pd.testing.assert_frame_equal(
+        *(run("fsdp2/" + name).filter(regex="loss|norm") for run, name in ((more, "in_turn"), (two, "recorded")))
+    )

@@ -11,6 +11,7 @@ SETTINGS = {
     "reduce_dtype": None,
     "sampler": "whole",
     "checkpoint": "sharded",
+    "in_turn": False,
     "seconds": 9,
 }
 

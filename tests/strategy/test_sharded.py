@@ -1,8 +1,11 @@
+import threading
+import time
+
 import pytest
 import torch
 from torch import nn
 
-from r1lab.strategy.sharded import as_forward, clip_gradient, copy_whole, is_sharded, local
+from r1lab.strategy.sharded import as_forward, clip_gradient, copy_whole, is_sharded, local, turn
 
 
 def test_a_whole_model_is_left_alone():
@@ -10,6 +13,23 @@ def test_a_whole_model_is_left_alone():
     assert not is_sharded(model) and not is_sharded(None)
     assert as_forward(lambda: 7, model, None) == 7
     assert local(model.weight) is model.weight
+
+
+def test_ranks_take_turns():
+    ranks, order, barrier = 3, [], threading.Barrier(3)
+
+    def rank(number):
+        with turn(number, ranks, barrier.wait):
+            order.append(("in", number))
+            time.sleep(0.02)
+            order.append(("out", number))
+
+    threads = [threading.Thread(target=rank, args=[number]) for number in reversed(range(ranks))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert order == [(what, number) for number in range(ranks) for what in ("in", "out")]
 
 
 def test_the_gradient_is_clipped_as_torch_does():
