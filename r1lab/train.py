@@ -127,6 +127,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     data = parts["data"] = build_data(config, parts, module)
     timer = Timer(config["budget"]["seconds"] and {"seconds": config["budget"]["seconds"]})
     trainer = build_trainer(config, folder, [timer])
+    module.refuse_ranks(trainer.num_devices * trainer.num_nodes)  # before these are started
 
     if trainer.is_global_zero:
         write_whole(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))

@@ -161,7 +161,11 @@ class PolicyModule(L.LightningModule):
         most = int(self.all_gather(torch.tensor(len(parts), device=self.device)).max())
         return [(part, True) for part in parts] + [(parts[0], False)] * (most - len(parts))
 
+    def refuse_ranks(self, ranks: int) -> None:
+        """Raise ValueError for a number of ranks that a step's work does not divide among."""
+
     def on_fit_start(self) -> None:
+        self.refuse_ranks(self.trainer.world_size)
         if self.is_sharded and self._whole is None:
             self.engine.everyone_done = partial(self.trainer.strategy.reduce_boolean_decision, all=True)
         self.watch_routers()

@@ -208,13 +208,13 @@ class GRPO(PolicyModule):
                 "routing.replay=true: the model has no router whose choice could be replayed; set it false"
             )
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        ranks = self.trainer.world_size
+    def refuse_ranks(self, ranks: int) -> None:
         if self.prompts_per_rollout % ranks:
+            group = self.batch_size // self.prompts_per_rollout
+            enough = -(-self.prompts_per_rollout // ranks) * ranks * group
             raise ValueError(
                 f"rollout.batch_size / rollout.group_size = {self.prompts_per_rollout} prompts a rollout "
-                f"does not divide among {ranks} ranks"
+                f"does not divide among {ranks} ranks: rollout.batch_size={enough} does"
             )
         if self.batch_size % (self.num_minibatches * ranks):
             raise ValueError(

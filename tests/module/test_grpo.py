@@ -63,6 +63,15 @@ def test_every_part_can_be_chosen(overrides, train_small, tmp_path):
         assert run.metrics["loss/beta"][0] == pytest.approx(0.001 * (1 - 0.2 / 10))
 
 
+def test_ranks_that_prompts_do_not_divide_among_are_refused_before_they_start(train_small, tmp_path):
+    given = ("strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=3", "evaluate=false")
+    with pytest.raises(
+        ValueError, match="= 4 prompts a rollout does not divide among 3 ranks: rollout.batch_size=24 does"
+    ):
+        train_small(tmp_path, *given, "rollout.batch_size=16", "rollout.group_size=4")
+    assert not torch.distributed.is_initialized()
+
+
 def test_minibatches_cover_a_rollout_once_each_iteration(train_small, tmp_path):
     options = (
         "module.num_minibatches=4",
