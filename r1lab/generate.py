@@ -67,9 +67,7 @@ SCHEMA = pa.schema(
 )
 
 
-TOP_K_SCHEMA = SCHEMA.append(pa.field("top_ids", pa.list_(pa.list_(pa.int32())))).append(
-    pa.field("top_logprobs", pa.list_(pa.list_(pa.float32())))
-)
+TOP_TYPES = (pa.list_(pa.list_(pa.int32())), pa.list_(pa.list_(pa.float32())))  # of the columns TOP
 
 
 def generate(config: DictConfig) -> None:
@@ -276,9 +274,8 @@ def with_top_k(
 ) -> pa.Table:
     """The rows with the policy's k likeliest tokens at each place of the completions."""
     found = top_k_rows(loaded.policy, loaded.tokenizer, prompts, completions, k=k, temperature=temperature)
-    for i, name in enumerate(TOP):
-        field = TOP_K_SCHEMA.field(name)
-        rows = rows.append_column(field, pa.array([row[i].tolist() for row in found], field.type))
+    for i, (name, kind) in enumerate(zip(TOP, TOP_TYPES, strict=True)):
+        rows = rows.append_column(name, pa.array([row[i].tolist() for row in found], kind))
     return rows
 
 

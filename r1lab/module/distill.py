@@ -106,9 +106,10 @@ class Distill(Taught):
 
     def make_models(self) -> None:
         super().make_models()
-        vocabulary = len(self.teacher.model.get_output_embeddings().weight) if self.teacher is not None else self.k
-        if self.mode == "top_k" and self.k > vocabulary:
-            raise ValueError(f"module.k={self.k} is above the {vocabulary} tokens that the teacher has: lower it")
+        if self.mode == "top_k" and self.teacher is not None:
+            vocabulary = len(self.teacher.model.get_output_embeddings().weight)
+            if self.k > vocabulary:
+                raise ValueError(f"module.k={self.k} is above the {vocabulary} tokens that the teacher has: lower it")
 
     @property
     def stored_top_k(self) -> int:

@@ -29,8 +29,6 @@ from typing import Any
 
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from r1lab.model.attention import use_attention
@@ -38,7 +36,7 @@ from r1lab.model.policy import new_policy
 from r1lab.module.logprobs import counted_hidden
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.run_folder import commit, device_name
-from tests.benchmark.bench_head import RESULTS, append, peak_mib, timed
+from tests.benchmark.bench_head import RESULTS, append, peak_mib, print_table, timed
 from tests.benchmark.bench_step import COMMON
 from tests.benchmark.bench_step import MODELS as STEP_MODELS
 
@@ -158,13 +156,18 @@ def bench(name: str, device: str) -> Iterator[dict[str, Any]]:
             yield {"shape": name, "dtype": str(dtype).removeprefix("torch."), **row}
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    keys = ("shape", "split", "provider", "padding", "ms_p20", "ms_p50", "ms_p80")
-    keys += ("peak_mib", "tokens_per_second", "difference")
-    table = Table(*keys)
-    for row in rows:
-        table.add_row(*[str(row[key]) for key in keys])
-    Console(width=150).print(table)
+SHOWN = (
+    "shape",
+    "split",
+    "provider",
+    "padding",
+    "ms_p20",
+    "ms_p50",
+    "ms_p80",
+    "peak_mib",
+    "tokens_per_second",
+    "difference",
+)
 
 
 def main() -> None:
@@ -188,7 +191,7 @@ def main() -> None:
             rows.append(row)
             if not args.no_csv:
                 append([{**about, **row, "command": command}], args.output / "bench_attention.csv")
-    show(rows)
+    print_table(rows, SHOWN, width=150)
 
 
 def flash_version() -> str:

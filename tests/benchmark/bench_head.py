@@ -25,7 +25,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -285,6 +285,29 @@ def show(rows: list[dict[str, Any]]) -> None:
         keys = ("shape", "n", "provider", "ms_p20", "ms_p50", "ms_p80", "peak_mib", "ratio")
         table.add_row(*[str(row[key]) for key in keys])
     Console(width=120).print(table)
+
+
+def about(*packages: str, given: str | None = None) -> dict[str, str]:
+    """What a row says of the run that made it. given: the commit, where the source is no checkout."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "commit": given or commit() or "",
+        "device": device_name(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def print_table(
+    rows: Sequence[dict[str, Any]], names: Sequence[str], title: str | None = None, width: int = 200
+) -> None:
+    """These columns of the rows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*(name.replace("_", " ") for name in names), title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(row[name]) for name in names))
+    Console(width=width).print(table)
 
 
 def append(rows: list[dict[str, Any]], path: Path) -> None:

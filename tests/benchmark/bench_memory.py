@@ -15,16 +15,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from r1lab.run_folder import commit, device_name
-from tests.benchmark.bench_head import RESULTS, append
+from r1lab.run_folder import commit
+from tests.benchmark.bench_head import RESULTS, about, append
 
 LIMIT = 0.15
 SMOLLM2 = ("model=smollm2", "rollout.batch_size=64", "rollout.group_size=8", "rollout.max_new_tokens=128")
@@ -118,12 +116,7 @@ def main() -> None:
         return replan(args.output / "bench_memory.csv", args.commit or commit() or "")
     if not args.dry_run and not torch.cuda.is_available():
         parser.error("this measures peaks on a CUDA GPU, and there is none; --dry-run plans alone")
-    about = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": args.commit or commit() or "",
-        "device": device_name(),
-        **{name: version(name) for name in ("torch", "transformers", "lightning")},
-    }
+    run_of = about("torch", "transformers", "lightning", given=args.commit)
     wrong = []
     for name in args.only:
         overrides = CONFIGURATIONS[name]
@@ -144,8 +137,8 @@ def main() -> None:
         if abs(ratio - 1) > LIMIT:
             wrong.append(name)
         row = {"configuration": name, "measured_mib": round(measured, 1), "planned_mib": round(mib, 1)}
-        row |= {"ratio": round(ratio, 4), "phase": planned["largest_phase"], "planned_commit": about["commit"]}
-        append([about | row | {"overrides": " ".join(overrides)}], args.output / "bench_memory.csv")
+        row |= {"ratio": round(ratio, 4), "phase": planned["largest_phase"], "planned_commit": run_of["commit"]}
+        append([run_of | row | {"overrides": " ".join(overrides)}], args.output / "bench_memory.csv")
     if wrong:
         print(f"failed, or not within {LIMIT:.0%}: {', '.join(wrong)}")
         sys.exit(1)

@@ -28,16 +28,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
-from rich.console import Console
-from rich.table import Table
 
 from r1lab.analysis.run import load_run
 from r1lab.build import build_policy_parts, evaluation_sampling, make
@@ -49,9 +45,8 @@ from r1lab.model.reference import frozen_copy
 from r1lab.module.drift import kl_to_base
 from r1lab.module.reward_model import load_reward_model
 from r1lab.reward.model import LearnedReward
-from r1lab.run_folder import commit, device_name
 from r1lab.types import Completion
-from tests.benchmark.bench_head import RESULTS, append
+from tests.benchmark.bench_head import RESULTS, about, append, print_table
 
 TAUGHT = ("experiment=distill", "module.teacher.name=MODEL", "data.batch_size=${rollout.batch_size}")
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -159,7 +154,7 @@ def measure_scorer(name: str, precision: str | None, pairs: Sequence[Preference]
     }
 
 
-def measure_scorers(args: argparse.Namespace, about: dict[str, Any]) -> None:
+def measure_scorers(args: argparse.Namespace, run_of: dict[str, Any]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = plain(compose("train", ["experiment=reward_model", "~callback", *args.overrides]))
     task = build_policy_parts(config)["task"]
@@ -167,15 +162,8 @@ def measure_scorers(args: argparse.Namespace, about: dict[str, Any]) -> None:
     pairs = [preferences.pair("heldout", i) for i in range(args.prompts)]
     whole: list[float] = []
     rows = [measure_scorer(args.scorer, precision, pairs, whole) for precision in (None, *PRECISIONS)]
-    append([about | row for row in rows], args.output.with_name("bench_scorer.csv"))
-    show(rows, list(rows[0]), f"{args.scorer}, {about['device']}")
-
-
-def show(rows: Sequence[dict[str, Any]], names: Sequence[str], title: str) -> None:
-    table = Table(*names, title=title)
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in names))
-    Console(width=200).print(table)
+    append([run_of | row for row in rows], args.output.with_name("bench_scorer.csv"))
+    print_table(rows, list(rows[0]), f"{args.scorer}, {run_of['device']}")
 
 
 def main() -> None:
@@ -192,14 +180,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of every run, such as rollout.batch_size=64")
     args = parser.parse_intermixed_args()
     variants = [name for name in args.variants if args.device == "cuda" or "paged" not in name]
-    about = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": commit() or "",
-        "device": device_name(),
-        **{name: version(name) for name in ("torch", "transformers", "bitsandbytes", "peft")},
-    }
+    run_of = about("torch", "transformers", "bitsandbytes", "peft")
     if args.scorer:
-        return measure_scorers(args, about)
+        return measure_scorers(args, run_of)
     wanted = any(name.endswith(tuple(PRECISIONS)) or name == "qlora" for name in variants)
     apart = reference_kl(args) if wanted else {}
     rows = []
@@ -212,11 +195,11 @@ def main() -> None:
             "reference_kl": f"{kl[variant]:.3g}" if kl.get(variant) is not None else "",
             "command": " ".join(overrides(args, variant)),
         }
-        rows.append(about | found)
+        rows.append(run_of | found)
         append(rows[-1:], args.output)
         print(f"{variant}: {found['step_seconds_p50']} s a step, peak {found['peak_mib']} MiB", flush=True)
-    shown = [name for name in rows[0] if name not in {*about, "model", "steps", "loss", "command"}]
-    show(rows, shown, f"{args.model}, {args.steps} steps, {about['device']}")
+    shown = [name for name in rows[0] if name not in {*run_of, "model", "steps", "loss", "command"}]
+    print_table(rows, shown, f"{args.model}, {args.steps} steps, {run_of['device']}")
 
 
 if __name__ == "__main__":

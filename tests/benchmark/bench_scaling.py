@@ -33,18 +33,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from r1lab.analysis.memory_table import GIB, MIB
-from r1lab.run_folder import commit, device_name
-from tests.benchmark.bench_head import RESULTS, append
+from r1lab.run_folder import device_name
+from tests.benchmark.bench_head import RESULTS, about, append, print_table
 from tests.benchmark.scaling_checks import Checks
 from tests.benchmark.scaling_figure import WHAT, last_rows, plot
 from tests.benchmark.scaling_runs import (
@@ -114,7 +110,7 @@ def dry_run(args: argparse.Namespace, settings: Settings, memory: float, host: f
         else:
             print(f"{configuration}: no shape fits", flush=True)
     of_host = f", host of {host / GIB:.0f} GiB" if host < float("inf") else ""
-    show(rows, list(rows[0]) if rows else [], f"planned, GPUs of {memory / GIB:.0f} GiB{of_host}")
+    print_table(rows, list(rows[0]) if rows else [], f"planned, GPUs of {memory / GIB:.0f} GiB{of_host}")
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------
@@ -193,7 +189,7 @@ def measure_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int
             print(f"{configuration}: no shape fits", flush=True)
             continue
         try:
-            row = about(args) | measure(own, settings, folder / f"{number}")
+            row = of_run(args) | measure(own, settings, folder / f"{number}")
         except RuntimeError as error:
             print(f"{own}: {error}", flush=True)
             wrong.append(f"{own}: failed")
@@ -205,7 +201,7 @@ def measure_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int
         # Cores of a CPU share their memory, and one may be as fast as all.
         wrong += [f"{own}: {what}" for what in missed(row)] if args.device == "cuda" else []
     if rows:
-        show(rows, SHOWN, f"{rows[-1]['device']}, {settings.precision}, {settings.steps} steps")
+        print_table(rows, SHOWN, f"{rows[-1]['device']}, {settings.precision}, {settings.steps} steps")
         plot(last_rows(pd.read_csv(path)), args.output / "bench_scaling.png")
     return wrong
 
@@ -219,7 +215,7 @@ def check_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int],
             of_all = name == "losses"  # of one rank in shards, too, which has nobody to share them with
             if not getattr(args, name) or not (of_all or configuration.gpus == max(gpus) > 1):
                 continue
-            row = about(args) | {"check": name} | {key: getattr(configuration, key) for key in (*WHAT, "gpus")}
+            row = of_run(args) | {"check": name} | {key: getattr(configuration, key) for key in (*WHAT, "gpus")}
             row |= dict.fromkeys(("against", "seconds", "message"), "")
             row |= {"loss_difference": "", "gradient_difference": "", "passed": False}
             try:
@@ -232,7 +228,7 @@ def check_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int],
             wrong += [] if row["passed"] else [f"{name}, {configuration}"]
         shutil.rmtree(folder / "checks", ignore_errors=True)
     shown = ("check", *WHAT, "gpus", "seconds", "loss_difference", "gradient_difference", "passed")
-    show(rows, shown, f"{device_name()}, float32")
+    print_table(rows, shown, f"{device_name()}, float32")
     return wrong
 
 
@@ -242,20 +238,8 @@ def verdict(row: dict[str, Any]) -> str:
     return found + (f"; it said: {row['message']}" if row["message"] else "")
 
 
-def about(args: argparse.Namespace) -> dict[str, str]:
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": args.commit or commit() or "",
-        "device": device_name(),
-        **{name: version(name) for name in ("torch", "transformers", "lightning")},
-    }
-
-
-def show(rows: Sequence[dict[str, Any]], names: Sequence[str], title: str) -> None:
-    table = Table(*(name.replace("_", " ") for name in names), title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in names))
-    Console(width=200).print(table)
+def of_run(args: argparse.Namespace) -> dict[str, str]:
+    return about("torch", "transformers", "lightning", given=args.commit)
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
