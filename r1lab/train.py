@@ -269,6 +269,7 @@ def refuse_other_settings(folder: Path, config: dict[str, Any]) -> None:
         "callback",
         "logger",
         "objective",
+        "monitor",
         "evaluate",
         "evaluation",
         "kernel",

@@ -107,6 +107,14 @@ def test_two_steps(experiment, given, train_small, tmp_path):
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in PAPERS])
+def test_an_experiment_may_be_watched_otherwise(experiment):
+    """Another choice of callbacks leaves nothing of the experiment's own behind that is no callback."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [f"experiment={experiment}", "callback=trial"])
+    assert all("_target_" in own for own in config.callback.values())
+
+
 @pytest.mark.parametrize("experiment", marked(PAPERS))
 def test_the_papers_distilled_models_compose(experiment):
     """With the learning rates of 2501.12948v2, Table 6, batch 64, cosine to a tenth."""
