@@ -22,7 +22,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -131,14 +131,14 @@ def measure(rows: Rows, provider: str, split: bool, expected: Tensor | None) -> 
     }, values
 
 
-def bench(name: str, device: str) -> Iterator[dict[str, Any]]:
+def bench(name: str, device: str, providers: Sequence[str]) -> Iterator[dict[str, Any]]:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     config = MODELS[name] if device == "cuda" else MODELS[name] | SMALL | SMALL_HEADS[name]
     config |= {"first_k_dense_replace": config["num_hidden_layers"]} if name == "mla" else {}
     rows = Rows(config, device, dtype)
     for split in (False, True):
         expected = None
-        for provider in PROVIDERS:
+        for provider in providers:
             try:
                 row, values = measure(rows, provider, split, expected)
             except (ImportError, ValueError, torch.OutOfMemoryError) as error:
@@ -174,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=SIZES, default="cuda")
     parser.add_argument("--shapes", nargs="*", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--providers", nargs="*", choices=PROVIDERS, default=list(PROVIDERS))
     parser.add_argument("--commit", help="where there is no checkout to ask")
     parser.add_argument("--no-csv", action="store_true", help="print the table alone")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -187,7 +188,7 @@ def main() -> None:
     command = " ".join(["python -m tests.benchmark.bench_attention", *sys.argv[1:]])
     rows = []
     for name in args.shapes:
-        for row in bench(name, args.device):
+        for row in bench(name, args.device, args.providers):
             rows.append(row)
             if not args.no_csv:
                 append([{**about, **row, "command": command}], args.output / "bench_attention.csv")
