@@ -46,7 +46,8 @@ class Communication(L.Callback):
         seconds = now(pl_module.device) - self._started
         profiled, self._profile = self._profile, None
         profiled.stop()
-        found = shares(*spans(profiled.events()), seconds)
+        # What kineto recorded: of a hundred thousand kernels torch is long in making events of its own.
+        found = shares(*spans(profiled.profiler.kineto_results.events()), seconds)
         if pl_module.device.type != "cuda":
             del found["exposed"]
         metrics = {f"communication/{name}": value for name, value in found.items()}
@@ -69,18 +70,18 @@ def now(device: torch.device) -> float:
 
 
 def spans(events: Iterable[Any]) -> tuple[list[Span], list[Span]]:
-    """When collectives, and when other kernels of the device, began and ended, in microseconds, of a profile's events.
+    """When collectives, and when other kernels of the device, began and ended, in microseconds, of kineto's events.
 
     NCCL marks its collectives by annotations beside their kernels, and gloo's are annotations alone.
     """
     collectives, others = [], []
     for event in events:
-        on_device = event.device_type != DeviceType.CPU and not event.is_user_annotation
-        span = event.time_range.start, event.time_range.end
-        if event.name.startswith("gloo:") or (on_device and "nccl" in event.name.lower()):
-            collectives.append(span)
-        elif on_device:
-            others.append(span)
+        on_device = event.device_type() != DeviceType.CPU and not event.is_user_annotation()
+        name = event.name()
+        collective = name.startswith("gloo:") or (on_device and "nccl" in name.lower())
+        if collective or on_device:
+            start = event.start_ns()
+            (collectives if collective else others).append((start / 1e3, (start + event.duration_ns()) / 1e3))
     return collectives, others
 
 

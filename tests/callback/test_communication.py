@@ -16,8 +16,10 @@ OPTIONS = (
 
 
 def event(name, start, end, device=DeviceType.CUDA, annotation=False):
-    time_range = SimpleNamespace(start=start, end=end)
-    return SimpleNamespace(name=name, time_range=time_range, device_type=device, is_user_annotation=annotation)
+    """Of kineto, with microseconds."""
+    values = {"name": name, "start_ns": 1000 * start, "duration_ns": 1000 * (end - start)}
+    values |= {"device_type": device, "is_user_annotation": annotation}
+    return SimpleNamespace(**{key: lambda value=value: value for key, value in values.items()})
 
 
 def test_what_overlaps_counts_once():
