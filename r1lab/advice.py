@@ -62,13 +62,13 @@ def variants(planner: Planner, ranks: int) -> dict[str, Variant]:
     if planner.samples:
         found["half as many rows at a time, by rollout.engine.batch_size"] = Variant(sampled=0.5)
     if planner.sharding(ranks).sharded:
-        on_host = {"strategy.reference_on_cpu=true": Variant(reference="cpu")} if planner.has_reference else {}
+        on_host = {"strategy.reference_on_cpu=true": Variant(reference="cpu")} if planner.holds_reference else {}
         if planner.samples and planner.sharding(ranks).gather == "whole":
             found["strategy.sampler=layers"] = Variant(layers=True)
         offload = "strategy.cpu_offload=true: policy, gradients and optimizer on the host"
         return found | on_host | {offload: Variant(offload=True)}
     found["optimizer=adamw_8bit"] = Variant(optimizer="AdamW8bit")
-    if planner.has_reference:
+    if planner.holds_reference:
         found |= {f"reference.quantize={how}": Variant(reference=how) for how in QUANTISED}
     return found
 
@@ -90,7 +90,7 @@ def enough(planner: Planner, ranks: int) -> list[str]:
     chunk = next(v.chunk_bytes for v in variants(planner, ranks).values() if v.chunk_bytes)
     every = Variant(halved=True, sampled=0.5, chunk_bytes=chunk, checkpointing=True, layers=True)
     if not planner.sharding(ranks).sharded:
-        every = replace(every, optimizer="AdamW8bit", reference="nf4" if planner.has_reference else None)
+        every = replace(every, optimizer="AdamW8bit", reference="nf4" if planner.holds_reference else None)
     peak = planner.plan(ranks, every)
     lines = [f"with all of these but what is moved to the host, of {ranks}: {peak.needed / GIB:,.2f} GiB"]
     if not planner.sharding(ranks).sharded:

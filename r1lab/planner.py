@@ -7,12 +7,14 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from r1lab.build import rollout_sampling
+from r1lab.build import quantized_settings, rollout_sampling
+from r1lab.model.adapter import with_adapters
 from r1lab.model.fake import meta_model
 from r1lab.model.mtp import MultiTokenPrediction
 from r1lab.model.plan import QUANTISED, Models, Passes, Plan, Sharding, make_plan
+from r1lab.model.quantize import refuse_sharded
 from r1lab.model.weights import Weight, optimizer_bytes, weights_of
 from r1lab.module.dry_run import DryHead, DryRun, Microbatch, Step
 from r1lab.plan_inputs import (
@@ -68,13 +70,11 @@ class Planner:
         for name in ("param_dtype", "reduce_dtype"):
             if self.strategy.get(name) is not None:
                 dtype_of(self.strategy[name], f"strategy.{name}")
-        if config["adapter"]["rank"] is not None:
-            raise ValueError("adapters are not planned yet: take adapter=none")
         self.module = config["module"]["_target_"].rpartition(".")[2]
         if self.module not in MODULES:
             raise ValueError(f"module={self.module} is not one of those that are planned: {', '.join(MODULES)}")
         self.dtype = weight_dtype(config["model"]["policy"].get("dtype") or "float32", config["precision"])
-        self.policy = meta_model(transformers_config(config["model"]["policy"]), self.dtype)
+        self.policy = self._policy(transformers_config(config["model"]["policy"]), self.dtype)
         self.teacher = self._teacher()
         # A module beside the policy, trained with it, and one layer more in its passes.
         self.further: MultiTokenPrediction | None = None
@@ -91,6 +91,11 @@ class Planner:
         self.documents = documents_of(config) if self.module == "SFT" else None
         # Each takes seconds, and changes of a plan share most of them.
         self.before, self.update = lru_cache(maxsize=None)(self._before), lru_cache(maxsize=None)(self._update)
+
+    def _policy(self, shape: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+        """On the meta device, with its adapters."""
+        with torch.device("meta"):
+            return with_adapters(meta_model(shape, dtype), **self.config["adapter"])
 
     def _teacher(self) -> PreTrainedModel | None:
         teacher = self.config["module"].get("teacher")
@@ -160,11 +165,17 @@ class Planner:
         )
 
     def strategy_of(self, ranks: int) -> str:
-        """Its name; the default is of one process, in whose place FSDP2 is planned for several."""
+        """Its name; the default is of one process, in whose place FSDP2 is planned for several, and DDP of what
+        bitsandbytes quantises."""
         module, _, function = self.strategy["_target_"].rpartition(".")
         name = module.rpartition(".")[2]
         name = function if name == "plain" else name
-        return "fsdp2" if name == "single" and ranks > 1 else name
+        quantised = quantized_settings(self.config)
+        if name.startswith("fsdp"):
+            refuse_sharded(quantised, name)
+        if name == "single" and ranks > 1:
+            return "ddp" if quantised else "fsdp2"
+        return name
 
     def plan(self, ranks: int, variant: Variant | None = None) -> Plan:
         """Of a rank, of so many; by the config but for the variant."""
@@ -218,7 +229,7 @@ class Planner:
         if compute or self.further is not None:
             shape = copy.deepcopy(shape)
             shape.num_hidden_layers += self.further is not None
-            policy = meta_model(shape, compute or self.dtype)
+            policy = self._policy(shape, compute or self.dtype)
         return DryRun.of(step, policy, self.teacher)
 
     def step(self, microbatch: Microbatch, compute: torch.dtype | None, checkpointing: bool) -> Step:
@@ -252,9 +263,16 @@ class Planner:
     def has_reference(self) -> bool:
         return self.module in RL and self.config["loss"]["beta"] > 0 and self.config["loss"]["kl_placement"] != "none"
 
+    @property
+    def holds_reference(self) -> bool:
+        """Whether it is a model of its own: of a policy with adapters it is the policy with these off."""
+        return self.has_reference and self.config["adapter"]["rank"] is None
+
     def models(self, quantised: str | None) -> Models:
         policy = weights_of(self.policy)
-        value, trained = [], [w for w in policy if w.parameter]
+        learns = {name for name, p in self.policy.named_parameters() if p.requires_grad}
+        trained = [w for w in policy if w.name in learns]
+        value, of_value = [], []
         further = []
         if self.further is not None:
             further = [Weight(n, tuple(p.shape), p.dtype, None, True) for n, p in self.further.named_parameters()]
@@ -263,16 +281,18 @@ class Planner:
             width = self.policy.get_output_embeddings().weight.shape[1]
             dtype = self.dtype if self.config["precision"].endswith("true") else torch.float32
             value = [Weight("head.weight", (1, width), dtype, None, True), Weight("head.bias", (1,), dtype, None, True)]
+            of_value = list(value)
         if self.module == "RewardModel":
             trained = [w for w in trained if w.name in body]
         if self.module == "PPO" and self.config["module"]["critic"] == "separate":
+            of_value += [w for w in trained if w.name in body]
             value += [w for w in policy if w.name in body or not w.parameter]
         return Models(
             policy,
-            trained=[*trained, *(w for w in (*value, *further) if w.parameter)],
+            trained=[*trained, *of_value, *further],
             value=value,
             further=further,
-            reference=policy if self.has_reference else (),
+            reference=policy if self.holds_reference else (),
             reference_quantised=quantised,
             teacher=weights_of(self.teacher) if self.teacher is not None else (),
         )

@@ -58,8 +58,11 @@ def test_what_is_held_is_what_a_run_holds(planner, tiny_run, small):
         pytest.param(
             ["experiment=reward_model", "model=tiny_bilingual_untrained", "data.batch_size=8"], marks=pytest.mark.slow
         ),
+        ["model=tiny_untrained", "adapter=lora"],
+        pytest.param(["model=tiny_untrained", "adapter=qlora"], marks=pytest.mark.slow),
+        pytest.param(["preset=ppo", "model=tiny_untrained", "adapter=lora"], marks=pytest.mark.slow),
     ],
-    ids=["value model", "a head that is not trained"],
+    ids=["value model", "a head that is not trained", "adapters", "on a quantised base", "and of a value model"],
 )
 def test_so_with_other_modules(planner, train_small, small, tmp_path, overrides):
     overrides = (*small[1:], *overrides, "evaluate=false", "show=false")
@@ -170,6 +173,23 @@ def test_more_ranks_than_experts_hold_no_less_of_them(planner):
     assert expert_notes(own, [8]) == expert_notes(flat, [16]) == []
 
 
+def test_adapters_need_less_of_every_kind(planner):
+    plans = [planner("model=tiny_untrained", f"adapter={name}").plan(1) for name in ("none", "lora", "qlora")]
+    whole, lora, qlora = (plan.held for plan in plans)
+    assert "reference" in whole and "reference" not in lora | qlora
+    assert lora["gradients"] == qlora["gradients"] < whole["gradients"] / 5
+    assert qlora["policy"] < whole["policy"] / 3 < whole["policy"] < lora["policy"]
+    # What a frozen product does not save: its input.
+    activations = [plan.phases["update"]["activations"] for plan in plans]
+    assert activations == sorted(activations, reverse=True)
+
+
+def test_what_is_quantised_is_planned_whole_on_several_ranks(planner):
+    own = planner("model=tiny_untrained", "optimizer=adamw_8bit", "strategy=single")
+    assert (own.strategy_of(1), own.strategy_of(2)) == ("single", "ddp")
+    assert planner("model=tiny_untrained", "strategy=single").strategy_of(2) == "fsdp2"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -178,8 +198,9 @@ def test_more_ranks_than_experts_hold_no_less_of_them(planner):
         (["gpus=[]"], "gpus must be a number from 1"),
         (["gpu_memory_gib=-1"], "gpu_memory_gib must be a number above 0"),
         (["strategy=fsdp2", "strategy.param_dtype=int8"], "strategy.param_dtype=int8 is no dtype of weights"),
+        (["strategy=fsdp2", "adapter=qlora"], "leave out adapter.quantize=nf4, or take strategy=ddp"),
+        (["adapter=lora", "adapter.targets=[nothing]"], "there is no linear layer nothing"),
         (["reference.quantize=nf5"], "reference.quantize=nf5 is not one of null, 8bit, nf4"),
-        (["adapter=lora"], "adapters are not planned yet: take adapter=none"),
         (["prompt_tokens=0"], "prompt_tokens must be a number from 1"),
         (["output=plan.txt"], "output=plan.txt must end in .json or .csv"),
         (["optimizer.optimizer._target_=torch.optim.Adafactor"], "state of Adafactor is not known"),

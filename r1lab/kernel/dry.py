@@ -50,25 +50,30 @@ class _Logprob(torch.autograd.Function):
     def backward(ctx, of_logprob):
         hidden, head, _ = ctx.saved_tensors
         dtype, chunk_bytes = ctx.options
-        found = _gradients(hidden, head, dtype, 0, chunk_bytes)
-        return *(x.to(like.dtype) for x, like in zip(found, (hidden, head), strict=True)), None
+        found = _gradients(hidden, head, dtype, 0, chunk_bytes, ctx.needs_input_grad[1])
+        return *_cast(found, (hidden.dtype, head.dtype)), None
 
 
 class _OnePass(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, head, teacher_rows, chunk_bytes):
-        ctx.found = _gradients(hidden, head, _dtype(hidden), teacher_rows, chunk_bytes)
+        ctx.found = _gradients(hidden, head, _dtype(hidden), teacher_rows, chunk_bytes, ctx.needs_input_grad[1])
         ctx.dtypes = hidden.dtype, head.dtype
         return hidden.new_zeros((), dtype=torch.float32)
 
     @staticmethod
     def backward(ctx, of_loss):
         found, ctx.found = ctx.found, None
-        return *(x.to(dtype) for x, dtype in zip(found, ctx.dtypes, strict=True)), None, None
+        return *_cast(found, ctx.dtypes), None, None
 
 
-def _gradients(hidden: Tensor, head: Tensor, dtype: torch.dtype, teacher_rows: int, chunk_bytes: int):
-    """To hidden [N, H] and head [V, H], float32 where it is summed over chunks or wanted so, as chunks.Sums has it."""
+def _cast(found: tuple[Tensor | None, ...], dtypes: tuple[torch.dtype, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if x is None else x.to(dtype) for x, dtype in zip(found, dtypes, strict=True))
+
+
+def _gradients(hidden: Tensor, head: Tensor, dtype: torch.dtype, teacher_rows: int, chunk_bytes: int, wanted: bool):
+    """To hidden [N, H] and, where it is wanted, head [V, H], float32 where it is summed over chunks or wanted so, as
+    chunks.Sums has it."""
     weight = head.to(dtype)
     row = _stride(len(head)) + _stride(teacher_rows)
     n = _chunk(len(hidden), row * dtype.itemsize, chunk_bytes)
@@ -78,7 +83,9 @@ def _gradients(hidden: Tensor, head: Tensor, dtype: torch.dtype, teacher_rows: i
     of_hidden = torch.zeros_like(hidden)
     _wide = torch.zeros(n, hidden.shape[1], dtype=torch.float32)
     narrow = n == len(hidden) and head.dtype == dtype
-    if narrow:
+    if not wanted:
+        of_head = None
+    elif narrow:
         of_head = torch.zeros_like(weight)
     else:
         of_head = torch.zeros(weight.shape, dtype=torch.float32)

@@ -136,16 +136,18 @@ class _OnGPU(TorchFunctionMode):
 
 
 class _Grouped(torch.autograd.Function):
-    """Shapes of [S, in] x experts [E, in, out] -> [S, out]: what it saves, and the gradients of both."""
+    """Shapes of [S, in] x experts [E, in, out] -> [S, out]: what it saves, and the gradients that are wanted."""
 
     @staticmethod
     def forward(ctx, tokens, weight):
-        ctx.save_for_backward(tokens, weight)
+        of_tokens, of_weight = ctx.needs_input_grad
+        ctx.save_for_backward(tokens if of_weight else None, weight if of_tokens else None)
+        ctx.made = [(x.shape, x.dtype) if wanted else None for x, wanted in ((tokens, of_tokens), (weight, of_weight))]
         return tokens.new_empty(len(tokens), weight.shape[2])
 
     @staticmethod
     def backward(ctx, _):
-        return tuple(torch.empty_like(x) for x in ctx.saved_tensors)
+        return tuple(made and torch.empty(made[0], dtype=made[1]) for made in ctx.made)
 
 
 def _fused(

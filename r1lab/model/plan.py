@@ -192,10 +192,12 @@ def _update(models: Models, update: UpdateBytes, sharding: Sharding) -> dict[str
         "temporaries": max(update.peak - update.activations - update.head, 0),
     }
     if gathered := _gathered(models.policy, sharding):
-        root, layer = _blocks(models.policy, sharding.param_dtype)
-        of_reduce = _blocks(models.policy, sharding.reduce_dtype or sharding.param_dtype)[1]
+        names = {w.name for w in models.trained}
+        trained = [w for w in models.policy if w.name in names]
+        root, layer = _blocks(trained, sharding.param_dtype)
+        of_reduce = _blocks(trained, sharding.reduce_dtype or sharding.param_dtype)[1]
         # The gradients of a layer stay whole until all are there, and go out as one copy; one is in the temporaries.
-        largest = max(replace(w, dtype=sharding.param_dtype or w.dtype).nbytes for w in models.policy)
+        largest = max(replace(w, dtype=sharding.param_dtype or w.dtype).nbytes for w in trained)
         parts["gathered weights"] = gathered
         parts["whole gradients"] = max(root + layer + of_reduce - largest, 0)
         value = [w for w in models.value if w.layer is not None]

@@ -50,6 +50,8 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     ),
     "smollm2-8bit": ("experiment=r1zero", *SMOLLM2, "optimizer=adamw_8bit"),
     "smollm2-nf4-reference": (*MIXED, "reference.quantize=nf4"),
+    "smollm2-lora": (*MIXED, "adapter=lora"),
+    "smollm2-qlora": (*MIXED, "adapter=qlora"),
     "smollm2-checkpointing": (*MIXED, "model.activation_checkpointing=true"),
     "smollm2-fsdp2": (*MIXED, "strategy=fsdp2"),
     "smollm2-ppo": ("experiment=ppo", *SMOLLM2, "module.microbatch_tokens=4000", "trainer.precision=bf16-mixed"),

@@ -23,7 +23,11 @@ STEPS, KEPT, KILLED = 10, 4, 5  # in all, between checkpoints, and the last that
 RELATIVE, ABSOLUTE, OF_NORM = 1e-4, 1e-5, 1e-2
 WITHIN = 60  # seconds, for a job to end of which a rank is killed
 # A rate at which no token is sent to another expert by a rounding of the weights.
-SAME = ("optimizer.lr=0.0001", f"optimizer.scheduler.num_training_steps={STEPS}", f"trainer.val_check_interval={STEPS}")
+SAME = (
+    "optimizer.lr=0.00001",
+    f"optimizer.scheduler.num_training_steps={STEPS}",
+    f"trainer.val_check_interval={STEPS}",
+)
 WATCHED = ("callback=default", "callback.samples.shown=0", "callback.progress.plain_lines=0")
 
 

@@ -10,15 +10,15 @@ from r1lab.model.ledger import Ledger
 V, H, N = 1024, 64, 256
 
 
-def peak_of(function, dtype=torch.float32) -> int:
-    """Bytes above the inputs, forward and backward."""
+def peak_of(function, dtype=torch.float32, *, frozen=False) -> int:
+    """Bytes above the inputs, forward and backward; frozen: the head."""
     with FakeTensorMode(), Ledger() as ledger:
         hidden = torch.zeros(N, H, dtype=dtype, requires_grad=True)
-        head = torch.zeros(V, H, dtype=dtype, requires_grad=True)
+        head = torch.zeros(V, H, dtype=dtype, requires_grad=not frozen)
         before = ledger.now
         ledger.restart()
         function(hidden, head).sum().backward()
-        assert hidden.grad.dtype == dtype and head.grad.shape == (V, H)
+        assert hidden.grad.dtype == dtype and (frozen or head.grad.shape == (V, H))
         return ledger.peak - before
 
 
@@ -55,6 +55,11 @@ def test_a_sum_over_chunks_is_in_float32():
     # Less logits, and a float32 gradient beside the bfloat16 one.
     assert several < one
     assert several > N * V * 2 / 4 + V * H * 4
+
+
+@pytest.mark.parametrize("function", [dry.linear_grpo_loss, dry.linear_logprob])
+def test_a_frozen_head_has_no_gradient(function):
+    assert peak_of(function, frozen=True) == peak_of(function) - V * H * 4
 
 
 def test_a_distillation_has_the_logits_of_both():
