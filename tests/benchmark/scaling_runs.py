@@ -50,6 +50,7 @@ class Shape:
     @property
     def overrides(self) -> list[str]:
         own = [f"model.policy.config.{name}={value}" for name, value in self.config.items()]
+        own += ["model.policy._target_=tests.benchmark.scaling_weights.repeated"] if own else []
         return [f"model={self.model}", *own, f"model.activation_checkpointing={str(self.checkpointing).lower()}"]
 
 
@@ -68,7 +69,7 @@ def moe(width: int, layers: int, experts: int, of_expert: int, per_token: int) -
         "n_routed_experts": experts,
         "num_experts_per_tok": per_token,
     }
-    return Shape(config=config)
+    return Shape(config=config, documents=1000)  # of 40 tokens, one microbatch
 
 
 # From the smallest on; the names are their parameters, tiny's is a million.

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 
+from r1lab.model.policy import new_policy
 from tests.benchmark import bench_scaling
 from tests.benchmark.bench_scaling import configurations, efficiency, missed, parsed
 from tests.benchmark.scaling_checks import difference
@@ -20,6 +22,7 @@ from tests.benchmark.scaling_runs import (
     planned,
     reason,
 )
+from tests.benchmark.scaling_weights import repeated
 
 GIB = 2**30
 SETTINGS = Settings("cuda", 8, "bf16-mixed", 100.0)
@@ -167,3 +170,22 @@ def test_two_gloo_ranks_are_measured_and_checked(tmp_path, monkeypatch, capsys):
     checks = pd.read_csv(tmp_path / "bench_scaling_checks.csv")
     assert checks["check"].tolist() == ["losses", "kill"] and checks["passed"].all()
     assert checks["seconds"].iloc[1] < 60 and "SIGKILL" in checks["message"].iloc[1]
+
+
+def test_weights_for_timing_are_a_models():
+    config = {"model_type": "deepseek_v3", "vocab_size": 50, "hidden_size": 64, "intermediate_size": 96}
+    config |= {"moe_intermediate_size": 48, "num_hidden_layers": 2, "first_k_dense_replace": 1}
+    config |= {"num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16}
+    config |= {"qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4, "n_group": 2}
+    config |= {"topk_group": 1, "num_experts_per_tok": 2, "pad_token_id": 0, "initializer_range": 0.02}
+    model, plain = repeated(config, seed=0), new_policy(config, seed=0)
+    assert {name: p.shape for name, p in model.named_parameters()} == {n: p.shape for n, p in plain.named_parameters()}
+    for (name, own), (_, other) in zip(model.named_buffers(), plain.named_buffers(), strict=True):
+        assert torch.equal(own, other), name
+    for name, own in model.named_parameters():
+        other = plain.get_parameter(name)
+        assert own.std().item() == pytest.approx(other.std().item(), abs=0.004), name
+        assert own.mean().item() == pytest.approx(other.mean().item(), abs=0.004), name
+    ids = torch.arange(2, 30)[None]
+    assert model(ids).logits.std().item() == pytest.approx(plain(ids).logits.std().item(), rel=0.3)
+    assert torch.equal(model(ids).logits, repeated(config, seed=0)(ids).logits)
