@@ -22,10 +22,8 @@ CONF = Path(__file__).parents[2] / "conf"
 def build(tmp_path):
     def build(choice):
         text = (CONF / f"{choice}.yaml").read_text().replace("${hydra:runtime.output_dir}", str(tmp_path))
-        config = OmegaConf.create(
-            {"part": OmegaConf.create(text), "name": "r1zero", "ckpt_path": None, "budget": {"flops": 1e9}}
-        )
-        return instantiate(config.part)
+        run = {"name": "r1zero", "ckpt_path": None, "budget": {"flops": 1e9}, "monitor": "validation/loss"}
+        return instantiate(OmegaConf.create({"part": OmegaConf.create(text), **run}).part)
 
     return build
 
@@ -38,6 +36,7 @@ def test_callbacks(build, tmp_path):
     assert built["expert_load"].path == tmp_path / "expert_load.csv"
     assert built["samples"].path == tmp_path / "samples.jsonl"
     assert built["checkpoint"].dirpath == str(tmp_path / "checkpoints")
+    assert built["checkpoint"].monitor == "validation/loss"
 
 
 def test_loggers(build, tmp_path):
