@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from r1lab.analysis.memory_table import GIB
+from r1lab.build import quantized_settings
 from r1lab.model.plan import QUANTISED
 from r1lab.model.weights import counted, weights_of
 from r1lab.planner import RL, Planner, Variant
@@ -31,6 +32,10 @@ def notes(planner: Planner, gpus: list[int]) -> list[str]:
         rows = planner.prompts(first) * planner.group_size
         found.append(f"a token of the cache is {planner.token_bytes(first):,} bytes; {rows} rows are sampled at a time")
     if planner.module in RL:
+        scorers = [name for name, term in planner.config["reward"].items() if term and "scorer" in term]
+        if scorers:
+            them = " and ".join(f"reward.{name}.scorer" for name in scorers)
+            found.append(f"{them}: models that are not planned, and come on top of this")
         most = planner.config["rollout"]["batch_size"] // planner.group_size
         idle = [n for n in gpus if n > most]
         if idle:
@@ -94,7 +99,9 @@ def enough(planner: Planner, ranks: int) -> list[str]:
     peak = planner.plan(ranks, every)
     lines = [f"with all of these but what is moved to the host, of {ranks}: {peak.needed / GIB:,.2f} GiB"]
     if not planner.sharding(ranks).sharded:
-        lines.append("more GPUs share its weights with strategy=fsdp2, not with single or ddp")
+        without = quantized_settings(planner.config)
+        but = f", which takes it without {' and '.join(without)}" if without else ""
+        lines.append(f"more GPUs share its weights with strategy=fsdp2{but}, not with single or ddp")
         every = replace(every, optimizer=None, reference=None)
     if planner.strategy_of(2) == "ddp":
         return lines

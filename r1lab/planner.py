@@ -14,7 +14,7 @@ from r1lab.model.adapter import with_adapters
 from r1lab.model.fake import meta_model
 from r1lab.model.mtp import MultiTokenPrediction
 from r1lab.model.plan import QUANTISED, Models, Passes, Plan, Sharding, make_plan
-from r1lab.model.quantize import refuse_sharded
+from r1lab.model.quantize import quantize, refuse_sharded
 from r1lab.model.weights import Weight, optimizer_bytes, weights_of
 from r1lab.module.dry_run import DryHead, DryRun, Microbatch, Step
 from r1lab.plan_inputs import (
@@ -45,7 +45,7 @@ class Variant:
     """What a plan may do otherwise than the config has it."""
 
     optimizer: str | None = None
-    reference: str | None = None  # 8bit, nf4 or cpu
+    reference: str | None = None  # 8bit, nf4 or cpu; None: as configured
     halved: bool = False  # microbatches
     sampled: float = 1.0  # share of a rollout's completions that are sampled at a time
     chunk_bytes: int | None = None
@@ -101,7 +101,9 @@ class Planner:
         teacher = self.config["module"].get("teacher")
         if not teacher or not teacher["name"] or self.config["module"].get("mode") == "sft":
             return None
-        return meta_model(*teacher_config(teacher["name"], teacher["dtype"]))
+        whole = meta_model(*teacher_config(teacher["name"], teacher["dtype"]))
+        with torch.device("meta"):
+            return quantize(whole, teacher.get("quantize"))
 
     # ---- how much there is to do ----------------------------------------------------------------------------------
 
@@ -179,7 +181,7 @@ class Planner:
 
     def plan(self, ranks: int, variant: Variant | None = None) -> Plan:
         """Of a rank, of so many; by the config but for the variant."""
-        variant = variant or Variant(reference=self.config["reference"].get("quantize"))
+        variant = variant or Variant()
         checkpointing = variant.checkpointing or self.config["model"].get("activation_checkpointing", False)
         sharding = self.sharding(ranks, variant.offload)
         if variant.layers:
@@ -197,7 +199,8 @@ class Planner:
             rollout = rollout.times(self.prompts(ranks) * variant.sampled)
             rollout = replace(rollout, peak=rollout.peak + self.kept_logits(ranks))
         passes = Passes(update, logprobs, rollout, copies)
-        models = self.models(variant.reference if variant.reference in QUANTISED else None)
+        quantised = variant.reference if variant.reference in QUANTISED else self.config["reference"].get("quantize")
+        models = self.models(quantised)
         optimizer = variant.optimizer or self.optimizer
         return make_plan(models, passes, optimizer, sharding, momentum=self.momentum)
 
@@ -279,7 +282,9 @@ class Planner:
         body = {f"{self.policy.base_model_prefix}.{name}" for name, _ in self.policy.base_model.named_parameters()}
         if self.module in ("PPO", "RewardModel"):
             width = self.policy.get_output_embeddings().weight.shape[1]
-            dtype = self.dtype if self.config["precision"].endswith("true") else torch.float32
+            # What is trained beside adapters stays in float32, as they do.
+            cast = self.config["precision"].endswith("true") and self.config["adapter"]["rank"] is None
+            dtype = self.dtype if cast else torch.float32
             value = [Weight("head.weight", (1, width), dtype, None, True), Weight("head.bias", (1,), dtype, None, True)]
             of_value = list(value)
         if self.module == "RewardModel":

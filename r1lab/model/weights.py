@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from r1lab.model.fake import layer_list
+from r1lab.model.quantize import is_packed, quantized_weights
 
 SMALL = 4096  # numbers below which bitsandbytes keeps 32-bit state (min_8bit_size of its optimizers)
 PAGED_FROM = 100_000  # numbers from which it pages it (Optimizer8bit.get_state_buffer)
@@ -67,7 +68,9 @@ def counted(model: PreTrainedModel) -> tuple[int, int]:
     config = model.config
     experts = next((n for name in _EXPERTS if (n := getattr(config, name, None))), 1)
     share = getattr(config, "num_experts_per_tok", None) or experts
-    sizes = [(".experts." in name, p.numel()) for name, p in model.named_parameters()]
+    sizes = [(name, p.numel()) for name, p in model.named_parameters() if not is_packed(name)]
+    sizes += [(name, quantized.shape.numel()) for name, quantized in quantized_weights(model).items()]
+    sizes = [(".experts." in name, number) for name, number in sizes]
     return sum(n for _, n in sizes), sum(n * share // experts if routed else n for routed, n in sizes)
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from r1lab.kernel import dry as kernel
 from r1lab.loss import distill, logprob, sparse_distill
+from r1lab.model.adapter import adapter_settings
 from r1lab.model.fake import FakeModel
 from r1lab.model.ledger import Ledger
 from r1lab.model.passes import (
@@ -115,7 +116,7 @@ class DryRun:
         theirs = None if teacher is None else FakeModel.of(teacher, mode)
         if theirs is not None:
             theirs.model.requires_grad_(False)
-        if step.module == "reward_model":
+        if step.module == "reward_model" and adapter_settings(policy) is None:
             own.model.requires_grad_(False).base_model.requires_grad_(True)
         return cls(step, own, value, theirs)
 

@@ -4,6 +4,9 @@ from contextlib import nullcontext
 
 from lightning.pytorch.plugins.precision import FSDPPrecision, HalfPrecision, Precision
 from lightning.pytorch.strategies import FSDPStrategy, Strategy
+from torch import nn
+
+from r1lab.model.adapter import adapter_settings
 
 
 class _AsIs:
@@ -18,7 +21,16 @@ class _AsIs:
 
 
 class HalfPrecisionAsIs(_AsIs, HalfPrecision):
-    """Weights in half precision."""
+    """Weights in half precision, but for adapters: what is trained on a frozen base stays as it is, in float32."""
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        learns = [p for p in module.parameters() if p.requires_grad]
+        adapted = any(adapter_settings(part) is not None for part in module.modules())
+        kept = [p.data for p in learns] if adapted else []
+        module = super().convert_module(module)
+        for p, data in zip(learns, kept, strict=False):
+            p.data = data
+        return module
 
 
 class FSDPPrecisionAsIs(_AsIs, FSDPPrecision):

@@ -4,15 +4,17 @@ Each configuration (task, strategy, where the reference lies, number of ranks) i
 trained for a few steps by `torchrun ... -m r1lab.train`, with a time limit and a run folder of its own, from which all
 figures are read. The work of a rank is the same whatever their number (weak scaling):
 
-    tokens a second     those that count in the loss: of documents in SFT, of completions in GRPO; medians of the steps
-                        but for the first two and the last two
+    tokens a second     those that count in the loss, of documents in SFT, of completions in GRPO, in the steps but for
+                        the first two and the last two, and in the steps' own seconds: SFT's documents are made between
     efficiency          that, over what one rank does times their number
+    rollout, update     seconds of GRPO's steps; ranks sample apart, and exchange something in the update alone
     communication       share of the last two steps' time in NCCL's kernels, and of it what is exposed: with nothing
                         else on the first GPU meanwhile (on a CPU: in gloo's collectives)
     peak                PyTorch's max_memory_allocated, of the rank with most, beside the plan
 
 `--model auto` takes, for each configuration, the largest shape whose plan fits the GPU, and whose models, which every
-rank makes whole before they are in shards, fit the host; `-- strategy.in_turn=true` has one rank make them at a time.
+rank makes whole before they are in shards, fit the host, on the fewest ranks that are asked for; `each`, on each number
+of them, of which none can then be compared. `-- strategy.in_turn=true` has one rank make its models at a time.
 `--dry-run` plans alone, and needs no GPU.
 
 `--losses`, `--resume`, `--kill` check instead: losses of recorded batches equal one rank's; a checkpoint goes on on
@@ -42,9 +44,10 @@ from r1lab.analysis.memory_table import GIB, MIB
 from r1lab.run_folder import device_name
 from tests.benchmark.bench_head import RESULTS, about, append, print_table
 from tests.benchmark.scaling_checks import Checks
-from tests.benchmark.scaling_figure import WHAT, last_rows, plot
+from tests.benchmark.scaling_figure import SAME, WHAT, known_rows, last_rows, plot
 from tests.benchmark.scaling_runs import (
     AUTO,
+    EACH,
     PROFILED,
     SHAPES,
     WARMUP,
@@ -65,8 +68,10 @@ from tests.benchmark.scaling_runs import (
 LIMIT = 0.15  # of the plan
 EFFICIENCY = 0.9
 CHECKS = ("losses", "resume", "kill")
-SHOWN = (*WHAT, "gpus", "tokens_per_second", "step_seconds_p50", "efficiency", "communication_share",
-         "communication_exposed", "planned_mib", "measured_mib", "ratio")  # fmt: skip
+SPEEDS = ("timed_steps", "tokens_per_step", "tokens_per_second", "step_seconds_p20", "step_seconds_p50",
+          "step_seconds_p80", "rollout_seconds_p50", "update_seconds_p50")  # fmt: skip
+SHOWN = (*WHAT, "gpus", "tokens_per_second", "step_seconds_p50", "update_seconds_p50", "efficiency",
+         "communication_share", "communication_exposed", "planned_mib", "measured_mib", "ratio")  # fmt: skip
 
 
 def configurations(args: argparse.Namespace, gpus: Sequence[int]) -> Iterator[Configuration]:
@@ -78,11 +83,14 @@ def configurations(args: argparse.Namespace, gpus: Sequence[int]) -> Iterator[Co
                     yield Configuration(args.model, task, strategy, reference, number)
 
 
-def chosen(configuration: Configuration, settings: Settings, memory: float, host: float) -> Configuration | None:
-    """With a shape in the place of `auto`; None where nothing fits."""
-    if configuration.model != AUTO:
+def chosen(
+    configuration: Configuration, settings: Settings, memory: float, host: float, fewest: int
+) -> Configuration | None:
+    """With a shape in the place of `auto` and `each`; None where nothing fits."""
+    if configuration.model not in (AUTO, EACH):
         return configuration
-    name = largest(configuration, settings, memory, host)
+    asked = replace(configuration, gpus=fewest) if configuration.model == AUTO else configuration
+    name = largest(asked, settings, memory, host)
     return replace(configuration, model=name) if name else None
 
 
@@ -105,7 +113,7 @@ def plan_row(configuration: Configuration, settings: Settings, memory: float, ho
 def dry_run(args: argparse.Namespace, settings: Settings, memory: float, host: float) -> None:
     rows = []
     for configuration in configurations(args, args.gpus):
-        if own := chosen(configuration, settings, memory, host):
+        if own := chosen(configuration, settings, memory, host, min(args.gpus)):
             rows.append(plan_row(own, settings, memory, host))
         else:
             print(f"{configuration}: no shape fits", flush=True)
@@ -126,8 +134,9 @@ def measure(configuration: Configuration, settings: Settings, folder: Path) -> d
         **{name: getattr(configuration, name) for name in (*WHAT, "gpus")},
         "parameters": found.parameters,
         "precision": settings.precision,
+        "given": " ".join(settings.given),
         "steps": settings.steps,
-        **{name: run[name] for name in ("tokens_per_step", "tokens_per_second", "step_seconds_p50")},
+        **{name: run[name] for name in SPEEDS},
         "efficiency": "",
         **{name: run[name] for name in ("communication_share", "communication_exposed")},
         "planned_mib": round(mib, 1),
@@ -141,12 +150,12 @@ def measure(configuration: Configuration, settings: Settings, folder: Path) -> d
 
 
 def efficiency(row: dict[str, Any], others: pd.DataFrame) -> float | str:
-    """Of a row, by that of one rank among the others of the same device, commit and versions; empty without one."""
+    """Of a row, by that of one rank among the others of the same kind of run; empty without one."""
     if row["gpus"] == 1:
         return 1.0
     if others.empty:
         return ""
-    same = [*WHAT, "commit", "device", "torch", "precision"]
+    same = [*WHAT, *SAME]
     found = others[others["gpus"].astype(int) == 1]
     found = found[(found[same].astype(object).fillna("").astype(str) == [str(row[name]) for name in same]).all(axis=1)]
     if found.empty:
@@ -167,9 +176,9 @@ def told(row: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def missed(row: dict[str, Any]) -> list[str]:
-    """What a row does not reach of what is asked for."""
-    found = []
+def missed(row: dict[str, Any], *, compared: bool) -> list[str]:
+    """What a row does not reach of what is asked for; compared: whether there should be one of one rank."""
+    found = ["there is no run of one rank to compare with"] if compared and row["efficiency"] == "" else []
     if row["efficiency"] != "" and row["efficiency"] < EFFICIENCY:
         found.append(f"efficiency {row['efficiency']} is below {EFFICIENCY}")
     if row["ratio"] != "" and abs(row["ratio"] - 1) > LIMIT:
@@ -180,11 +189,11 @@ def missed(row: dict[str, Any]) -> list[str]:
 def measure_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int], folder: Path) -> list[str]:
     """Every configuration, each with its row and line; what failed or was missed."""
     path = args.output / "bench_scaling.csv"
-    known = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    known = known_rows(path) if path.exists() else pd.DataFrame()
     rows, wrong = [], []
     memory, host = gpu_bytes() or args.gpu_memory_gib * GIB, host_bytes()
     for number, configuration in enumerate(configurations(args, gpus)):
-        own = chosen(configuration, settings, memory, host)
+        own = chosen(configuration, settings, memory, host, min(gpus))
         if own is None:
             print(f"{configuration}: no shape fits", flush=True)
             continue
@@ -199,25 +208,26 @@ def measure_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int
         append([row], path)
         print(f"{own}: {told(row)}", flush=True)
         # Cores of a CPU share their memory, and one may be as fast as all.
-        wrong += [f"{own}: {what}" for what in missed(row)] if args.device == "cuda" else []
+        if args.device == "cuda":
+            wrong += [f"{own}: {what}" for what in missed(row, compared=min(gpus) == 1 and args.model != EACH)]
     if rows:
         print_table(rows, SHOWN, f"{rows[-1]['device']}, {settings.precision}, {settings.steps} steps")
-        plot(last_rows(pd.read_csv(path)), args.output / "bench_scaling.png")
-    return wrong
+        plot(last_rows(known_rows(path)), args.output / "bench_scaling.png")
+    return wrong or ([] if rows else ["nothing was run"])
 
 
 def check_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int], folder: Path) -> list[str]:
     """Every check that is asked for, each with its row and line; those that failed."""
     rows, wrong = [], []
-    for configuration in configurations(args, gpus):
-        checks = Checks(configuration, settings, folder / "checks")
+    for number, configuration in enumerate(configurations(args, gpus)):
+        checks = Checks(configuration, settings, folder / "checks" / str(number))
         for name in CHECKS:
             of_all = name == "losses"  # of one rank in shards, too, which has nobody to share them with
             if not getattr(args, name) or not (of_all or configuration.gpus == max(gpus) > 1):
                 continue
             row = of_run(args) | {"check": name} | {key: getattr(configuration, key) for key in (*WHAT, "gpus")}
             row |= dict.fromkeys(("against", "seconds", "message"), "")
-            row |= {"loss_difference": "", "gradient_difference": "", "passed": False}
+            row |= dict.fromkeys(("loss_difference", "kl_difference", "gradient_difference"), "") | {"passed": False}
             try:
                 row |= getattr(checks, name)()
             except RuntimeError as error:
@@ -226,15 +236,17 @@ def check_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int],
             rows.append(row)
             print(f"{name}, {configuration}: {verdict(row)}", flush=True)
             wrong += [] if row["passed"] else [f"{name}, {configuration}"]
-        shutil.rmtree(folder / "checks", ignore_errors=True)
-    shown = ("check", *WHAT, "gpus", "seconds", "loss_difference", "gradient_difference", "passed")
+        if args.runs is None:
+            shutil.rmtree(folder / "checks", ignore_errors=True)
+    shown = ("check", *WHAT, "gpus", "seconds", "loss_difference", "kl_difference", "gradient_difference", "passed")
     print_table(rows, shown, f"{device_name()}, float32")
-    return wrong
+    return wrong or ([] if rows else ["nothing was checked: of one rank there are losses alone, of shards"])
 
 
 def verdict(row: dict[str, Any]) -> str:
     found = f"{'passed' if row['passed'] else 'FAILED'}; {row['against']}"
     found += f"; losses differ by {row['loss_difference']}, gradients by {row['gradient_difference']}"
+    found += f", KL by {row['kl_difference']}" if row["kl_difference"] else ""
     return found + (f"; it said: {row['message']}" if row["message"] else "")
 
 
@@ -249,8 +261,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=("sft", "grpo"), default=["sft", "grpo"])
     parser.add_argument("--strategies", nargs="+", choices=("fsdp", "fsdp2"), default=["fsdp", "fsdp2"])
     parser.add_argument("--reference", nargs="+", choices=("sharded", "cpu"), default=["sharded", "cpu"], help="GRPO's")
-    parser.add_argument("--model", choices=(*SHAPES, AUTO), help="default: 145m, on a CPU tiny")
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--model", choices=(*SHAPES, AUTO, EACH), help="default: 145m, on a CPU tiny")
+    parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--precision", help="default: bf16-mixed, on a CPU and in checks 32-true")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if gpu else "cpu")
     parser.add_argument("--dry-run", action="store_true", help="plan alone")
@@ -289,7 +301,10 @@ def main() -> None:
         bounds = (gpu_bytes(), host_bytes()) if gpu_bytes() else (args.gpu_memory_gib * GIB, float("inf"))
         return dry_run(args, settings, *bounds)
     if args.plot:
-        return plot(last_rows(pd.read_csv(args.output / "bench_scaling.csv")), args.output / "bench_scaling.png")
+        path = args.output / "bench_scaling.csv"
+        if not path.exists():
+            sys.exit(f"there is no {path}: measure something first")
+        return plot(last_rows(known_rows(path)), path.with_suffix(".png"))
     here = devices(args.device)
     gpus = [n for n in args.gpus if n <= here]
     if beyond := [n for n in args.gpus if n > here]:

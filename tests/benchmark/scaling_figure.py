@@ -13,13 +13,17 @@ from r1lab.analysis.palette import CYCLE, MARKERS, plain
 from r1lab.analysis.picture import write_picture
 
 WHAT = ["model", "task", "strategy", "reference"]
+SAME = ["commit", "device", "torch", "transformers", "lightning", "precision", "given"]  # of runs to be compared
+
+
+def known_rows(path: Path) -> pd.DataFrame:
+    """Of bench_scaling.csv; a commit may be of digits alone."""
+    return pd.read_csv(path, dtype={"commit": str, "given": str}).fillna({"given": "", "reference": ""})
 
 
 def last_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of all rows those like the last one's run, be it in several calls: its commit, device and versions, the newest of
-    each configuration."""
-    same = ["commit", "device", "torch", "precision"]
-    rows = rows[(rows[same].astype(str) == rows[same].astype(str).iloc[-1]).all(axis=1)]
+    """Of all rows those like the last one's run, be it in several calls, the newest of each configuration."""
+    rows = rows[(rows[SAME].astype(str) == rows[SAME].astype(str).iloc[-1]).all(axis=1)]
     return rows.drop_duplicates([*WHAT, "gpus"], keep="last")
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -20,11 +21,11 @@ from r1lab.analysis.run import Run, load_run
 from r1lab.entry import CONF
 from r1lab.memory import OWN, SECTIONS
 from r1lab.model.plan import Plan
-from r1lab.model.weights import counted
+from r1lab.model.weights import counted, total
 from r1lab.planner import Planner
 
 ROOT = Path(__file__).parents[2]
-AUTO = "auto"
+AUTO, EACH = "auto", "each"  # in the place of a shape
 WARMUP, PROFILED = 2, 2  # first and last steps, which are not timed
 PATIENCE = 40  # seconds in which torchrun, asked to stop, ends its ranks; it kills them after 30
 # Of the memory that the host has, ranks may take this share.
@@ -181,7 +182,7 @@ def measured(settings: Settings) -> list[str]:
 
 @dataclass(frozen=True)
 class Planned:
-    """parameters: of the policy. host: bytes that all ranks' models take on the host before they are in shards."""
+    """parameters: of the policy. host: bytes that all ranks' models take on the host, before they are in shards."""
 
     parameters: int
     plan: Plan
@@ -196,11 +197,13 @@ def planned(configuration: Configuration, settings: Settings) -> Planned:
     own = {key: OmegaConf.to_container(config, resolve=False)[key] for key in OWN}
     given = {key: OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True) for key in SECTIONS}
     planner = Planner(given | {"precision": str(config.trainer.precision)}, own)
-    parameters = counted(planner.policy)[0]
+    parameters, plan = counted(planner.policy)[0], planner.plan(configuration.gpus)
     # Policy and reference lie there whole, in float32, and the copy to sample from on its way to the device.
-    models = 3 if configuration.task == "grpo" else 1
-    at_once = 1 if "strategy.in_turn=true" in settings.given else configuration.gpus
-    return Planned(parameters, planner.plan(configuration.gpus), at_once * models * 4 * parameters)
+    whole = 4 * parameters * (3 if configuration.task == "grpo" else 1)
+    whole += total(planner.models(None).further)
+    if "strategy.in_turn=true" in settings.given:  # of the other ranks there is what is left behind
+        return Planned(parameters, plan, whole + configuration.gpus * sum(plan.host.values()))
+    return Planned(parameters, plan, configuration.gpus * whole)
 
 
 def fits(found: Planned, gpu_bytes: float, host_bytes: float) -> bool:
@@ -328,19 +331,20 @@ def gpu_bytes() -> int | None:
 
 
 def figures(run: Run, task: str) -> dict[str, Any]:
-    """Of a run that was measured: tokens are those that count in the loss."""
+    """Of a run that was measured: tokens are those that count in the loss, seconds those of the steps themselves."""
     steps = run.metrics
     timed = steps.iloc[WARMUP : len(steps) - PROFILED]
-    timed = timed if len(timed) else steps
     seconds = timed["time/step_seconds"]
     if task == "sft":
         tokens = timed["loss/tokens"]
     else:
         tokens = timed["rollout/completion_length"] * run.config["rollout"]["batch_size"]
     found = {
+        "timed_steps": len(timed),
         "tokens_per_step": round(float(tokens.mean())),
-        "tokens_per_second": round(float((tokens / seconds).median()), 1),
-        "step_seconds_p50": round(float(seconds.median()), 4),
+        "tokens_per_second": round(float(tokens.sum() / seconds.sum()), 1),
+        **{f"step_seconds_p{share}": round(float(seconds.quantile(share / 100)), 4) for share in (20, 50, 80)},
+        **{f"{part}_seconds_p50": _median(timed, f"time/{part}_seconds") for part in ("rollout", "update")},
         "train_seconds": run.summary.get("train_seconds"),
     }
     for name in ("share", "exposed"):
@@ -351,6 +355,11 @@ def figures(run: Run, task: str) -> dict[str, Any]:
         "measured_mib": "" if peak is None else round(float(peak.max()), 1),
         "losses": " ".join(f"{value:.5g}" for value in steps["loss/total"]),
     }
+
+
+def _median(steps: pd.DataFrame, name: str) -> float | str:
+    """Empty where there is no such thing in the task."""
+    return round(float(steps[name].median()), 4) if name in steps else ""
 
 
 def seconds_since(started: float) -> float:

@@ -7,14 +7,19 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from r1lab.model.attention import use_attention
-from r1lab.model.policy import checkpoint_activations
+from r1lab.model.policy import _implemented
 
 BLOCK = 1_000_003  # a prime, so that no two rows of a matrix are the same
 
 
 def repeated(
-    config: dict[str, Any], *, seed: int, attention: str | None = None, activation_checkpointing: bool = False, **_: Any
+    config: dict[str, Any],
+    *,
+    seed: int,
+    attention: str | None = None,
+    experts: str | None = None,
+    activation_checkpointing: bool = False,
+    **_: Any,
 ) -> PreTrainedModel:
     """As `r1lab.model.policy.new_policy`, its matrices of the same million of draws over and over."""
     config = dict(config)
@@ -37,8 +42,4 @@ def repeated(
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.zero_()
-    use_attention(model, attention)
-    model.eval()
-    if activation_checkpointing:
-        checkpoint_activations(model)
-    return model
+    return _implemented(model, attention, experts, activation_checkpointing)

@@ -8,7 +8,7 @@ import torch
 
 from r1lab.model.policy import new_policy
 from tests.benchmark import bench_scaling
-from tests.benchmark.bench_scaling import configurations, efficiency, missed, parsed
+from tests.benchmark.bench_scaling import chosen, configurations, efficiency, missed, parsed
 from tests.benchmark.scaling_checks import difference
 from tests.benchmark.scaling_figure import last_rows, plot
 from tests.benchmark.scaling_runs import (
@@ -32,7 +32,10 @@ ROW = {
     "commit": "abc",
     "device": "H100",
     "torch": "2.11",
+    "transformers": "5.17",
+    "lightning": "2.6",
     "precision": "bf16-mixed",
+    "given": "",
     "model": "145m",
     "task": "sft",
     "strategy": "fsdp2",
@@ -63,7 +66,8 @@ def test_work_grows_with_the_ranks_unless_it_is_shared():
 
 def test_a_plan_is_of_the_runs_own_settings():
     two, four = planned(SFT, SETTINGS), planned(replace(SFT, gpus=4), SETTINGS)
-    assert two.parameters == 145_219_584 and two.host == 2 * 4 * two.parameters
+    # Beside the policy every rank makes the layer more of multi-token prediction.
+    assert two.parameters == 145_219_584 and 1.1 < two.host / (2 * 4 * two.parameters) < 1.3
     # Shards are halved, activations are the same.
     assert two.plan.held["optimizer"] == pytest.approx(2 * four.plan.held["optimizer"], rel=0.01)
     assert two.plan.phases["update"]["activations"] == four.plan.phases["update"]["activations"]
@@ -93,11 +97,21 @@ def test_efficiency_is_of_one_rank_of_the_same_run():
     assert efficiency(ROW, others) == 1.0
     assert efficiency(ROW | {"gpus": 2, "strategy": "fsdp"}, others) == ""
     assert efficiency(ROW | {"gpus": 2}, pd.DataFrame()) == ""
+    assert efficiency(ROW | {"gpus": 2, "given": "data.batch_size=8"}, others) == ""
+
+
+def test_auto_is_one_shape_for_all_ranks(monkeypatch):
+    few, many = (replace(SFT, model=name, gpus=8) for name in ("auto", "each"))
+    monkeypatch.setattr(bench_scaling, "largest", lambda configuration, *_: f"of {configuration.gpus}")
+    assert chosen(few, SETTINGS, 1.0, 1.0, 2).model == "of 2" and chosen(many, SETTINGS, 1.0, 1.0, 2).model == "of 8"
+    assert chosen(SFT, SETTINGS, 1.0, 1.0, 1) == SFT
 
 
 def test_what_is_missed_is_said():
-    assert missed({"efficiency": 0.93, "ratio": 1.1}) == missed({"efficiency": "", "ratio": ""}) == []
-    assert len(missed({"efficiency": 0.8, "ratio": 0.7})) == 2
+    nothing = {"efficiency": "", "ratio": ""}
+    assert missed({"efficiency": 0.93, "ratio": 1.1}, compared=True) == missed(nothing, compared=False) == []
+    assert len(missed({"efficiency": 0.8, "ratio": 0.7}, compared=True)) == 2
+    assert missed(nothing, compared=True) == ["there is no run of one rank to compare with"]
 
 
 def test_figures_leave_out_the_first_and_the_last_steps():
@@ -106,21 +120,32 @@ def test_figures_leave_out_the_first_and_the_last_steps():
     steps["communication/share"] = [None] * 6 + [0.25]
     run = type("Run", (), {"metrics": steps, "summary": {"train_seconds": 43.0}, "config": {}})
     found = figures(run, "sft")
-    assert (found["step_seconds_p50"], found["tokens_per_second"], found["tokens_per_step"]) == (2.0, 50.0, 100)
+    assert (found["step_seconds_p50"], found["timed_steps"], found["tokens_per_step"]) == (2.0, 3, 100)
+    assert found["tokens_per_second"] == round(300 / 7, 1) and found["update_seconds_p50"] == ""
     assert (found["communication_share"], found["communication_exposed"], found["measured_mib"]) == (0.25, "", 6.0)
 
 
 def test_losses_are_compared_step_by_step():
-    expected = pd.DataFrame({"step": [1, 2, 3], "loss/total": [2.0, 0.0, 1.0], "optimizer/gradient_norm": 1.0})
+    expected = pd.DataFrame({"step": [1, 2, 3], "loss/total": [2.0, 1.0, 1.5], "optimizer/gradient_norm": 1.0})
     later = expected.iloc[1:]
-    assert difference(later, expected).equal
-    apart = later.assign(**{"loss/total": later["loss/total"] + 1e-3})
-    assert not difference(apart, expected).equal
-    assert not difference(expected, later).equal  # a step that the other has not
-    assert not difference(expected.iloc[:0], expected).equal
-    assert not difference(pd.concat([later, later]), expected).equal
+    assert difference(later, expected, "sft").equal
+    for name, by in (("loss/total", 1e-3), ("optimizer/gradient_norm", 0.02)):
+        apart = difference(later.assign(**{name: later[name] + by}), expected, "sft")
+        assert not apart.equal and apart.of[name] == pytest.approx(by / expected[name].max())
+    assert not difference(expected, later, "sft").equal  # a step that the other has not
+    assert not difference(expected.iloc[:0], expected, "sft").equal
+    assert not difference(pd.concat([later, later]), expected, "sft").equal
     still = expected.assign(**{"optimizer/gradient_norm": 0.0})
-    assert not difference(still, still).equal  # nothing is shown by a step that does nothing
+    assert not difference(still, still, "sft").equal  # nothing is shown by a step that does nothing
+
+
+def test_a_policy_that_does_not_learn_is_told_from_one_that_does():
+    steps = {"step": [1, 2, 3], "optimizer/gradient_norm": 1.0}
+    expected = pd.DataFrame(steps | {"loss/kl": [0.0, 1e-3, 4e-3], "loss/total": [0.0, 1e-6, 4e-6]})
+    assert difference(expected, expected, "grpo").equal
+    still = difference(expected.assign(**{"loss/kl": 0.0, "loss/total": 0.0}), expected, "grpo")
+    assert not still.equal and still.row["kl_difference"] == "1"
+    assert not difference(expected.assign(**{"loss/total": 0.0}), expected, "grpo").equal
 
 
 def test_the_reason_is_the_first_failures():
@@ -173,7 +198,7 @@ def test_two_gloo_ranks_are_measured_and_checked(tmp_path, monkeypatch, capsys):
 
 
 def test_weights_for_timing_are_a_models():
-    config = {"model_type": "deepseek_v3", "vocab_size": 50, "hidden_size": 64, "intermediate_size": 96}
+    config = {"model_type": "deepseek_v3", "vocab_size": 128, "hidden_size": 128, "intermediate_size": 96}
     config |= {"moe_intermediate_size": 48, "num_hidden_layers": 2, "first_k_dense_replace": 1}
     config |= {"num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16}
     config |= {"qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4, "n_group": 2}
@@ -184,8 +209,8 @@ def test_weights_for_timing_are_a_models():
         assert torch.equal(own, other), name
     for name, own in model.named_parameters():
         other = plain.get_parameter(name)
-        assert own.std().item() == pytest.approx(other.std().item(), abs=0.004), name
-        assert own.mean().item() == pytest.approx(other.mean().item(), abs=0.004), name
+        assert own.std().item() == pytest.approx(other.std().item(), rel=0.1), name
+        assert own.mean().item() == pytest.approx(other.mean().item(), abs=0.1 / own.numel() ** 0.5), name
     ids = torch.arange(2, 30)[None]
     assert model(ids).logits.std().item() == pytest.approx(plain(ids).logits.std().item(), rel=0.3)
     assert torch.equal(model(ids).logits, repeated(config, seed=0)(ids).logits)
