@@ -16,10 +16,13 @@ def title(planner: Planner) -> str:
     sparse = f", {active:,} of them for a token" if active < total else ""
     name = planner.config["model"]["name"] or planner.policy.config.model_type
     length = f"{planner.prompt_tokens}{' (assumed)' if planner.assumed else ''} + {planner.new_tokens}"
+    adapter = planner.config["adapter"]
+    base = f" on a base in {adapter['quantize']}" if adapter["quantize"] else ""
+    adapted = "" if adapter["rank"] is None else f", adapters of rank {adapter['rank']}{base}"
     rows = "documents" if planner.documents else f"rows of {length} tokens"
     return (
         f"{name}: {total:,} parameters{sparse}, {str(planner.dtype).removeprefix('torch.')}\n"
-        f"module {planner.module}, {planner.optimizer}, precision {planner.config['precision']}; {rows}"
+        f"module {planner.module}, {planner.optimizer}, precision {planner.config['precision']}{adapted}; {rows}"
     )
 
 

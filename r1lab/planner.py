@@ -17,6 +17,7 @@ from r1lab.model.plan import QUANTISED, Models, Passes, Plan, Sharding, make_pla
 from r1lab.model.quantize import quantize, refuse_sharded
 from r1lab.model.weights import Weight, optimizer_bytes, weights_of
 from r1lab.module.dry_run import DryHead, DryRun, Microbatch, Step
+from r1lab.module.grpo import check_adapters
 from r1lab.plan_inputs import (
     documents_of,
     dtype_of,
@@ -38,6 +39,7 @@ MODULES = {
     "RewardModel": "reward_model",
 }
 RL = ("GRPO", "PPO", "OPD")
+PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16-true", "16-true", "64-true", "64")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class Planner:
         for name in ("param_dtype", "reduce_dtype"):
             if self.strategy.get(name) is not None:
                 dtype_of(self.strategy[name], f"strategy.{name}")
+        if config["adapter"]["rank"] is not None:
+            check_adapters(config["reference"].get("refresh_every"), precision)
+        if config["precision"] not in PRECISIONS:
+            raise ValueError(f"trainer.precision={config['precision']} is not one of {', '.join(PRECISIONS)}")
         self.module = config["module"]["_target_"].rpartition(".")[2]
         if self.module not in MODULES:
             raise ValueError(f"module={self.module} is not one of those that are planned: {', '.join(MODULES)}")

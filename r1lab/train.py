@@ -6,10 +6,11 @@ curves.png, summary.json and checkpoints/. Returns the value of `objective`, whi
 
 import json
 import logging
+import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -127,7 +128,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     data = parts["data"] = build_data(config, parts, module)
     timer = Timer(config["budget"]["seconds"] and {"seconds": config["budget"]["seconds"]})
     trainer = build_trainer(config, folder, [timer])
-    module.refuse_ranks(trainer.num_devices * trainer.num_nodes)  # before these are started
+    refuse_ranks(module, data, trainer.num_devices * trainer.num_nodes)  # before these are started
 
     if trainer.is_global_zero:
         write_whole(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
@@ -412,6 +413,7 @@ def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callba
             "trainer.precision=16-mixed: gradients would be clipped while they are scaled; take bf16-mixed"
         )
     refuse_missing_devices(config["trainer"])
+    refuse_other_ranks(config["trainer"])
     places = {name: config["trainer"].get(name, 1) for name in ("devices", "num_nodes")}
     strategy = make(config["strategy"], **places)
     if isinstance(strategy, FSDP):
@@ -439,6 +441,27 @@ def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callba
         plugins=[AtomicCheckpointIO(), *([plugin] if plugin else [])],
         **given,
     )
+
+
+def refuse_ranks(module: L.LightningModule, data: L.LightningDataModule, ranks: int) -> None:
+    """Raise ValueError for a number of ranks that a step's work does not divide among."""
+    module.refuse_ranks(ranks)
+    batch = getattr(data, "batch_size", None) or 0
+    if batch % ranks:
+        enough = -(-batch // ranks) * ranks
+        raise ValueError(f"data.batch_size={batch} does not divide among {ranks} ranks: data.batch_size={enough} does")
+
+
+def refuse_other_ranks(trainer: Mapping[str, Any]) -> None:
+    """Raise ValueError where torchrun has started another number of ranks than the settings say."""
+    devices, nodes = trainer["devices"], trainer.get("num_nodes", 1)
+    started = os.environ.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
+    if started and isinstance(devices, int) and devices * nodes != int(started):
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        raise ValueError(
+            f"torchrun started {started} ranks, and trainer.devices={devices} on trainer.num_nodes={nodes} are "
+            f"{devices * nodes}: set trainer.devices={local} trainer.num_nodes={int(started) // local}"
+        )
 
 
 def refuse_missing_devices(trainer: dict[str, Any]) -> None:

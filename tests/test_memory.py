@@ -230,6 +230,8 @@ def test_what_is_quantised_is_planned_whole_on_several_ranks(planner):
         (["strategy=fsdp2", "strategy.param_dtype=int8"], "strategy.param_dtype=int8 is no dtype of weights"),
         (["strategy=fsdp2", "adapter=qlora"], "leave out adapter.quantize=nf4, or take strategy=ddp"),
         (["adapter=lora", "adapter.targets=[nothing]"], "there is no linear layer nothing"),
+        (["adapter=lora", "reference.quantize=nf4"], "set adapter.quantize for both, or reference.quantize=null"),
+        (["trainer.precision=bf16-ish"], "trainer.precision=bf16-ish is not one of"),
         (["reference.quantize=nf5"], "reference.quantize=nf5 is not one of null, 8bit, nf4"),
         (["prompt_tokens=0"], "prompt_tokens must be a number from 1"),
         (["output=plan.txt"], "output=plan.txt must end in .json or .csv"),

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,6 +12,7 @@ import r1lab.train as train_module
 from r1lab.entry import CONF, Stopped, refuse_wrong_types
 from r1lab.module.grpo import GRPO
 from r1lab.run_folder import read_summary, write_summary
+from r1lab.train import refuse_other_ranks, refuse_ranks
 
 
 def test_killed_behind_the_last_step_it_still_knows_its_objective(tiny_run, train_small, tmp_path):
@@ -114,3 +116,21 @@ def test_a_value_of_another_type_is_told_by_its_key(given, kind, small, tmp_path
         right = compose("train", [*small, *fitting], return_hydra_config=True)
         HydraConfig.instance().set_config(right)
         refuse_wrong_types(right, "train")
+
+
+def test_ranks_that_torchrun_did_not_start_are_told(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    refuse_other_ranks({"devices": 1})  # another launcher's
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    refuse_other_ranks({"devices": 2, "num_nodes": 2})
+    with pytest.raises(ValueError, match=r"started 4 ranks, .* set trainer.devices=2 trainer.num_nodes=2"):
+        refuse_other_ranks({"devices": 1})
+
+
+def test_documents_that_ranks_cannot_share_are_told():
+    module, data = SimpleNamespace(refuse_ranks=lambda ranks: None), SimpleNamespace(batch_size=6)
+    refuse_ranks(module, data, 3)
+    refuse_ranks(module, SimpleNamespace(), 4)
+    with pytest.raises(ValueError, match="data.batch_size=6 does not divide among 4 ranks: data.batch_size=8 does"):
+        refuse_ranks(module, data, 4)

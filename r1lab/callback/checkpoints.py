@@ -6,6 +6,7 @@ new policy's, and then leaves the save after the validation out; and a run that 
 that validation up. Here a validated step is saved after its validation, and only then is there a new best.
 """
 
+import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -15,6 +16,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from r1lab.callback.stop import CtrlC
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoints(ModelCheckpoint):
@@ -41,6 +44,8 @@ class Checkpoints(ModelCheckpoint):
             every_n_train_steps=every_n_train_steps,
             enable_version_counter=False,
         )
+        if mode == "max" and str(monitor).endswith("loss"):
+            log.warning(f"best.ckpt is where {monitor} is largest; callback.checkpoint.mode=min: where it is smallest")
         self.every = every_n_train_steps
         self.saved_step = 0
         self.ctrl_c = CtrlC()
@@ -75,6 +80,9 @@ class Checkpoints(ModelCheckpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        if self.monitor and self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("validation/")))
+            raise ValueError(f"monitor={self.monitor}: a validation of this run has {known}")
         if not trainer.fast_dev_run:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
         self.save_last_checkpoint(trainer, pl_module)

@@ -5,6 +5,7 @@ One training step is one optimizer step on one minibatch. A rollout of P prompts
 starts a rollout brings the stream of prompts, the others are empty. A half-used rollout is part of the checkpoint.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -197,7 +198,7 @@ class GRPO(PolicyModule):
     def make_models(self) -> None:
         super().make_models()
         if adapter_settings(self.policy) is not None:
-            _check_adapters(self.refresh_every, self.quantize)
+            check_adapters(self.refresh_every, self.quantize)
         elif self.reference is None and self.needs_reference:
             self.reference = frozen_copy(self.policy, self.quantize)
 
@@ -561,11 +562,12 @@ def _check_sizes(batch_size: int, group_size: int, num_minibatches: int, num_ite
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
+    both = math.lcm(sizes["rollout.group_size"], sizes["module.num_minibatches"])
     for name in ("rollout.group_size", "module.num_minibatches"):
         if batch_size % sizes[name]:
             raise ValueError(
                 f"rollout.batch_size={batch_size} is not divisible by {name}={sizes[name]}; "
-                f"take a batch of {batch_size - batch_size % sizes[name] or sizes[name]}, or change {name}"
+                f"take a batch of {batch_size - batch_size % both or both}, or change {name}"
             )
 
 
@@ -607,7 +609,8 @@ def _check_quantize(quantize: str | None, decay: float) -> None:
         )
 
 
-def _check_adapters(refresh_every: int | None, quantize: str | None) -> None:
+def check_adapters(refresh_every: int | None, quantize: str | None) -> None:
+    """Raise ValueError for a reference that a policy with adapters cannot have, which is its own."""
     if refresh_every:
         raise ValueError(
             f"reference.refresh_every={refresh_every} with adapter.rank: the reference is the policy with its adapters "

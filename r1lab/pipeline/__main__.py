@@ -11,6 +11,8 @@ from r1lab.pipeline.pipeline import Pipeline
 
 def pipeline(config: DictConfig) -> None:
     """Run the pipeline, or say what would run."""
+    if not isinstance(config.dry_run, bool):
+        raise ValueError(f"dry_run must be true or false, got {config.dry_run}")
     hydra = HydraConfig.get()
     made = Pipeline(resolved(config), model_overrides(hydra.overrides.task, hydra.runtime.choices["model"]))
     if config.dry_run:

@@ -6,8 +6,6 @@ from lightning.pytorch.plugins.precision import FSDPPrecision, HalfPrecision, Pr
 from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from torch import nn
 
-from r1lab.model.adapter import adapter_settings
-
 
 class _AsIs:
     """Batches are records of token ids, none of whose numbers is to be cast, and Lightning refuses frozen ones; and
@@ -25,7 +23,7 @@ class HalfPrecisionAsIs(_AsIs, HalfPrecision):
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         learns = [p for p in module.parameters() if p.requires_grad]
-        adapted = any(adapter_settings(part) is not None for part in module.modules())
+        adapted = any(hasattr(part, "adapter_settings") for part in module.modules())
         kept = [p.data for p in learns] if adapted else []
         module = super().convert_module(module)
         for p, data in zip(learns, kept, strict=False):

@@ -1,5 +1,6 @@
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -117,3 +118,11 @@ def test_ctrl_c_before_anything_is_saved():
     with pytest.raises(Interrupted, match="nothing is saved") as stopped:
         ctrl_c.leave()
     assert stopped.value.checkpoint is None
+
+
+def test_a_monitor_that_no_validation_has_is_told(tmp_path):
+    callback = Checkpoints(tmp_path, monitor="validation/nothing", mode="max", every_n_train_steps=1)
+    state, metrics = SimpleNamespace(fn="fit"), {"validation/loss": 1.0, "loss/total": 2.0}
+    trainer = SimpleNamespace(sanity_checking=False, state=state, fast_dev_run=False, callback_metrics=metrics)
+    with pytest.raises(ValueError, match="monitor=validation/nothing: a validation of this run has validation/loss$"):
+        callback.on_validation_end(trainer, None)
