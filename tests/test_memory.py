@@ -186,6 +186,7 @@ def test_adapters_need_less_of_every_kind(planner):
     assert activations == sorted(activations, reverse=True)
 
 
+@pytest.mark.slow
 def test_a_reward_model_with_adapters(planner):
     own = ("experiment=reward_model", "model=tiny_bilingual_untrained")
     plans = [planner(*own, f"adapter={name}").plan(1) for name in ("none", "lora", "qlora")]
@@ -198,6 +199,7 @@ def test_parameters_are_counted_whatever_they_are_held_in(planner):
     assert numbers[0] == numbers[1] > counted(planner("model=tiny_untrained").policy)
 
 
+@pytest.mark.slow
 def test_a_teacher_in_few_bits(planner, tiny_run):
     plain, few = (
         held(planner("experiment=distill", f"module.teacher.name={tiny_run}", f"module.teacher.quantize={how}"))
@@ -207,6 +209,7 @@ def test_a_teacher_in_few_bits(planner, tiny_run):
     assert planner("experiment=distill", f"module.teacher.name={tiny_run}", "module.teacher.quantize=nf4").plan(1).peak
 
 
+@pytest.mark.slow
 def test_advice_keeps_what_is_quantised(planner):
     own = planner("model=tiny_untrained", "reference.quantize=nf4")
     changed = planner("model=tiny_untrained", "reference.quantize=nf4", "model.activation_checkpointing=true")

@@ -18,7 +18,7 @@ SAME = ["commit", "device", "torch", "transformers", "lightning", "precision", "
 
 def known_rows(path: Path) -> pd.DataFrame:
     """Of bench_scaling.csv; a commit may be of digits alone."""
-    return pd.read_csv(path, dtype={"commit": str, "given": str}).fillna({"given": "", "reference": ""})
+    return pd.read_csv(path, dtype={"commit": str, "given": str, "reference": str}).fillna({"given": "", "reference": ""})
 
 
 def last_rows(rows: pd.DataFrame) -> pd.DataFrame:

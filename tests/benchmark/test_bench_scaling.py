@@ -73,6 +73,7 @@ def test_a_plan_is_of_the_runs_own_settings():
     assert two.plan.phases["update"]["activations"] == four.plan.phases["update"]["activations"]
 
 
+@pytest.mark.slow
 def test_the_largest_shape_fits_and_the_next_does_not():
     names = list(SHAPES)
     bounds = 16 * GIB, 1e15
