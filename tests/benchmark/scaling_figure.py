@@ -18,7 +18,8 @@ SAME = ["commit", "device", "torch", "transformers", "lightning", "precision", "
 
 def known_rows(path: Path) -> pd.DataFrame:
     """Of bench_scaling.csv; a commit may be of digits alone."""
-    return pd.read_csv(path, dtype={"commit": str, "given": str, "reference": str}).fillna({"given": "", "reference": ""})
+    rows = pd.read_csv(path, dtype=dict.fromkeys(("commit", "given", "reference"), str))
+    return rows.fillna({"given": "", "reference": ""})
 
 
 def last_rows(rows: pd.DataFrame) -> pd.DataFrame:
