@@ -4,27 +4,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from r1lab.model.policy import _implemented
+from r1lab.model.policy import new_policy
 
 BLOCK = 1_000_003  # a prime, so that no two rows of a matrix are the same
 
 
-def repeated(
-    config: dict[str, Any],
-    *,
-    seed: int,
-    attention: str | None = None,
-    experts: str | None = None,
-    activation_checkpointing: bool = False,
-    **_: Any,
-) -> PreTrainedModel:
-    """As `r1lab.model.policy.new_policy`, its matrices of the same million of draws over and over."""
-    config = dict(config)
+def repeated(config: dict[str, Any], *, seed: int, **options: Any) -> PreTrainedModel:
+    """`r1lab.model.policy.new_policy`, its matrices of the same million of draws over and over."""
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+        model = new_policy(config, seed=seed, **options)
     block = torch.randn(BLOCK, generator=torch.Generator().manual_seed(seed)) * model.config.initializer_range
     with torch.no_grad():
         for number, weight in enumerate(model.parameters()):
@@ -42,4 +33,4 @@ def repeated(
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.zero_()
-    return _implemented(model, attention, experts, activation_checkpointing)
+    return model
