@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from r1lab.build import quantized_settings, rollout_sampling
 from r1lab.model.adapter import with_adapters
 from r1lab.model.fake import meta_model
+from r1lab.model.moe import cast
 from r1lab.model.mtp import MultiTokenPrediction
 from r1lab.model.plan import QUANTISED, Models, Passes, Plan, Sharding, make_plan
 from r1lab.model.quantize import quantize, refuse_sharded
@@ -100,8 +101,9 @@ class Planner:
 
     def _policy(self, shape: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
         """On the meta device, with its adapters."""
+        whole = cast(meta_model(shape, dtype), dtype)
         with torch.device("meta"):
-            return with_adapters(meta_model(shape, dtype), **self.config["adapter"])
+            return with_adapters(whole, **self.config["adapter"])
 
     def _teacher(self) -> PreTrainedModel | None:
         teacher = self.config["module"].get("teacher")
