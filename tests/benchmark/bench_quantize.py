@@ -86,12 +86,12 @@ def base_config(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace, variant: str) -> dict[str, Any]:
-    """The figures of a variant's run."""
+    """The figures of a variant's run. Raises RuntimeError with what it says where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "r1lab.train", f"hydra.run.dir={folder}", *overrides(args, variant)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"{variant}: {done.stderr.strip()}")
+            raise RuntimeError(f"{variant}: {done.stderr.strip()}")
         steps = load_run(folder).metrics
     return {**memory(steps), **learning(steps)}
 
@@ -177,17 +177,23 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--scorer", metavar="RUN", help="measure the reward model of this run in few bits")
     parser.add_argument("--output", type=Path, default=RESULTS / "bench_quantize.csv")
+    parser.add_argument("--commit", help="of the source, where it is no checkout")
     parser.add_argument("overrides", nargs="*", help="of every run, such as rollout.batch_size=64")
     args = parser.parse_intermixed_args()
     variants = [name for name in args.variants if args.device == "cuda" or "paged" not in name]
-    run_of = about("torch", "transformers", "bitsandbytes", "peft")
+    run_of = about("torch", "transformers", "bitsandbytes", "peft", given=args.commit)
     if args.scorer:
         return measure_scorers(args, run_of)
     wanted = any(name.endswith(tuple(PRECISIONS)) or name == "qlora" for name in variants)
     apart = reference_kl(args) if wanted else {}
-    rows = []
+    rows, failed = [], []
     for variant in variants:
-        found = measure(args, variant)
+        try:
+            found = measure(args, variant)
+        except RuntimeError as error:
+            print(error, flush=True)
+            failed.append(variant)
+            continue
         kl = {f"{model}_{name}": value for model in ("reference", "teacher") for name, value in apart.items()}
         kl |= {"qlora": apart.get("nf4")}
         found = {"model": args.model, "variant": variant, "steps": args.steps, **found}
@@ -198,8 +204,11 @@ def main() -> None:
         rows.append(run_of | found)
         append(rows[-1:], args.output)
         print(f"{variant}: {found['step_seconds_p50']} s a step, peak {found['peak_mib']} MiB", flush=True)
-    shown = [name for name in rows[0] if name not in {*run_of, "model", "steps", "loss", "command"}]
-    print_table(rows, shown, f"{args.model}, {args.steps} steps, {run_of['device']}")
+    if rows:
+        shown = [name for name in rows[0] if name not in {*run_of, "model", "steps", "loss", "command"}]
+        print_table(rows, shown, f"{args.model}, {args.steps} steps, {run_of['device']}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@ import random
 from collections import Counter
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from r1lab.build import make_task
+from r1lab.entry import CONF, plain
 from r1lab.model.bilingual import LANGUAGES, bilingual_tokenizer
 from r1lab.reward.accuracy import Accuracy
 from r1lab.task.general import General, Request, bad_reply, gold_score, good_reply, request_of, symbols_of
@@ -129,6 +132,13 @@ def test_kinds_and_languages_by_weight():
     kinds, languages = Counter(p.columns["request"] for p in prompts), Counter(p.language for p in prompts)
     assert set(kinds) == set(KINDS) and all(abs(count - 500) < 5 * 19.4 for count in kinds.values())
     assert abs(languages["en"] - 1000) < 4 * 22.4
+
+
+def test_english_alone():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = plain(compose("train", ["task=general_english", "~callback"]))
+    task = make_task(config["task"], bilingual_tokenizer())
+    assert {task.sample("train", i).language for i in range(50)} == {"en"}
 
 
 @pytest.mark.parametrize(
