@@ -254,7 +254,7 @@ class Planner:
             MODULES[self.module],
             microbatch,
             DryHead(name, config["kernel"]["chunk_bytes"], temperature),
-            autocast=None if compute or not config["precision"].endswith("mixed") else torch.bfloat16,
+            autocast=torch.bfloat16 if config["precision"].endswith("mixed") else None,
             attention=config["model"]["policy"].get("attention"),
             checkpointing=checkpointing,
             prompts=1 if self.samples else 0,

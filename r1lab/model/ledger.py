@@ -32,6 +32,9 @@ class Ledger(TorchDispatchMode):
         self._known = {id(storage) for storage in self._held}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        # An index's gradient is added into zeros made for it; only for tensors of a subclass it is added to a copy.
+        if func is torch.ops.aten.index_put.default and torch._C._current_graph_task_id() != -1:
+            func = torch.ops.aten.index_put_.default
         out = func(*args, **(kwargs or {}))
         for x in tree_leaves(out):
             if isinstance(x, Tensor):

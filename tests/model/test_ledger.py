@@ -47,6 +47,14 @@ def test_what_autograd_saves_and_the_exponentials_inside_logsumexp(ledger):
     assert ledger.now == 2 * 8 * 1024  # x and its gradient
 
 
+def test_the_gradient_of_an_index_is_added_into_its_zeros(ledger):
+    x = torch.zeros(KIB, KIB, requires_grad=True)
+    total = x[torch.zeros(KIB, dtype=torch.int64)].sum()
+    ledger.restart()
+    total.backward()
+    assert ledger.peak < 2.1 * x.untyped_storage().nbytes()  # x and its gradient
+
+
 def test_weights_of_the_models_that_are_held_do_not_count():
     with FakeTensorMode():
         model = nn.Linear(KIB, KIB)
