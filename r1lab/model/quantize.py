@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils.checkpoint import checkpoint
 
 PRECISIONS = ("8bit", "nf4")
@@ -57,9 +58,15 @@ def refuse_sharded(settings: Iterable[str], strategy: str) -> None:
 
 
 @cache
-def _levels(device: torch.device) -> Tensor:
-    """Of 8bit: even ones from -1 to 1, float32 [256]."""
+def _real_levels(device: torch.device) -> Tensor:
     return bitsandbytes("8bit").functional.create_linear_map(signed=True).to(device)
+
+
+def _levels(device: torch.device) -> Tensor:
+    """Of 8bit: even ones from -1 to 1, float32 [256]; fake ones among fake tensors, as plans are made with."""
+    with unset_fake_temporarily() as fake, torch.device("cpu"):
+        levels = _real_levels(device)
+    return fake.from_tensor(levels) if fake is not None else levels
 
 
 class Quantized(nn.Module):
