@@ -130,7 +130,7 @@ def test_losses_are_compared_step_by_step():
     expected = pd.DataFrame({"step": [1, 2, 3], "loss/total": [2.0, 1.0, 1.5], "optimizer/gradient_norm": 1.0})
     later = expected.iloc[1:]
     assert difference(later, expected, "sft").equal
-    for name, by in (("loss/total", 1e-3), ("optimizer/gradient_norm", 0.02)):
+    for name, by in (("loss/total", 5e-3), ("optimizer/gradient_norm", 0.02)):
         apart = difference(later.assign(**{name: later[name] + by}), expected, "sft")
         assert not apart.equal and apart.of[name] == pytest.approx(by / expected[name].max())
     assert not difference(expected, later, "sft").equal  # a step that the other has not
