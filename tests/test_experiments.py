@@ -54,7 +54,16 @@ def leaves(config: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], ob
 # The paper's distilled models: their data and their models are large, so that only their config is looked at.
 PAPERS = [name for name in EXPERIMENTS if re.fullmatch(r"distill_\d+(_\d+)?b", name)]
 # Alike to others, which the default tests have.
-SLOW = {"distill", "distill_sft", "moe_base", "opd", "student_base", "student_base_bilingual", *PAPERS[1:]}
+SLOW = {
+    "distill",
+    "distill_sft",
+    "moe_base",
+    "opd",
+    "safety_model",
+    "student_base",
+    "student_base_bilingual",
+    *PAPERS[1:],
+}
 # Those that need the words of two languages.
 BILINGUAL = {
     "student_base_bilingual",

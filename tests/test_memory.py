@@ -177,6 +177,7 @@ def test_more_ranks_than_experts_hold_no_less_of_them(planner):
     assert expert_notes(own, [8]) == expert_notes(flat, [16]) == []
 
 
+@pytest.mark.slow
 def test_adapters_need_less_of_every_kind(planner):
     plans = [planner("model=tiny_untrained", f"adapter={name}").plan(1) for name in ("none", "lora", "qlora")]
     whole, lora, qlora = (plan.held for plan in plans)

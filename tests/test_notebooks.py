@@ -30,6 +30,7 @@ def test_there_are_notebooks_and_each_is_introduced():
     assert [path.name for path in NOTEBOOKS if path.name not in introduction] == []
 
 
+@pytest.mark.slow
 @each_notebook
 def test_runs(path, tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")

@@ -37,13 +37,8 @@ SMALL = (
 )
 
 
-# One of another experiment than the others', which are alike.
-FAST = ("balance",)
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SWEEPS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SWEEPS)
 def test_one_tiny_trial(name, tmp_path, monkeypatch, capsys):
     slots = Sweep.slots
 

@@ -77,7 +77,11 @@ def test_backward_works_once(device):
 FUNCTIONS = [linear_distill_loss, definition.linear_distill_loss]
 
 
-@pytest.mark.parametrize("kinds", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    "kinds",
+    [(torch.bfloat16, torch.float32), pytest.param((torch.float32, torch.bfloat16), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_student_and_teacher_in_two_dtypes(device, kinds, assert_close_to_float64):
     shape = (300, 64, 32, 50257) if GPU else (40, 8, 6, 70)
     tensors = [

@@ -87,7 +87,7 @@ def test_only_the_losses_of_grpo_and_ppo_are_fused(monkeypatch):
 @pytest.mark.parametrize(
     "overrides",
     [
-        (),
+        pytest.param((), marks=pytest.mark.slow),
         pytest.param(
             ("module.num_minibatches=2", "loss.ratio_level=sequence", "loss.kl=ratio_k3", "loss.beta=0.1"),
             marks=pytest.mark.slow,

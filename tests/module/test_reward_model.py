@@ -102,6 +102,7 @@ def test_the_safe_one_must_see_the_whole_response(train_small, tmp_path):
     assert 0 < score < 1
 
 
+@pytest.mark.slow
 def test_microbatches_and_a_resume_change_nothing(train_small, tmp_path):
     options = ("experiment=reward_model", *SMALL_PAIRS, "evaluate=false", "trainer.val_check_interval=4",
                "callback.checkpoint.every_n_train_steps=1", "optimizer.scheduler.num_training_steps=4")  # fmt: skip

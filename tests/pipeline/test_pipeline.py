@@ -170,6 +170,7 @@ def test_other_filters_take_the_samples_that_are_there(copied, pipeline, whole, 
     assert products(folder) == products(whole)
 
 
+@pytest.mark.slow
 def test_what_a_refused_setting_displaced_is_there_again(copied, pipeline, whole):
     folder = copied()
     before = made(folder)
@@ -195,6 +196,7 @@ def test_what_was_made_otherwise_is_put_aside(copied, pipeline):
     assert read_record(folder / "seed_1" / "general").facts["kept"] == 5
 
 
+@pytest.mark.slow
 def test_what_was_damaged_or_changed_is_made_again(copied, pipeline):
     folder = copied()
     found = pipeline(folder)
