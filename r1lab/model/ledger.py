@@ -33,7 +33,8 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         # An index's gradient is added into zeros made for it; only for tensors of a subclass it is added to a copy.
-        if func is torch.ops.aten.index_put.default and torch._C._current_graph_task_id() != -1:
+        backward = torch._C._current_graph_task_id() != -1
+        if backward and func is torch.ops.aten.index_put.default and len(args) > 3 and args[3]:  # accumulate
             func = torch.ops.aten.index_put_.default
         out = func(*args, **(kwargs or {}))
         for x in tree_leaves(out):

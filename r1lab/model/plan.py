@@ -149,7 +149,7 @@ def _held(models: Models, optimizer: str, sharding: Sharding, *, momentum: bool)
     }
     rest = {"reference": reference, "teacher": total(models.teacher)}
     if sharding.sharded and sharding.gather == "whole":
-        rest["sampler"] = total(models.policy)
+        rest["sampler"] = total(_cast(models.policy, sharding.param_dtype))
     if not sharding.sharded and sharding.ranks > 1:
         rest["gradient buckets"] = total(trained)  # DDP's, which are no views of the gradients by default
     held, host = ours | rest, {"optimizer": state.host}
@@ -166,9 +166,13 @@ def _quantised(weights: Sequence[Weight], how: str) -> int:
     return int(sum(w.numel * QUANTISED[how] if w.layer is not None and len(w.shape) > 1 else w.nbytes for w in weights))
 
 
+def _cast(weights: Sequence[Weight], dtype: torch.dtype | None) -> list[Weight]:
+    return [w if dtype is None or not w.parameter else replace(w, dtype=dtype) for w in weights]
+
+
 def _blocks(weights: Sequence[Weight], dtype: torch.dtype | None) -> tuple[int, int]:
     """Bytes of what is in no layer, and of the largest layer, in the dtype that passes compute in."""
-    cast = [w if dtype is None or not w.parameter else replace(w, dtype=dtype) for w in weights]
+    cast = _cast(weights, dtype)
     layers: dict[int, int] = {}
     for w in cast:
         if w.layer is not None:

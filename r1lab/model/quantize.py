@@ -64,6 +64,8 @@ def _real_levels(device: torch.device) -> Tensor:
 
 def _levels(device: torch.device) -> Tensor:
     """Of 8bit: even ones from -1 to 1, float32 [256]; fake ones among fake tensors, as plans are made with."""
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is None and device.type != "meta":
+        return _real_levels(device)
     with unset_fake_temporarily() as fake, torch.device("cpu"):
         levels = _real_levels(device)
     return fake.from_tensor(levels) if fake is not None else levels

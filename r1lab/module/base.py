@@ -116,8 +116,12 @@ class PolicyModule(L.LightningModule):
             shard: a model -> that model in shards, see `r1lab.strategy.fsdp2.FSDP2.shard`.
         """
         if self.trainer.strategy.sampler == "whole":
+            strategy = self.trainer.strategy
+            whole = self._make_policy().requires_grad_(False)
+            if strategy.param_dtype is not None:
+                whole = cast(whole, strategy.param_dtype)
             # No submodule: it is neither trained nor saved.
-            self._whole = (self._make_policy().to(self.trainer.strategy.root_device).requires_grad_(False),)
+            self._whole = (whole.to(strategy.root_device),)
         cost = forward_cost(self.policy)
         self.policy = shard(self.policy, head_apart=self.head.sharded)
         self.policy.forward_cost = cost  # shards do not tell it
@@ -133,25 +137,30 @@ class PolicyModule(L.LightningModule):
 
     @property
     def sampler(self) -> PreTrainedModel:
-        """The model that is sampled from: the policy, or the whole copy of one in shards, brought up to date.
+        """The model that is sampled from: the policy, or the whole copy of one in shards, brought up to date, in the
+        dtype in which shards are gathered: that of the passes whose logprobs are trained.
 
         All ranks must ask for it, and of a policy that is sampled from layer by layer all must sample as often.
         """
         if self._whole is None:
             return self.policy
+        return self._up_to_date(self.trainer.strategy.param_dtype or self.policy.dtype)
+
+    def whole(self) -> PreTrainedModel:
+        """The policy, or a whole copy of one in shards, in its own dtype, which all ranks make together."""
+        if self.is_sharded and self._whole is None:
+            self._whole = (self._make_policy().requires_grad_(False),)
+        return self.policy if self._whole is None else self._up_to_date(self.policy.dtype)
+
+    def _up_to_date(self, dtype: torch.dtype) -> PreTrainedModel:
         (whole,) = self._whole
+        if whole.dtype != dtype:
+            cast(whole, dtype)
+            self._whole_step = None
         if self._whole_step != self.step:
-            if whole.dtype != self.policy.dtype:
-                cast(whole, self.policy.dtype)
             copy_whole(self.policy, whole)
             self._whole_step = self.step
         return whole
-
-    def whole(self) -> PreTrainedModel:
-        """The policy, or a whole copy of one in shards, which all ranks make together."""
-        if self.is_sharded and self._whole is None:
-            self._whole = (self._make_policy().requires_grad_(False),)
-        return self.sampler
 
     def even(self, parts: Sequence[T]) -> list[tuple[T, bool]]:
         """Microbatches, each with whether it counts. Of models in shards all ranks do as many passes as the rank with
@@ -181,7 +190,7 @@ class PolicyModule(L.LightningModule):
 
     def on_fit_end(self) -> None:
         if self._whole is not None:
-            _ = self.sampler  # for the scores after the fit, while the ranks are still together
+            self.whole()  # for the scores after the fit, while the ranks are still together
         self.engine.everyone_done = None
         if self.routing is not None:
             self.routing.close()

@@ -22,6 +22,8 @@ from r1lab.rollout.sampling import Sampling
 from r1lab.task.protocol import Task
 from r1lab.types import Completion, Prompt
 
+MOST_DRAWS = 10  # for each prompt that is wanted, until a task that repeats itself is taken to have no others
+
 
 def score_policy(
     folder: str,
@@ -125,7 +127,15 @@ def large_k(
 
 
 def held_out(task: Task, num_prompts: int) -> list[Prompt]:
-    return [task.sample("heldout", i) for i in range(num_prompts)]
+    """The first held-out prompts, each once, and fewer where a task has no more: one that comes again says nothing
+    new, while an interval would count it as another."""
+    found: dict[str, Prompt] = {}
+    for index in range(MOST_DRAWS * num_prompts):
+        prompt = task.sample("heldout", index)
+        found.setdefault(prompt.text, prompt)
+        if len(found) == num_prompts:
+            break
+    return list(found.values())
 
 
 def right(task: Task, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:

@@ -29,6 +29,11 @@ class FSDP(WholeFolder, FSDPStrategy):
         self.is_folder, self.sampler, self.reference_on_cpu = own.is_folder, own.sampler, own.reference_on_cpu
         self.in_turn = own.in_turn
 
+    @property
+    def param_dtype(self) -> torch.dtype | None:
+        """In which weights are gathered; None: as they are."""
+        return getattr(self.mixed_precision_config, "param_dtype", None)
+
     def refuse_cpu(self, accelerator: str) -> None:
         """Raise ValueError where the trainer's accelerator would be the CPU."""
         if not self.on_cpu and (accelerator == "cpu" or not torch.cuda.is_available()):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -24,6 +25,11 @@ class FSDP2(WholeFolder, ModelParallelStrategy):
         self.is_folder, self.dtypes, self.sampler = own.is_folder, own.dtypes, own.sampler
         self.cpu_offload, self.reference_on_cpu = own.cpu_offload, own.reference_on_cpu
         self.in_turn = own.in_turn
+
+    @property
+    def param_dtype(self) -> torch.dtype | None:
+        """In which weights are gathered; None: as they are."""
+        return self.dtypes["param_dtype"]
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes

@@ -65,7 +65,7 @@ def speed(axes: Axes, task: str, groups: dict[str, pd.DataFrame], styles: dict[s
             axes.plot(group["gpus"], ideal, color=styles[kind]["color"], linestyle=":", lw=1)
     plain(axes, f"{task.upper()}: tokens a second; dotted: ideal")
     _ranks(axes, groups.values())
-    axes.set_yscale("log", base=2)
+    axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.legend(fontsize=8, frameon=False)
 

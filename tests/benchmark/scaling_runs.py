@@ -344,7 +344,7 @@ def figures(run: Run, task: str) -> dict[str, Any]:
         "tokens_per_step": round(float(tokens.mean())),
         "tokens_per_second": round(float(tokens.sum() / seconds.sum()), 1),
         **{f"step_seconds_p{share}": round(float(seconds.quantile(share / 100)), 4) for share in (20, 50, 80)},
-        **{f"{part}_seconds_p50": _median(timed, f"time/{part}_seconds") for part in ("rollout", "update")},
+        **{f"{part}_seconds_p50": _median(timed, f"time/{part}_seconds") for part in ("rollout", "logprob", "update")},
         "train_seconds": run.summary.get("train_seconds"),
     }
     for name in ("share", "exposed"):

@@ -51,6 +51,7 @@ SFT = (
 )
 REFRESHED = ("trainer.max_steps=3", "trainer.val_check_interval=3", "reference=refresh", "reference.refresh_every=1")
 RESUMED = (*HALF_USED, "reference=refresh", "reference.refresh_every=2", "routing.bias_rate=0.01")
+MIXED = ("trainer.precision=bf16-mixed", "trainer.max_steps=2", "trainer.val_check_interval=2")
 DDP, SHARDED = "strategy=ddp", "strategy=fsdp2"
 FSDP = "strategy=fsdp"
 # Not in the middle of a rollout, which is of as many ranks as it was.
@@ -86,6 +87,8 @@ MORE = {
     "fsdp/halted": (FSDP, *RESUMED, "trainer.max_steps=2"),
     "fsdp/halted ": (FSDP, *RESUMED, "trainer.max_steps=4", "ckpt_path=last"),
     "fsdp2/ppo": (SHARDED, "experiment=ppo"),
+    "fsdp2/half": (SHARDED, *MIXED, "strategy.param_dtype=bfloat16"),
+    "fsdp2/mixed": (SHARDED, *MIXED),
 }  # fmt: skip
 
 
@@ -253,6 +256,16 @@ def test_the_first_rollout_is_the_same(one, two, folder):
     # The first rank writes down its own.
     assert len(first[1]) > 1 and set(first[1]) <= set(first[0])
     assert_equal(two("fsdp2/live").head(1), one("live").head(1), ["loss/total", "rollout/completion_length"])
+
+
+@pytest.mark.slow
+def test_what_is_sampled_from_is_in_the_dtype_of_the_passes(more):
+    half, mixed = more("fsdp2/half"), more("fsdp2/mixed")
+    # Layers compute in bfloat16 in both, but norms and routers in one alone.
+    assert_equal(half, mixed, ["rollout/completion_length", "reward/mean"], rel=0.1)
+    memory = [run["memory/sampler_mib"].iloc[-1] for run in (half, mixed)]
+    assert memory[0] == pytest.approx(memory[1] / 2, rel=0.01)
+    assert half["loss/total"].notna().all() and half["optimizer/gradient_norm"].min() > 0
 
 
 def test_scores_before_and_after_are_of_the_whole_policy(two, folder):

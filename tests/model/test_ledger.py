@@ -62,3 +62,15 @@ def test_weights_of_the_models_that_are_held_do_not_count():
             y = model(torch.zeros(4, KIB))
             assert ledger.now == 4 * 1024 + 4 * 1024  # saved input, output
             del y
+
+
+def test_the_gradient_of_a_value_that_is_put_in_is_a_copy(ledger):
+    x, order = torch.zeros(KIB, KIB, requires_grad=True), torch.zeros(KIB, dtype=torch.int64)
+    y = x * 1
+    y[order] = torch.zeros(KIB, KIB)
+    total = y.sum()
+    del y
+    ledger.restart()
+    total.backward()
+    # x, the gradient of y, which is expanded, as a copy without what was put over, and that of x.
+    assert ledger.peak >= 3 * x.untyped_storage().nbytes()

@@ -58,6 +58,8 @@ def test_shards_and_what_is_gathered_of_them():
     half = make_plan(MODELS, PASSES, "AdamW", Sharding(2, sharded=True, param_dtype=torch.bfloat16))
     assert mib(half.phases["rollout"])["gathered weights"] == 1 + 3
     assert half.held == plan.held
+    half = make_plan(MODELS, PASSES, "AdamW", Sharding(2, sharded=True, gather="whole", param_dtype=torch.bfloat16))
+    assert mib(half.held)["sampler"] == 3
 
 
 def test_one_rank_of_shards_copies_what_it_computes_with():

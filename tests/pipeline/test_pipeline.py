@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 import shutil
@@ -229,9 +230,12 @@ def test_other_prompts_to_score_on_train_nothing(copied, pipeline):
 def test_killed_in_each_stage_it_ends_in_the_same_table(small, untrained, whole, tmp_path):
     folder = tmp_path / "r1"
     command = [sys.executable, "-m", "r1lab.pipeline", *small, f"folder={folder}", f"model.name={untrained}"]
-    for stage in STAGES:
+    for stage, begins in itertools.product(STAGES, (True, False)):  # at its begin, and once there is something of it
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not (folder / "seed_1" / stage / "stage.json").exists():
+        own = folder / "seed_1" / stage
+        while not (own / "stage.json").exists() or not (
+            begins or any(own.rglob("*.ckpt")) or any(own.rglob("*.part*"))
+        ):
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
