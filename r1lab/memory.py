@@ -18,6 +18,7 @@ from rich.console import Console
 from r1lab.advice import advice, enough, notes, title
 from r1lab.analysis.memory_table import GIB, memory_table, records, verdict
 from r1lab.entry import run
+from r1lab.limits import check_numbers
 from r1lab.model.plan import Plan
 from r1lab.model.weights import counted
 from r1lab.planner import Planner
@@ -47,6 +48,7 @@ def memory(config: DictConfig) -> None:
     given = {key: OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True) for key in SECTIONS}
     given["precision"] = str(config.trainer.precision)
     check(settings)
+    check_numbers(given)
     planner = Planner(given, settings)
     gpus = settings["gpus"] if isinstance(settings["gpus"], list) else [settings["gpus"]]
     plans = {ranks: planner.plan(ranks) for ranks in gpus}

@@ -46,6 +46,7 @@ from r1lab.build import (
 )
 from r1lab.callback import stop
 from r1lab.entry import Stopped, flat, plain, refuse_two_checkers, refuse_wrong_types, run
+from r1lab.limits import check_numbers
 from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
 from r1lab.model.adapter import adapter_settings
@@ -96,6 +97,7 @@ def train(config: DictConfig) -> Objective:
 
 def check(config: dict[str, Any]) -> None:
     """Raise what a run of this config would before it loads or samples anything: a sweep tries its points so."""
+    check_numbers(config)
     build_module(config, build_policy_parts(config))
 
 
@@ -109,12 +111,11 @@ def train_in(folder: Path, config: dict[str, Any]) -> Objective:
 
 
 def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
+    check_numbers(config)
     resumed = checkpoint_to_resume(folder, config["ckpt_path"])
     if resumed and config["ckpt_path"] == "last":
         refuse_other_settings(folder, config)
         log.info(f"going on with {folder}, which has done {read_summary(folder).get('steps') or 'some'} steps")
-    if config["seed"] < 0:
-        raise ValueError(f"seed must be at least 0, got {config['seed']}")
     L.seed_everything(config["seed"], workers=True, verbose=False)
     parts = build_policy_parts(config)
     module = build_module(config, parts)

@@ -146,7 +146,7 @@ class GRPO(PolicyModule):
         **policy_parts: Any,
     ):
         super().__init__(**policy_parts)
-        _check_sizes(batch_size, group_size, num_minibatches, num_iterations)
+        check_sizes(batch_size, group_size, num_minibatches, num_iterations)
         _check_penalty(beta, kl_placement, refresh_every)
         _check_quantize(quantize, decay)
         _check_target(beta, kl_placement, kl_target, kl_horizon)
@@ -552,7 +552,8 @@ class GRPO(PolicyModule):
             self.rollout = self.record.unpack(state["rollouts"][self.global_rank])
 
 
-def _check_sizes(batch_size: int, group_size: int, num_minibatches: int, num_iterations: int) -> None:
+def check_sizes(batch_size: int, group_size: int, num_minibatches: int, num_iterations: int) -> None:
+    """Raise ValueError where a rollout does not divide into groups and minibatches."""
     sizes = {
         "rollout.batch_size": batch_size,
         "rollout.group_size": group_size,

@@ -15,6 +15,7 @@ def pipeline(config: DictConfig) -> None:
         raise ValueError(f"dry_run must be true or false, got {config.dry_run}")
     hydra = HydraConfig.get()
     made = Pipeline(resolved(config), model_overrides(hydra.overrides.task, hydra.runtime.choices["model"]))
+    made.check()
     if config.dry_run:
         made.dry_run()
     else:

@@ -68,6 +68,11 @@ class Pipeline:
 
     # ---- what there is to do --------------------------------------------------------------------------------------
 
+    def check(self) -> None:
+        """Raise ValueError for a stage whose settings cannot be, however late its turn would come."""
+        for stage in self.stages:
+            KINDS[stage.run](stage, self.contexts[0]).check()
+
     def dry_run(self) -> None:
         """Print of each stage whether it would run, and why."""
         for context in self.contexts:

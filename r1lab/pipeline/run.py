@@ -30,6 +30,7 @@ from r1lab.data.filters import keep, make_filters
 from r1lab.data.prompts import PROMPTS_A_SEED
 from r1lab.entry import CONF, Stopped, describe, flat, plain
 from r1lab.generate import generate
+from r1lab.limits import check_numbers
 from r1lab.load import load, policy_hash
 from r1lab.model.policy import load_policy
 from r1lab.module.checkpoint import checkpoint_file, read_checkpoint
@@ -96,6 +97,9 @@ class Work:
         """All that the stage is told, flat."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Raise ValueError for settings that cannot be, as far as that shows before the stages before it are done."""
+
     def make(self) -> dict[str, Any]:
         """Do it, from where it was stopped; returns facts for the record."""
         raise NotImplementedError
@@ -120,7 +124,8 @@ class Train(Work):
     verb = "train"
 
     @cached_property
-    def words(self) -> list[str]:
+    def asked(self) -> list[str]:
+        """The overrides, but for the number of steps that its data come to."""
         stage, context = self.stage, self.context
         own = [f"seed={context.seed}", f"name={context.name}_{stage.name}"]
         if stage.teacher:
@@ -132,7 +137,14 @@ class Train(Work):
                 name: {"path": str(context.folder(name) / DOCUMENTS), "weight": w} for name, w in stage.data.items()
             }
             own.append(f"data.documents.sources={quoted_mapping(sources)}")
-        words = [*context.model, *context.common, *map(self.placed, stage.overrides), *own, *context.overrides]
+        return [*context.model, *context.common, *map(self.placed, stage.overrides), *own, *context.overrides]
+
+    def check(self) -> None:
+        composed("train", self.asked, self.folder)
+
+    @cached_property
+    def words(self) -> list[str]:
+        stage, context, words = self.stage, self.context, [*self.asked]
         if stage.epochs:
             config = composed("train", words, self.folder)
             documents = len(FilteredDocuments(config["data"]["documents"]["sources"], seed=context.seed))
@@ -341,7 +353,7 @@ def composed(name: str, words: Sequence[str], folder: Path) -> dict[str, Any]:
     """The resolved config of a stage's command, as it would be in its own process with its run in `folder`.
 
     Raises:
-        ValueError: there is no such setting or choice.
+        ValueError: there is no such setting or choice, or its number is too small.
     """
     try:
         config = compose_now(name, [*words], return_hydra_config=True)
@@ -349,7 +361,12 @@ def composed(name: str, words: Sequence[str], folder: Path) -> dict[str, Any]:
         raise ValueError(f"stage {folder.name}: {describe(error, name)}") from error
     with open_dict(config), hydra_config_of(config, folder):
         del config["hydra"]
-        return plain(config)
+        found = plain(config)
+    try:
+        check_numbers(found)
+    except ValueError as error:
+        raise ValueError(f"stage {folder.name}: {error}") from None
+    return found
 
 
 @contextmanager

@@ -5,9 +5,11 @@ import inspect
 import logging
 import math
 import numbers
+import traceback
 from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -146,6 +148,8 @@ def _describe(
 ) -> str:
     """Name the completion that makes the term fail, found by scoring one at a time until the same error comes."""
     what = f"reward term {name!r} raised {type(error).__name__}: {error}"
+    if frames := traceback.extract_tb(error.__traceback__):
+        what += f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
     for b, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         try:
             result = term([prompt], [completion])

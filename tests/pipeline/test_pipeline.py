@@ -217,6 +217,15 @@ def test_what_was_damaged_or_changed_is_made_again(copied, pipeline):
     assert reason("general") == "it was not run yet"
 
 
+def test_what_a_late_stage_cannot_be_is_said_before_the_first(pipeline, tmp_path):
+    pipeline(tmp_path).check()
+    with pytest.raises(ValueError, match="stage dev2: trainer.max_steps must be at least 0, got -5"):
+        pipeline(tmp_path, "pipeline.steps.dev2=-5").check()
+    with pytest.raises(ValueError, match="stage r1: there is no task=none"):
+        pipeline(tmp_path, "pipeline.tasks.both=none").check()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_other_prompts_to_score_on_train_nothing(copied, pipeline):
     folder = copied()
@@ -231,11 +240,9 @@ def test_killed_in_each_stage_it_ends_in_the_same_table(small, untrained, whole,
     folder = tmp_path / "r1"
     command = [sys.executable, "-m", "r1lab.pipeline", *small, f"folder={folder}", f"model.name={untrained}"]
     for stage, begins in itertools.product(STAGES, (True, False)):  # at its begin, and once there is something of it
+        own, made = folder / "seed_1" / stage, (".ckpt", ".parquet")
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        own = folder / "seed_1" / stage
-        while not (own / "stage.json").exists() or not (
-            begins or any(own.rglob("*.ckpt")) or any(own.rglob("*.part*"))
-        ):
+        while not (own / "stage.json").exists() or not (begins or any(x.suffix in made for x in own.rglob("*"))):
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)

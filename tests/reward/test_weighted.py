@@ -111,7 +111,8 @@ def test_a_term_that_raises_for_the_batch_alone():
             raise KeyError("batch")
         return [0.0]
 
-    with pytest.raises(RewardError, match="'a' raised KeyError: 'batch', for a batch of 3 completions but for none"):
+    words = r"'a' raised KeyError: 'batch' \(test_weighted.py, line \d+\), for a batch of 3 completions but for none"
+    with pytest.raises(RewardError, match=words):
         total(a=fails)
 
 

@@ -1,0 +1,44 @@
+import pytest
+
+from r1lab.limits import check_numbers
+
+CONFIG = {
+    "seed": 1,
+    "trainer": {"max_steps": 100},
+    "rollout": {"batch_size": 256, "group_size": 16, "max_new_tokens": 48},
+    "module": {"num_minibatches": 1, "num_iterations": 1, "microbatch_tokens": 0},
+    "data": {"validation_prompts": 8, "batch_size": None},
+    "optimizer": {"lr": 0.001},
+}
+
+
+def changed(name, value):
+    *sections, key = name.split(".")
+    return CONFIG | ({sections[0]: CONFIG[sections[0]] | {key: value}} if sections else {key: value})
+
+
+def test_a_config_that_can_be():
+    check_numbers(CONFIG)
+    check_numbers({"rollout": CONFIG["rollout"]})  # of a plan, or of what samples alone
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("seed", -1, "seed must be at least 0, got -1"),
+        ("trainer.max_steps", -5, "trainer.max_steps must be at least 0, got -5"),
+        ("rollout.batch_size", -16, "rollout.batch_size must be at least 1, got -16"),
+        ("module.microbatch_tokens", -8000, "module.microbatch_tokens must be at least 0, got -8000"),
+        ("module.microbatch_tokens", "abc", "module.microbatch_tokens must be a number, got 'abc'"),
+        ("optimizer.lr", -1, "optimizer.lr must be at least 0, got -1"),
+        (
+            "rollout.group_size",
+            7,
+            "rollout.batch_size=256 is not divisible by rollout.group_size=7; take a batch of 252",
+        ),
+        ("module.num_minibatches", 0, "module.num_minibatches must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot(name, value, words):
+    with pytest.raises(ValueError, match=words):
+        check_numbers(changed(name, value))
