@@ -51,8 +51,9 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     analysis    what notebooks import: load a run, its curves, samples and tokens; ship a run; load a sweep (sweep.py),
                 its effects, tables, figure and verdict; the table and figure of a pipeline (stages.py)
 
-Entry files: entry.py (Hydra and errors of one line), build.py (config -> objects), run_folder.py (where a run lives);
-of memory what a plan reads (plan_inputs.py), the plans (planner.py) and what is said of them (advice.py).
+Entry files: entry.py (Hydra and errors of one line), limits.py (numbers that no run can have), build.py (config ->
+objects), run_folder.py (where a run lives); of memory what a plan reads (plan_inputs.py), the plans (planner.py) and
+what is said of them (advice.py).
 Only they know Hydra and OmegaConf: everything else takes plain arguments. An algorithm's parameters have no default in
 code where the YAML sets them.
 

@@ -22,6 +22,7 @@ ENTRY = {
     "plan_inputs",
     "advice",
     "entry",
+    "limits",
     "build",
     "load",
 }
