@@ -291,8 +291,8 @@ class Planner:
         if self.module in ("PPO", "RewardModel"):
             width = self.policy.get_output_embeddings().weight.shape[1]
             # What is trained beside adapters stays in float32, as they do.
-            cast = self.config["precision"].endswith("true") and self.config["adapter"]["rank"] is None
-            dtype = self.dtype if cast else torch.float32
+            in_half = self.config["precision"].endswith("true") and self.config["adapter"]["rank"] is None
+            dtype = self.dtype if in_half else torch.float32
             value = [Weight("head.weight", (1, width), dtype, None, True), Weight("head.bias", (1,), dtype, None, True)]
             of_value = list(value)
         if self.module == "RewardModel":
