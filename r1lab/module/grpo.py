@@ -230,6 +230,9 @@ class GRPO(PolicyModule):
         seconds = {"rollout": 0.0, "logprob": 0.0}
         if stream:
             self.rollout, seconds = self.make_rollout(stream)
+            # Of the rank for which the others wait.
+            sampled = torch.tensor(seconds["rollout"], device=self.device)
+            seconds["slowest_rollout"] = float(self.all_gather(sampled).max())
             self.used = 0
             weights = {f"reward/{name}_weight": weight for name, weight in self.reward.scheduled(self.step).items()}
             self.log_step(self.rollout_metrics(self.rollout) | weights)

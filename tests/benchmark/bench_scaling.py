@@ -9,7 +9,8 @@ figures are read. The work of a rank is the same whatever their number (weak sca
     efficiency          that, over what one rank does times their number
     rollout, logprob, update
                         seconds of GRPO's steps, of the first rank; ranks sample apart, and exchange nothing before
-                        the rewards. What is left of a step is rewards, and waiting for the rank that sampled longest
+                        the passes of the reference, in whose seconds they wait for the rank that sampled longest
+    slowest_rollout     that rank's seconds
     communication       share of the last two steps' time in NCCL's kernels, and of it what is exposed: with nothing
                         else on the first GPU meanwhile (on a CPU: in gloo's collectives)
     peak                PyTorch's max_memory_allocated, of the rank with most, beside the plan
@@ -50,6 +51,7 @@ from tests.benchmark.scaling_figure import SAME, WHAT, known_rows, last_rows, pl
 from tests.benchmark.scaling_runs import (
     AUTO,
     EACH,
+    PARTS,
     PROFILED,
     SHAPES,
     WARMUP,
@@ -71,7 +73,7 @@ LIMIT = 0.15  # of the plan
 EFFICIENCY = 0.9
 CHECKS = ("losses", "resume", "kill")
 SPEEDS = ("timed_steps", "tokens_per_step", "tokens_per_second", "step_seconds_p20", "step_seconds_p50",
-          "step_seconds_p80", "rollout_seconds_p50", "logprob_seconds_p50", "update_seconds_p50")  # fmt: skip
+          "step_seconds_p80", *(f"{part}_seconds_p50" for part in PARTS))  # fmt: skip
 SHOWN = (*WHAT, "gpus", "tokens_per_second", "step_seconds_p50", "update_seconds_p50", "efficiency",
          "communication_share", "communication_exposed", "planned_mib", "measured_mib", "ratio")  # fmt: skip
 

@@ -27,6 +27,7 @@ from r1lab.planner import Planner
 ROOT = Path(__file__).parents[2]
 AUTO, EACH = "auto", "each"  # in the place of a shape
 WARMUP, PROFILED = 2, 2  # first and last steps, which are not timed
+PARTS = ("rollout", "slowest_rollout", "logprob", "update")  # of a step of GRPO, whose seconds are read
 PATIENCE = 40  # seconds in which torchrun, asked to stop, ends its ranks; it kills them after 30
 # Of the memory that the host has, ranks may take this share.
 HOST_SHARE = 0.9
@@ -344,7 +345,7 @@ def figures(run: Run, task: str) -> dict[str, Any]:
         "tokens_per_step": round(float(tokens.mean())),
         "tokens_per_second": round(float(tokens.sum() / seconds.sum()), 1),
         **{f"step_seconds_p{share}": round(float(seconds.quantile(share / 100)), 4) for share in (20, 50, 80)},
-        **{f"{part}_seconds_p50": _median(timed, f"time/{part}_seconds") for part in ("rollout", "logprob", "update")},
+        **{f"{part}_seconds_p50": _median(timed, f"time/{part}_seconds") for part in PARTS},
         "train_seconds": run.summary.get("train_seconds"),
     }
     for name in ("share", "exposed"):
