@@ -82,7 +82,8 @@ def _read_shards(folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
         dcp_to_torch_save(folder, Path(place, "whole"))
         found = torch.load(Path(place, "whole"), map_location="cpu", weights_only=True)
-    return checkpoint | {"state_dict": found["state_dict"]}
+    # Lightning's FSDP has another word for the weights.
+    return checkpoint | {"state_dict": found["model"] if "model" in found else found["state_dict"]}
 
 
 def checkpoint_file(checkpoint: str) -> Path | None:

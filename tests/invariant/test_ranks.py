@@ -304,6 +304,20 @@ def test_shards_load_without_ranks(two, folder):
 
 
 @pytest.mark.slow
+def test_shards_of_the_first_fsdp_load_without_ranks(more, folder):
+    more("fsdp/whole")
+    of_first, of_second = (folder / f"{name}/whole/checkpoints/last.ckpt" for name in ("fsdp", "fsdp2"))
+    assert of_first.is_dir()
+    policy, _, _ = load_checkpoint(of_first)
+    exported = AutoModelForCausalLM.from_pretrained(export(str(of_first), folder / "exported_fsdp"))
+    assert torch.equal(exported(torch.tensor([[5, 6]])).logits, policy(torch.tensor([[5, 6]])).logits)
+    found, expected = weights(of_first), weights(of_second)
+    assert set(found) == set(expected)
+    for name, weight in expected.items():
+        assert torch.allclose(found[name], weight, atol=1e-5), name
+
+
+@pytest.mark.slow
 def test_one_file_of_two_ranks_loads_without_them(one, more, folder):
     more("fsdp2/one_file")
     one("grpo")
