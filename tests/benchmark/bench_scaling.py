@@ -51,6 +51,7 @@ from tests.benchmark.scaling_figure import SAME, WHAT, known_rows, last_rows, pl
 from tests.benchmark.scaling_runs import (
     AUTO,
     EACH,
+    GATHERED,
     PARTS,
     PROFILED,
     SHAPES,
@@ -267,7 +268,11 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reference", nargs="+", choices=("sharded", "cpu"), default=["sharded", "cpu"], help="GRPO's")
     parser.add_argument("--model", choices=(*SHAPES, AUTO, EACH), help="default: 145m, on a CPU tiny")
     parser.add_argument("--steps", type=int, default=14)
-    parser.add_argument("--precision", help="default: bf16-mixed, on a CPU and in checks 32-true")
+    parser.add_argument(
+        "--precision",
+        help=f"the trainer's, or {GATHERED}: float32 shards, gathered in bfloat16, without autocast; default: that, "
+        "on a CPU and in checks 32-true",
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if gpu else "cpu")
     parser.add_argument("--dry-run", action="store_true", help="plan alone")
     parser.add_argument("--gpu-memory-gib", type=float, default=80, help="of plans, where there is no GPU")
@@ -292,7 +297,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         args.strategies = [name for name in args.strategies if name != "fsdp"]
     on_gpu = planning or args.device == "cuda"
     args.model = args.model or ("145m" if on_gpu else "tiny")
-    args.precision = args.precision or ("bf16-mixed" if on_gpu else "32-true")
+    args.precision = args.precision or (GATHERED if on_gpu else "32-true")
     args.device = "cuda" if planning else args.device
     return args
 

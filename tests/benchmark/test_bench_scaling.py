@@ -12,6 +12,7 @@ from tests.benchmark.bench_scaling import chosen, configurations, efficiency, mi
 from tests.benchmark.scaling_checks import difference
 from tests.benchmark.scaling_figure import last_rows, plot
 from tests.benchmark.scaling_runs import (
+    GATHERED,
     SHAPES,
     Configuration,
     Settings,
@@ -62,6 +63,8 @@ def test_work_grows_with_the_ranks_unless_it_is_shared():
     assert {"data.batch_size=1024", "strategy.param_dtype=bfloat16"} <= set(overrides(SFT, SETTINGS))
     full = overrides(SFT, replace(SETTINGS, precision="32-true", given=("seed=3",)))
     assert full[-1] == "seed=3" and not any("param_dtype" in option for option in full)
+    gathered = set(overrides(SFT, replace(SETTINGS, precision=GATHERED)))
+    assert {"trainer.precision=32-true", "strategy.param_dtype=bfloat16"} <= gathered
 
 
 def test_a_plan_is_of_the_runs_own_settings():
