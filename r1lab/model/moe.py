@@ -27,12 +27,14 @@ def biases(routers: Mapping[str, nn.Module]) -> Tensor:
 
 
 def set_biases(bias: Tensor, routers: Mapping[str, nn.Module]) -> None:
-    """Give the routers these biases [L,E], in float32 whatever the model is in.
+    """Give the routers these biases [L,E], in float32 whatever the model is in, and where theirs were: a weight may
+    lie in shards on the host, and be gathered elsewhere.
 
     In bfloat16 a step of 0.001 is lost on a bias of 0.5.
     """
     for router, row in zip(routers.values(), bias, strict=True):
-        router.e_score_correction_bias = row.to(router.weight.device, torch.float32, copy=True)
+        device = router.e_score_correction_bias.device
+        router.e_score_correction_bias = row.to(device, torch.float32, copy=True)
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -81,6 +81,15 @@ def test_an_even_load_has_balance_1_and_an_uneven_one_more():
     assert float(sequence_balance(uneven, torch.zeros(4, dtype=torch.long), 1, top_k=1)) > 1.2
 
 
+def test_the_bias_stays_where_it_was_when_the_weights_lie_elsewhere():
+    # As in shards whose parameters are offloaded: the pass gathers them where the tokens are.
+    model = load_policy("tiny", dtype="float32")
+    (router,) = routers(model).values()
+    router.weight = torch.nn.Parameter(router.weight.to("meta"))
+    set_biases(torch.full((1, 8), 0.25), routers(model))
+    assert torch.equal(router.e_score_correction_bias, torch.full((8,), 0.25))
+
+
 def test_the_bias_stays_exact_through_a_cast():
     model = load_policy("tiny", dtype="float32")
     set_biases(torch.full((1, 8), 0.0012345), routers(model))
