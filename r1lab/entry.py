@@ -6,12 +6,14 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,13 +28,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
-from r1lab.run_folder import run_folder
+from r1lab.run_folder import launcher_of_ranks, run_folder
 
 _PACKAGE = Path(__file__).parent
 # In a checkout `conf` lies beside the package, in an installed wheel inside it.
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 
 OmegaConf.register_new_resolver("run_dir", run_folder, use_cache=True, replace=True)
+_ALONE = 10  # seconds after which a rank that fails takes it that the first one does not
 _WEIGHT = re.compile(r"reward\.\w+\.weight")
 # What a wrong setting, file or package raises; anything else may be a mistake of ours, so it says where it arose.
 _EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)
@@ -54,8 +57,10 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     # Makes Hydra raise what it would print itself, so that there is one way of telling errors.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failures: list[BaseException] = []
+    joined = False
 
     def guarded(config: DictConfig) -> object:
+        nonlocal joined
         try:
             return task(config)
         except Exception as error:
@@ -63,7 +68,11 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
                 raise  # the sweeper's to judge
             # Past Hydra, which would add a line of its own.
             failures.append(error)
+            joined = _joined()
             return None
+        finally:
+            if _joined():
+                torch.distributed.destroy_process_group()  # else the ranks wait for each other as they end
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
@@ -78,12 +87,29 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     except Exception as error:
         if full:
             raise
+        if not joined:
+            _let_the_first_rank_tell()
         print(f"error: {describe(error, config_name)}", file=sys.stderr)
         known = _ours(error) or isinstance(error, _EXPECTED)
         if not known:
             where = traceback.extract_tb(error.__traceback__)[-1]
             print(f"  in {where.filename}:{where.lineno}; HYDRA_FULL_ERROR=1 shows the traceback", file=sys.stderr)
         sys.exit(1)
+
+
+def _joined() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _let_the_first_rank_tell() -> None:
+    """Of the ranks that were started together on a machine, wait in all but the first.
+
+    What they refuse before they are joined, all refuse alike; the first tells it, and as it ends what started them ends
+    the others. A rank that is still there then is alone with its error, and tells it itself.
+    """
+    number = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    if launcher_of_ranks() and number != "0":
+        time.sleep(_ALONE)
 
 
 def _ours(error: Exception) -> bool:

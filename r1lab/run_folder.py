@@ -29,14 +29,14 @@ def run_folder(name: str, ckpt_path: str | None) -> str:
                 "leave ckpt_path out to start one, or name its folder with hydra.run.dir"
             )
         return str(unfinished)
-    if started_by := _launcher_of_ranks():
+    if started_by := launcher_of_ranks():
         raise ValueError(
             f"under {started_by} each rank would make a folder of its own: give one to all, hydra.run.dir=runs/NAME"
         )
     return str(_new_folder(RUNS / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")))
 
 
-def _launcher_of_ranks() -> str | None:
+def launcher_of_ranks() -> str | None:
     """What started this process as one rank of several; None where Lightning starts the others, or there are none."""
     ranks = {"torchrun": ("TORCHELASTIC_RUN_ID", "WORLD_SIZE"), "srun": ("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS")}
     for name, (mark, size) in ranks.items():

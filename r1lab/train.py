@@ -87,12 +87,7 @@ def train(config: DictConfig) -> Objective:
     refuse_two_checkers(list(HydraConfig.get().overrides.task))
     if HydraConfig.get().mode == RunMode.RUN:
         refuse_wrong_types(config, HydraConfig.get().job.config_name)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        return train_in(folder, plain(config))
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # else the ranks wait for each other as they end
+    return train_in(Path(HydraConfig.get().runtime.output_dir), plain(config))
 
 
 def check(config: dict[str, Any]) -> None:

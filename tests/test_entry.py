@@ -4,10 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from r1lab import entry
 from r1lab.entry import CONF, describe, plain, refuse_two_checkers
+from tests.sweeper.fake import command_line
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,3 +96,27 @@ def test_the_command_ends_with_one_line(tmp_path):
     assert done.stderr.startswith("error: there is no checkpoint at nowhere.ckpt")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("rank", "joined", "waits"), [("0", False, 0), ("1", False, 1), ("1", True, 0), (None, False, 0)]
+)
+def test_of_ranks_that_refuse_alike_the_first_tells_it(rank, joined, waits, monkeypatch, tmp_path, capsys):
+    """What starts them ends the others while they wait; one that is left, or is joined to others, tells its own."""
+    told_by_then = []
+    monkeypatch.setattr(entry.time, "sleep", lambda seconds: told_by_then.append(capsys.readouterr().err))
+    of_torchrun = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "LOCAL_RANK": rank} if rank else {}
+    for name, value in of_torchrun.items():
+        monkeypatch.setenv(name, value)
+
+    def refuse(config):
+        if joined:
+            torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        raise ValueError("seed must be another")
+
+    monkeypatch.setattr("r1lab.train.train", refuse)
+    with pytest.raises(SystemExit) as ended:
+        command_line(monkeypatch, f"hydra.run.dir={tmp_path}")
+    assert ended.value.code == 1 and capsys.readouterr().err == "error: seed must be another\n"
+    assert told_by_then == [""] * waits
+    assert not torch.distributed.is_initialized()
