@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
-from r1lab.run_folder import launcher_of_ranks, run_folder
+from r1lab.run_folder import launcher_of_ranks, remove_unbegun, run_folder
 
 _PACKAGE = Path(__file__).parent
 # In a checkout `conf` lies beside the package, in an installed wheel inside it.
@@ -95,6 +95,8 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
             where = traceback.extract_tb(error.__traceback__)[-1]
             print(f"  in {where.filename}:{where.lineno}; HYDRA_FULL_ERROR=1 shows the traceback", file=sys.stderr)
         sys.exit(1)
+    finally:
+        remove_unbegun()
 
 
 def _joined() -> bool:

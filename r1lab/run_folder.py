@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +17,8 @@ import torch
 
 RUNS = Path("runs")
 FINISHED = "finished"
+_LOG = "train.log"  # Hydra's, from before a run begins
+_made: list[list[Path]] = []  # by this process: a run's folder, and those around it that were not there
 
 
 def run_folder(name: str, ckpt_path: str | None) -> str:
@@ -49,12 +51,25 @@ def _new_folder(path: Path) -> Path:
     """Made here and now, so that a run which starts in the same second gets another."""
     for number in range(1, 1000):
         folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        absent = [place for place in (folder, *folder.parents) if not place.exists()]
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        _made.append([place.absolute() for place in absent])
         return folder
     raise FileExistsError(f"there are a thousand runs named {path}; give hydra.run.dir")
+
+
+def remove_unbegun() -> None:
+    """Remove what `run_folder` made in this process where no run began: the folder is empty, or holds the log alone."""
+    while _made:
+        folder, *around = _made.pop()
+        with suppress(OSError):  # what is not empty stays
+            if os.listdir(folder) == [_LOG]:
+                (folder / _LOG).unlink()
+            for place in (folder, *around):
+                place.rmdir()
 
 
 @contextmanager

@@ -120,3 +120,11 @@ def test_of_ranks_that_refuse_alike_the_first_tells_it(rank, joined, waits, monk
     assert ended.value.code == 1 and capsys.readouterr().err == "error: seed must be another\n"
     assert told_by_then == [""] * waits
     assert not torch.distributed.is_initialized()
+
+
+def test_a_run_that_is_refused_leaves_no_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        command_line(monkeypatch, "loss.beta=abc")
+    assert capsys.readouterr().err == "error: loss.beta must be a number, got 'abc'\n"
+    assert list(tmp_path.iterdir()) == []

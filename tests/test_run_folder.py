@@ -47,6 +47,27 @@ def test_runs_of_one_second_have_folders_of_their_own(runs):
     assert len(made) == 5
 
 
+def test_a_folder_where_no_run_began_is_removed(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    monkeypatch.setattr(run_folder, "RUNS", Path("runs"))
+    monkeypatch.setattr(run_folder, "_made", [])
+    empty, logged = (Path(run_folder.run_folder(name, None)) for name in ("first", "first"))
+    (logged / "train.log").write_text("a note")
+    run_folder.remove_unbegun()
+    assert not Path("runs").exists()
+
+    Path("runs").mkdir()  # the user's own
+    begun, unbegun = (Path(run_folder.run_folder(name, None)) for name in ("begun", "unbegun"))
+    for name in ("train.log", "config.yaml"):
+        (begun / name).touch()
+    run_folder.remove_unbegun()
+    assert begun.is_dir() and len(list(begun.iterdir())) == 2 and not unbegun.parent.exists()
+    begun.joinpath("config.yaml").unlink()
+    (Path("runs") / "train.log").touch()
+    run_folder.remove_unbegun()  # not what it left before
+    assert begun.is_dir() and len(list(Path("runs").iterdir())) == 2
+
+
 def test_a_run_that_is_going_on_is_left_alone(runs):
     halted = make(runs, "2025-01-01_00-00-00", "interrupted")
     going = make(runs, "2025-01-02_00-00-00", "running")
