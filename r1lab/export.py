@@ -6,6 +6,7 @@ AutoModelForCausalLM and AutoTokenizer load, with the same logits, and r1lab.jso
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def export(checkpoint: str, out: str | Path, dtype: str | None = None) -> Path:
 
     Raises:
         CheckpointError: if there is no checkpoint, or it is damaged.
-        FileExistsError: if `out` is not empty. ValueError: for an unknown dtype.
+        OSError: if `out` is not empty, or cannot be written. ValueError: for an unknown dtype.
     """
     if dtype not in (None, *DTYPES):
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -35,8 +36,7 @@ def export(checkpoint: str, out: str | Path, dtype: str | None = None) -> Path:
     if file is None:
         raise CheckpointError(f"{checkpoint} is a Hugging Face model already")
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is there already: give a folder that is empty, or is not there")
+    refuse_out(out)
     content = read_checkpoint(file)
     policy, tokenizer, config = unpack_checkpoint(content)
     if dtype is not None:
@@ -53,6 +53,17 @@ def export(checkpoint: str, out: str | Path, dtype: str | None = None) -> Path:
     }
     (out / "r1lab.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     return out
+
+
+def refuse_out(out: Path) -> None:
+    """Raise OSError where no new folder `out` can be written; makes nothing."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is there already: give a folder that is empty, or is not there")
+    above = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{out} cannot be made, since {above} is a file: give another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{out} cannot be written, since {above} may not be: give another place")
 
 
 def main(arguments: list[str] | None = None) -> None:

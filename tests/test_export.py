@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,3 +44,22 @@ def test_what_cannot_be_is_told(tiny_run, tmp_path, capsys):
         main([str(tmp_path / "none"), str(tmp_path / "out")])
     assert capsys.readouterr().err.startswith("error: there is no checkpoint at")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_checkpoint_is_read(tiny_run, tmp_path, monkeypatch):
+    def read(file):
+        raise AssertionError("read all the same")
+
+    monkeypatch.setattr("r1lab.export.read_checkpoint", read)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="policy cannot be made, since .*file is a file: give another place"):
+        export(str(tiny_run), tmp_path / "file" / "far" / "policy")
+    with pytest.raises(FileExistsError, match="is there already"):
+        export(str(tiny_run), tmp_path / "file")
+    monkeypatch.setattr("os.access", lambda place, mode: Path(place) != tmp_path)
+    with pytest.raises(PermissionError, match="policy cannot be written, since .* may not be: give another place"):
+        export(str(tiny_run), tmp_path / "new" / "policy")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AssertionError, match="read all the same"):
+        export(str(tiny_run), tmp_path / "empty")
+    assert not (tmp_path / "new").exists()
