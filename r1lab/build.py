@@ -45,9 +45,10 @@ def build_reward(
         try:
             target = get_object(term["_target_"])
         except Exception as error:
+            cause = error.__cause__ or error  # Hydra's own says the name again
             raise ValueError(
-                f"reward.{name}._target_={term['_target_']} is not there; your own file must lie in the folder you "
-                f"start from ({' '.join(str(error).split())[:200]})"
+                f"reward.{name}._target_={term['_target_']} cannot be loaded ({type(cause).__name__}: "
+                f"{' '.join(str(cause).split())[:200]}): your own file must lie in the folder you start from"
             ) from error
         if not callable(target):
             raise ValueError(

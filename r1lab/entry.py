@@ -54,6 +54,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     logging.raiseExceptions = False  # a log that cannot be written must not hide why
     # It advises a package that only speeds up 4 bits on some CPUs, whether they are asked for or not.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises
     # Makes Hydra raise what it would print itself, so that there is one way of telling errors.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failures: list[BaseException] = []

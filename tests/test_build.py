@@ -98,6 +98,21 @@ def test_a_term_that_cannot_be_made():
         build_reward({"code": {"_target_": "r1lab.reward.code.Code", "weight": 1.0}}, Task(), tiny_tokenizer())
 
 
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("nosuch.brief", "ModuleNotFoundError: No module named 'nosuch'"),
+        ("custom_terms.brief", "ModuleNotFoundError: No module named 'custom_terms.brief'; 'custom_terms' is not a p"),
+        ("custom_terms.Kind.brief", "AttributeError: type object 'Kind' has no attribute 'brief'"),
+    ],
+)
+def test_a_term_that_is_not_there_is_told_once(terms, target, reason):
+    with pytest.raises(ValueError) as raised:
+        build_reward({"brief": {"_target_": target, "weight": 1.0}}, Task(), tiny_tokenizer())
+    assert str(raised.value).startswith(f"reward.brief._target_={target} cannot be loaded ({reason}")
+    assert "Error" not in str(raised.value).replace(reason, "")
+
+
 def test_made_objects_get_plain_values_and_the_very_objects_that_are_given():
     sampling = Sampling(1.0, 8)
     config = {"_target_": "builtins.dict", "numbers": [1, 2], "names": {"a": {"b": 1}}}

@@ -128,3 +128,12 @@ def test_a_run_that_is_refused_leaves_no_folder(monkeypatch, tmp_path, capsys):
         command_line(monkeypatch, "loss.beta=abc")
     assert capsys.readouterr().err == "error: loss.beta must be a number, got 'abc'\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_hydra_cannot_find_is_told_by_its_error_alone(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        command_line(monkeypatch, "+reward.brief={_target_: nosuch.brief, weight: 1}")
+    told = capsys.readouterr()
+    assert told.err.startswith("error: reward.brief._target_=nosuch.brief cannot be loaded")
+    assert (told.out + told.err).count("No module named 'nosuch'") == 1
