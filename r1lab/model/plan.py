@@ -23,6 +23,8 @@ WORKSPACE = 2 * 32 * 2**20
 # between blocks. A rule of thumb, and not in max_memory_allocated.
 CONTEXT = 600 * 2**20
 FRAGMENTED = 0.05
+# In the order of a step.
+PHASES = ("copy", "rollout", "logprobs", "update", "step")
 # Bytes a number of quantised weights, with a float32 scale for each block; see `r1lab.model.quantize`.
 QUANTISED = {"8bit": 1 + 4 / BLOCK, "nf4": 0.5 + 4 / BLOCK}
 
@@ -117,8 +119,7 @@ def make_plan(models: Models, passes: Passes, optimizer: str, sharding: Sharding
         }
         if sharding.flat and sharding.gather == "whole" and sharding.ranks > 1:
             phases["copy"] = {"gathered weights": total(models.policy)}
-    order = [name for name in ("copy", "rollout", "logprobs", "update", "step") if name in phases]
-    return Plan(_some(held), {name: _some(phases[name]) for name in order}, _some(host))
+    return Plan(_some(held), {name: _some(phases[name]) for name in PHASES if name in phases}, _some(host))
 
 
 def _some(parts: dict[str, int]) -> dict[str, int]:

@@ -16,18 +16,31 @@ def test_what_fits_is_judged_with_the_allowance():
     assert not fits and left == 9 * GIB - LARGE.needed < 0
 
 
-def test_the_table_has_a_column_a_number_of_gpus():
+def rows(*table):
+    """The lines of a table by their first cell."""
     console = Console(width=100, record=True, file=StringIO())
-    console.print(memory_table({2: LARGE, 8: SMALL}, 9))
-    lines = {line.split("│")[1].strip(): line for line in console.export_text().splitlines() if "│" in line}
+    console.print(memory_table(*table))
+    return {line.split("│")[1].strip(): line for line in console.export_text().splitlines() if "│" in line}
+
+
+def test_the_table_has_a_column_a_number_of_gpus():
+    lines = rows({2: LARGE, 8: SMALL}, 9)
     assert [cell.strip() for cell in lines["policy"].split("│")[2:4]] == ["4.00", "1.00"]
     assert [cell.strip() for cell in lines["update, in all"].split("│")[2:4]] == ["6.00", "3.00"]
     assert [cell.strip() for cell in lines["fits in 9 GiB"].split("│")[2:4]] == ["no", "yes"]
     assert lines["short by"].split("│")[3].strip() == ""
 
 
+def test_a_phase_that_not_all_plans_have():
+    """As the first FSDP's copy, which one rank does not make."""
+    copies = Plan(SMALL.held, {"copy": {"gathered weights": GIB}, **SMALL.phases}, {})
+    lines = rows({1: SMALL, 2: copies}, 9)
+    assert [cell.strip() for cell in lines["copy, in all"].split("│")[2:4]] == ["", "2.00"]
+    assert list(lines).index("copy, in all") < list(lines).index("update, in all")
+
+
 def test_records_add_up():
-    rows = records({2: LARGE})
-    parts = [row["bytes"] for row in rows if row["phase"] in ("all", "step") and row["part"] not in ("peak", "needed")]
-    assert sum(parts) == next(row["bytes"] for row in rows if row["part"] == "peak") == LARGE.peak
-    assert {row["gpus"] for row in rows} == {2}
+    found = records({2: LARGE})
+    parts = [row["bytes"] for row in found if row["phase"] in ("all", "step") and row["part"] not in ("peak", "needed")]
+    assert sum(parts) == next(row["bytes"] for row in found if row["part"] == "peak") == LARGE.peak
+    assert {row["gpus"] for row in found} == {2}
