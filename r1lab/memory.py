@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from r1lab.advice import advice, enough, notes, title
-from r1lab.analysis.memory_table import GIB, memory_table, records, verdict
+from r1lab.analysis.memory_table import GIB, caption, memory_table, records, verdict
 from r1lab.entry import run
 from r1lab.limits import check_numbers
 from r1lab.model.plan import Plan
@@ -56,8 +56,8 @@ def memory(config: DictConfig) -> None:
     console = Console()
     console.print(title(planner), soft_wrap=True, highlight=False)
     console.print(memory_table(plans, settings["gpu_memory_gib"]))
-    for note in notes(planner, gpus):
-        console.print(note, soft_wrap=True, highlight=False)
+    for line in [*caption({ranks: planner.strategy_of(ranks) for ranks in gpus}), *notes(planner, gpus)]:
+        console.print(line, soft_wrap=True, highlight=False)
     short = [ranks for ranks, plan in plans.items() if plan.needed > settings["gpu_memory_gib"] * GIB]
     if short:
         console.print(f"\nof {max(short)} GPUs, each would need less by about", highlight=False)

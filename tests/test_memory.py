@@ -78,6 +78,7 @@ def test_the_table_and_the_data(command, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "llama: 114,560 parameters, float32" in shown and "update, in all" in shown
     assert "fits in 80 GiB" in shown and "would need less" not in shown
+    assert "\nplanned: strategy=single on 1 GPU; strategy=fsdp2 on 4 GPUs\nCUDA: 600 MiB, fragments: 5% of" in shown
     data = json.loads((tmp_path / "plans" / "plan.json").read_text())
     one, four = data["plans"]
     assert (one["gpus"], four["gpus"], data["parameters"]) == (1, 4, 114_560)
@@ -90,6 +91,11 @@ def test_the_table_and_the_data(command, tmp_path, capsys):
     mine = rows[(rows.gpus == 1) & (rows.phase == "all")].set_index("part").bytes
     assert mine.to_dict() == one["held"]
     assert rows[(rows.gpus == 4) & (rows.part == "peak")].bytes.item() == four["peak"]
+
+
+def test_a_narrow_table_has_a_whole_caption(command, capsys):
+    memory(command("memory", "model=tiny_student_small", "debug=two_steps", "strategy=fsdp2"))
+    assert "\nplanned: strategy=fsdp2 on 1 GPU\nCUDA: 600 MiB, fragments: 5% of the peak\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -45,9 +45,17 @@ def memory_table(plans: Mapping[int, Plan], memory_gib: float) -> Table:
         row("short by", [None if fits else -nbytes for fits, nbytes in left])
     if any(plan.host for plan in every):
         row("on the host", [sum(plan.host.values()) for plan in every])
-    table.caption = f"CUDA: {CONTEXT // MIB} MiB, fragments: {FRAGMENTED:.0%} of the peak"
-    table.caption_justify = "left"
     return table
+
+
+def caption(strategies: Mapping[int, str]) -> list[str]:
+    """Lines for below the table, which may be narrower: the strategies by number of GPUs, and the allowance."""
+    planned = []
+    for strategy in dict.fromkeys(strategies.values()):
+        gpus = [ranks for ranks, name in strategies.items() if name == strategy]
+        planned.append(f"strategy={strategy} on {', '.join(map(str, gpus))} GPU{'s' * (gpus != [1])}")
+    allowance = f"CUDA: {CONTEXT // MIB} MiB, fragments: {FRAGMENTED:.0%} of the peak"
+    return [f"planned: {'; '.join(planned)}", allowance]
 
 
 def records(plans: Mapping[int, Plan]) -> list[dict[str, object]]:

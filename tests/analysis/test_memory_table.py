@@ -2,7 +2,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from r1lab.analysis.memory_table import GIB, memory_table, records, verdict
+from r1lab.analysis.memory_table import GIB, caption, memory_table, records, verdict
 from r1lab.model.plan import CONTEXT, Plan
 
 SMALL = Plan({"policy": GIB}, {"update": {"activations": 2 * GIB}, "step": {"temporaries": GIB}}, {})
@@ -37,6 +37,14 @@ def test_a_phase_that_not_all_plans_have():
     lines = rows({1: SMALL, 2: copies}, 9)
     assert [cell.strip() for cell in lines["copy, in all"].split("│")[2:4]] == ["", "2.00"]
     assert list(lines).index("copy, in all") < list(lines).index("update, in all")
+
+
+def test_the_caption_says_which_strategies_are_planned():
+    assert caption({1: "single", 2: "fsdp2", 8: "fsdp2"}) == [
+        "planned: strategy=single on 1 GPU; strategy=fsdp2 on 2, 8 GPUs",
+        "CUDA: 600 MiB, fragments: 5% of the peak",
+    ]
+    assert caption({8: "ddp"})[0] == "planned: strategy=ddp on 8 GPUs"
 
 
 def test_records_add_up():
