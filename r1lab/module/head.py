@@ -208,12 +208,17 @@ def gathered(weight: Tensor) -> Tensor:
     """
     if not isinstance(weight, DTensor):
         return weight
-    return _mean(weight.full_tensor(grad_placements=[Partial()] * weight.device_mesh.ndim), weight)
+    return _mean(_on_device(weight).full_tensor(grad_placements=[Partial()] * weight.device_mesh.ndim), weight)
 
 
 def own_rows(weight: Tensor) -> Tensor:
     """This rank's rows of a parameter sharded by FSDP2; a gradient that sums over all ranks' tokens becomes a mean."""
-    return _mean(weight.to_local(), weight)
+    return _mean(_on_device(weight).to_local(), weight)
+
+
+def _on_device(weight: DTensor) -> DTensor:
+    """Where ranks compute and exchange: shards may lie on the host (`strategy.cpu_offload`)."""
+    return weight.to(weight.device_mesh.device_type)
 
 
 def _mean(part: Tensor, weight: DTensor) -> Tensor:

@@ -25,7 +25,7 @@ half as many ranks; a job of which one rank is killed ends within a minute, and 
 nothing lost. The first is of every number of ranks, one in shards included, the others of the largest.
 
 Each run appends its rows to results/bench_scaling.csv (the checks' to bench_scaling_checks.csv) and draws
-results/bench_scaling.png of the rows with the last one's commit, device and versions, be they of several calls.
+results/bench_scaling.png of each task's rows with its last one's commit, device and versions, be they of several calls.
 
     python -m tests.benchmark.bench_scaling --gpus 1 2                              on GPUs
     python -m tests.benchmark.bench_scaling --gpus 2 --kill --tasks grpo --strategies fsdp2

@@ -23,8 +23,9 @@ def known_rows(path: Path) -> pd.DataFrame:
 
 
 def last_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of all rows those like the last one's run, be it in several calls, the newest of each configuration."""
-    rows = rows[(rows[SAME].astype(str) == rows[SAME].astype(str).iloc[-1]).all(axis=1)]
+    """Of each task's rows those like its last one's run, be it in several calls, the newest of each configuration."""
+    newest = rows.groupby("task")[SAME].transform("last")
+    rows = rows[(rows[SAME].astype(str) == newest.astype(str)).all(axis=1)]
     return rows.drop_duplicates([*WHAT, "gpus"], keep="last")
 
 
@@ -44,8 +45,9 @@ def plot(rows: pd.DataFrame, path: Path) -> None:
         speed(axes[0][column], task, groups, styles)
         memory(axes[1][column], groups, styles)
         losses(axes[2][column], groups, styles)
-    about = rows.iloc[-1]
-    figure.suptitle(f"{about['device']}, {about['precision']}, commit {about['commit']}", fontsize=9, x=0.01, ha="left")
+    abouts = rows.drop_duplicates("task", keep="last").to_dict("records")
+    told = [f"{row['task'].upper()}: {row['device']}, {row['precision']}, commit {row['commit']}" for row in abouts]
+    figure.suptitle("\n".join(told), fontsize=9, x=0.01, ha="left")
     write_picture(figure, path)
 
 

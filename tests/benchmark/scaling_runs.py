@@ -27,7 +27,7 @@ from r1lab.planner import Planner
 ROOT = Path(__file__).parents[2]
 AUTO, EACH = "auto", "each"  # in the place of a shape
 # A precision: float32 shards, gathered in bfloat16 as in bf16-mixed, but without autocast, for which nothing is left to
-# cast, and which takes a fifth of the time in sampling, where the host is the slower one.
+# cast, and which only costs the host time.
 GATHERED = "bf16-gathered"
 WARMUP, PROFILED = 2, 2  # first and last steps, which are not timed
 PARTS = ("rollout", "slowest_rollout", "logprob", "update")  # of a step of GRPO, whose seconds are read

@@ -173,6 +173,9 @@ def test_the_last_runs_rows_are_drawn(tmp_path):
     rows = [ROW | {"commit": "old"}, ROW, ROW | {"gpus": 2, "measured_mib": ""}, ROW | {"tokens_per_second": 110.0}]
     own = last_rows(pd.DataFrame(rows))
     assert own["tokens_per_second"].tolist() == [100.0, 110.0] and own["gpus"].tolist() == [2, 1]
+    # Tasks may have been run at different commits.
+    other = [ROW | {"task": "grpo", "commit": commit} for commit in ("older", "other")]
+    assert last_rows(pd.DataFrame([*other, *rows]))["commit"].tolist() == ["other", "abc", "abc"]
     plot(own, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
