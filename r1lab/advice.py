@@ -74,7 +74,8 @@ def variants(planner: Planner, ranks: int) -> dict[str, Variant]:
         if planner.samples and planner.sharding(ranks).gather == "whole":
             found["strategy.sampler=layers"] = Variant(layers=True)
         offload = "strategy.cpu_offload=true: policy, gradients and optimizer on the host"
-        return found | on_host | {offload: Variant(offload=True)}
+        offloaded = {} if planner.sharding(ranks).flat else {offload: Variant(offload=True)}
+        return found | on_host | offloaded
     found["optimizer=adamw_8bit"] = Variant(optimizer="AdamW8bit")
     if planner.holds_reference:
         found |= {f"reference.quantize={how}": Variant(reference=how) for how in QUANTISED}

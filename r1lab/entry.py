@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,9 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
             return None
         finally:
             if _joined():
-                torch.distributed.destroy_process_group()  # else the ranks wait for each other as they end
+                # Else the ranks wait for each other as they end. What it raises must not hide why the run did.
+                with suppress(Exception) if failures else nullcontext():
+                    torch.distributed.destroy_process_group()
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()

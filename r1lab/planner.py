@@ -28,6 +28,7 @@ from r1lab.plan_inputs import (
     transformers_config,
     weight_dtype,
 )
+from r1lab.strategy.fsdp import refuse_offload
 
 # Where Lightning's optimizer is made by a function of ours, the class that it makes.
 MADE = {"adamw_8bit": "AdamW8bit"}
@@ -158,6 +159,8 @@ class Planner:
 
     def sharding(self, ranks: int, offload: bool = False) -> Sharding:
         name, own = self.strategy_of(ranks), self.strategy
+        if name == "fsdp":
+            refuse_offload(own.get("cpu_offload", False))
         param = own.get("param_dtype")
         # FSDP takes what it gathers from the precision; FSDP2 gathers weights as they are, unless told otherwise.
         if name == "fsdp" and param is None and self.config["precision"].endswith("mixed"):

@@ -242,6 +242,7 @@ def test_what_is_quantised_is_planned_whole_on_several_ranks(planner):
         (["gpus=[]"], "gpus must be a number from 1"),
         (["gpu_memory_gib=-1"], "gpu_memory_gib must be a number above 0"),
         (["strategy=fsdp2", "strategy.param_dtype=int8"], "strategy.param_dtype=int8 is no dtype of weights"),
+        (["strategy=fsdp", "strategy.cpu_offload=true"], "last microbatch alone: take strategy=fsdp2"),
         (["strategy=fsdp2", "adapter=qlora"], "leave out adapter.quantize=nf4, or take strategy=ddp"),
         (["adapter=lora", "adapter.targets=[nothing]"], "there is no linear layer nothing"),
         (["adapter=lora", "reference.quantize=nf4"], "set adapter.quantize for both, or reference.quantize=null"),

@@ -221,7 +221,8 @@ class PolicyModule(L.LightningModule):
         return [{"params": trainable(self.policy)}]
 
     def exchange(self, last: bool) -> AbstractContextManager:
-        """Ranks exchange gradients in the last microbatch alone, so they need not have equally many."""
+        """Ranks of DDP exchange gradients in the last microbatch alone, so they need not have equally many; of shards
+        they do in each, see `even`."""
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
         return nullcontext() if last or block is None else block()
 

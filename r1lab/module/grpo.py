@@ -227,7 +227,7 @@ class GRPO(PolicyModule):
 
     def training_step(self, stream: Stream | Sequence, batch_idx: int) -> None:
         started = time.perf_counter()
-        seconds = {"rollout": 0.0, "logprob": 0.0}
+        seconds = {"rollout": 0.0, "slowest_rollout": 0.0, "logprob": 0.0}
         if stream:
             self.rollout, seconds = self.make_rollout(stream)
             # Of the rank for which the others wait.

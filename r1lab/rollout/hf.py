@@ -109,9 +109,8 @@ class CachedLoop:
         return [completion for group in groups for completion in group]
 
     def _sample(self, model, prompts, group_size, sampling, seed, step, policy_version, recorder) -> list[Completion]:
-        device, stops = model.device, stop_tokens(model, self.tokenizer)
-        stop_ids = torch.tensor(stops, device=device)
-        ids, mask = left_pad(prompts, self.tokenizer.pad_token_id or 0, device)
+        stops = stop_tokens(model, self.tokenizer)
+        ids, mask = left_pad(prompts, self.tokenizer.pad_token_id or 0, model.device)
         # With no padding the mask says nothing, and without one attention takes its fast path.
         padded = not bool(mask.all())
         cache = DynamicCache(config=model.config)
@@ -125,6 +124,8 @@ class CachedLoop:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
+        device = logits.device  # not the weights', whose shards may lie on the host
+        mask, stop_ids = mask.to(device), torch.tensor(stops, device=device)
         prompt_experts = (
             recorder.take().short()[mask.flatten().bool()].split(mask.sum(1).tolist()) if recorder else None
         )

@@ -13,15 +13,26 @@ from r1lab.strategy.folder import WholeFolder
 from r1lab.strategy.settings import Settings
 
 
+def refuse_offload(cpu_offload: bool) -> None:
+    """Raise ValueError for a trained model's shards on the host: with its gradient there torch's first FSDP keeps that
+    of the last microbatch alone, and says nothing."""
+    if cpu_offload:
+        raise ValueError(
+            "strategy.cpu_offload=true with strategy=fsdp would train on the gradient of each step's last microbatch "
+            "alone: take strategy=fsdp2"
+        )
+
+
 class FSDP(WholeFolder, FSDPStrategy):
-    """As `r1lab.strategy.fsdp2.FSDP2`, with the same arguments, by torch's first FSDP."""
+    """As `r1lab.strategy.fsdp2.FSDP2`, with the same arguments, by torch's first FSDP, but for `cpu_offload`, which it
+    refuses."""
 
     on_cpu = False  # tests shard on a CPU all the same
 
     def __init__(self, *, devices: Any = None, num_nodes: int = 1, **settings: Any):
         own = Settings(**settings)
+        refuse_offload(own.cpu_offload)
         super().__init__(
-            cpu_offload=own.cpu_offload,
             mixed_precision=MixedPrecision(**own.dtypes) if any(own.dtypes.values()) else None,
             state_dict_type="sharded" if own.is_folder else "full",
             timeout=own.timeout,

@@ -24,7 +24,8 @@ class Settings:
         all, whole, at a time; it takes as many times as long.
     seconds: that ranks wait for each other before the run ends with an error.
 
-    Raises ValueError for an unknown sampler or checkpoint, what is no dtype, or no time.
+    Raises ValueError for an unknown sampler or checkpoint, a whole checkpoint of what is offloaded, what is no dtype,
+    or no time.
     """
 
     cpu_offload: bool
@@ -40,6 +41,11 @@ class Settings:
         for name, value, choices in (("sampler", self.sampler, SAMPLERS), ("checkpoint", self.checkpoint, FORMS)):
             if value not in choices:
                 raise ValueError(f"strategy.{name} {value!r} is not one of {', '.join(choices)}")
+        if self.cpu_offload and self.checkpoint == "whole":
+            raise ValueError(
+                "strategy.checkpoint=whole with strategy.cpu_offload=true cannot be gone on from, since torch spreads "
+                "such a file to one device: take strategy.checkpoint=sharded"
+            )
         if self.seconds <= 0:
             raise ValueError(f"strategy.seconds must be above 0, got {self.seconds}")
         _ = self.dtypes  # refused here
