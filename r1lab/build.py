@@ -46,10 +46,11 @@ def build_reward(
             target = get_object(term["_target_"])
         except Exception as error:
             cause = error.__cause__ or error  # Hydra's own says the name again
-            raise ValueError(
-                f"reward.{name}._target_={term['_target_']} cannot be loaded ({type(cause).__name__}: "
-                f"{' '.join(str(cause).split())[:200]}): your own file must lie in the folder you start from"
-            ) from error
+            told = f"reward.{name}._target_={term['_target_']} cannot be loaded ({type(cause).__name__}: "
+            told += f"{' '.join(str(cause).split())[:200]})"
+            if isinstance(cause, ModuleNotFoundError):
+                told += ": your own file must lie in the folder you start from"
+            raise ValueError(told) from error
         if not callable(target):
             raise ValueError(
                 f"reward.{name}._target_={term['_target_']} is no function and no class, but {target!r:.80}"

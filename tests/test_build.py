@@ -113,6 +113,14 @@ def test_a_term_that_is_not_there_is_told_once(terms, target, reason):
     assert "Error" not in str(raised.value).replace(reason, "")
 
 
+def test_a_file_that_is_there_is_not_said_to_lie_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "unclosed_terms.py").write_text("def brief(")
+    with pytest.raises(ValueError) as raised:
+        build_reward({"brief": {"_target_": "unclosed_terms.brief", "weight": 1.0}}, Task(), tiny_tokenizer())
+    assert str(raised.value).endswith("(SyntaxError: '(' was never closed (unclosed_terms.py, line 1))")
+
+
 def test_made_objects_get_plain_values_and_the_very_objects_that_are_given():
     sampling = Sampling(1.0, 8)
     config = {"_target_": "builtins.dict", "numbers": [1, 2], "names": {"a": {"b": 1}}}

@@ -22,8 +22,7 @@ from tests.benchmark.scaling_runs import Configuration, Ranks, Settings, overrid
 
 STEPS, KEPT, KILLED = 10, 4, 5  # in all, between checkpoints, and the last that is done before a rank is killed
 # Of the largest value of a run, by which a step's may differ. A rounding sends a token to another expert, and with the
-# sign of that one's load its bias: 1e-4 of SFT's loss on two H100s. On a CPU an optimizer emptied in the
-# middle is 4e-3.
+# sign of that one's load its bias: 1e-4 of SFT's loss on two H100s. On a CPU an optimizer that is emptied is 4e-3.
 # GRPO's loss is made of the KL, which is that of a few steps, so that such a token shows more.
 BOUNDS = {
     "sft": {"loss/total": 1e-3, "optimizer/gradient_norm": 1e-2},

@@ -23,6 +23,7 @@ from r1lab.memory import OWN, SECTIONS
 from r1lab.model.plan import Plan
 from r1lab.model.weights import counted, total
 from r1lab.planner import Planner
+from r1lab.run_folder import remove_unbegun
 
 ROOT = Path(__file__).parents[2]
 AUTO, EACH = "auto", "each"  # in the place of a shape
@@ -198,6 +199,7 @@ def planned(configuration: Configuration, settings: Settings) -> Planned:
     """By r1lab.memory."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("memory", overrides(configuration, settings))
+        remove_unbegun()  # Hydra has the folder of a run made before it is told that a plan needs none
     own = {key: OmegaConf.to_container(config, resolve=False)[key] for key in OWN}
     given = {key: OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True) for key in SECTIONS}
     planner = Planner(given | {"precision": str(config.trainer.precision)}, own)

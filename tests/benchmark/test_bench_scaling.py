@@ -67,6 +67,12 @@ def test_work_grows_with_the_ranks_unless_it_is_shared():
     assert {"trainer.precision=32-true", "strategy.param_dtype=bfloat16"} <= gathered
 
 
+def test_a_plan_leaves_no_run_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert planned(replace(SFT, model="tiny"), SETTINGS).parameters
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_plan_is_of_the_runs_own_settings():
     two, four = planned(SFT, SETTINGS), planned(replace(SFT, gpus=4), SETTINGS)
     # Beside the policy every rank makes the layer more of multi-token prediction.
