@@ -130,9 +130,12 @@ def test_runs_in_other_processes_are_pruned(launcher, options, tmp_path):
     points = [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (3, 1)]
     assert folders == [f"point_{number:04}/seed_{seed}/summary.json" for number, seed in points]
     # Neither the runs nor their libraries say anything; the analysis comes last.
-    told, of_analysis = done.stdout.splitlines()[:4], done.stdout.splitlines()[4:]
-    assert "wrote sweeps/results/launched/table.md" in of_analysis[-1]
-    assert told == [
+    analysis = [sys.executable, "-m", "r1lab.analysis.ablation", "sweeps/results/launched"]
+    again = subprocess.run(analysis, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert "wrote sweeps/results/launched/table.md" in again.stdout
+    told = done.stdout.splitlines()
+    assert told[4:] == again.stdout.splitlines()
+    assert told[:4] == [
         "1/4  rollout.max_new_tokens=9  9",
         "2/4  rollout.max_new_tokens=8  8",
         "3/4  rollout.max_new_tokens=4  pruned in seed 1 at step 2",
