@@ -231,6 +231,7 @@ def check_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int],
             if not getattr(args, name) or not (of_all or configuration.gpus == max(gpus) > 1):
                 continue
             row = of_run(args) | {"check": name} | {key: getattr(configuration, key) for key in (*WHAT, "gpus")}
+            row["given"] = " ".join(settings.given)
             row |= dict.fromkeys(("against", "seconds", "message"), "")
             row |= dict.fromkeys(("loss_difference", "kl_difference", "gradient_difference"), "") | {"passed": False}
             try:
