@@ -8,10 +8,14 @@ the whole row; these two compute the pairs that are seen:
              elsewhere sdpa over the sequences, set apart again, so that attention alone is padded
     flex     torch's flex attention, compiled, with a mask of blocks; on a CUDA GPU, as it has no backward on a CPU
 
-All else is `sdpa` to the bit: padded rows, sliding windows, sampling with a key-value cache and padding on the left.
-So a model is trained and sampled from under one setting, and flex compiles nothing for the lengths of a growing cache.
+All else is sdpa: padded rows, sliding windows, sampling with a key-value cache and padding on the left. So a model is
+trained and sampled from under one setting, and flex compiles nothing for the lengths of a growing cache. cuDNN's
+attention, which torch takes for rows with a mask, is left out: it makes a plan for every shape it has not met, at 75 ms
+(H100, torch 2.11), and in a rollout every pass is one, as the cache grows and rows finish.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -83,15 +87,27 @@ def attention(
     if isinstance(attention_mask, BlockMask):
         return flex_attention_forward(module, query, key, value, attention_mask, **options)
     if not isinstance(attention_mask, Packing):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        with _without_cudnn():
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     device = query.device.type
     # Queries and keys come in float32 from a rotation under autocast, which knows of sdpa and not of this kernel.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     if _kernel_takes(query, value, dtype, options):
         return _varlen(query, key, value, attention_mask, dtype, options.get("scaling")), None
     apart = (_apart(x, attention_mask) for x in (query, key, value))
-    out, _ = sdpa_attention_forward(module, *apart, None, **options)
+    with _without_cudnn():
+        out, _ = sdpa_attention_forward(module, *apart, None, **options)
     return out.flatten(0, 1)[attention_mask.places][None], None
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    allowed = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(allowed)
 
 
 def _apart(x: Tensor, packed: Packing) -> Tensor:

@@ -146,3 +146,21 @@ def test_the_kernels_err_no_more_than_sdpa_does(shape, attention):
     found = [x.cpu().float() for x in outcome(model, True)]
     for right, plain, packed in zip(exact, cuda, found, strict=True):
         assert (packed - right).norm() <= 2 * (plain - right).norm() + 1e-3 * right.norm()
+
+
+@pytest.mark.parametrize(
+    "name, packed, allowed", [("varlen", False, False), ("varlen", True, False), ("sdpa", False, True)]
+)
+def test_cudnn_which_plans_for_every_shape_is_left_out(monkeypatch, name, packed, allowed):
+    seen = []
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*args, **kwargs):
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return sdpa(*args, **kwargs)
+
+    model = new_policy(SHAPES["llama"], seed=0, attention=name)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    outcome(model, packed)
+    assert seen and set(seen) == {allowed}
+    assert torch.backends.cuda.cudnn_sdp_enabled()  # as it was
