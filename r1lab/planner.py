@@ -141,13 +141,17 @@ class Planner:
         at_a_time = self.config["rollout"]["engine"].get("batch_size") or 0
         return min(number, max(1, at_a_time // self.group_size)) if at_a_time else number
 
-    def microbatch(self, ranks: int) -> Microbatch:
-        """The largest of a rank."""
+    def rows(self, ranks: int) -> int:
+        """Of a rank, of a step of the optimizer."""
         if self.module in RL:
             batch = self.config["rollout"]["batch_size"] // self.config["module"]["num_minibatches"]
         else:
             batch = self.config["data"]["batch_size"] * (2 if self.module == "RewardModel" else 1)
-        rows = max(1, math.ceil(batch / ranks))
+        return max(1, math.ceil(batch / ranks))
+
+    def microbatch(self, ranks: int) -> Microbatch:
+        """The largest of a rank."""
+        rows = self.rows(ranks)
         tokens = self.config["module"].get("microbatch_tokens", self.config["data"].get("microbatch_tokens", 0))
         if self.documents is not None:
             return largest_of(self.documents, rows, tokens)
@@ -209,7 +213,7 @@ class Planner:
         if rollout:
             rollout = rollout.times(self.prompts(ranks) * variant.sampled)
             rollout = replace(rollout, peak=rollout.peak + self.kept_logits(ranks))
-        passes = Passes(update, logprobs, rollout, copies)
+        passes = Passes(update, logprobs, rollout, copies, accumulated=microbatch.rows < self.rows(ranks))
         quantised = variant.reference if variant.reference in QUANTISED else self.config["reference"].get("quantize")
         models = self.models(quantised)
         optimizer = variant.optimizer or self.optimizer

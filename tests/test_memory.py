@@ -266,3 +266,10 @@ def test_a_model_without_its_config_is_told(tmp_path, monkeypatch):
         folder_config(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
         folder_config(str(tmp_path / "absent"))
+
+
+def test_of_the_only_microbatch_not_everything_is_there_at_once(planner):
+    sizes = ["experiment=r1zero", "rollout.batch_size=64", "rollout.group_size=8"]
+    one, two = (planner(*sizes, f"module.microbatch_tokens={n}").plan(1) for n in (0, 2000))
+    assert one.phases["update"]["not there at once"] < 0
+    assert "not there at once" not in two.phases["update"]

@@ -32,12 +32,14 @@ class UpdateBytes:
     """Of a microbatch's forward and backward pass, gradients of weights aside but while they are being made.
 
     activations: what the backward pass of the layers needs, all of it. head: on top of that, from the last hidden
-    states to their gradient. peak: the most at a time.
+    states to their gradient. peak: the most at a time. course: in the order of the passes, the most at a time and the
+    number of layers whose gradients have been made by then; empty where two models are computed with.
     """
 
     activations: int
     head: int
     peak: int
+    course: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ def dry(*models: FakeModel, autocast: torch.dtype | None = None) -> Iterator[Led
 class _Depth:
     """Watches a model's layers in a forward pass: `missing`, what those would leave behind that are not there."""
 
-    def __init__(self, fake: FakeModel, ledger: Ledger, on_top: Callable[[], None] | None = None):
-        self.fake, self.ledger, self.on_top = fake, ledger, on_top
+    def __init__(self, fake: FakeModel, ledger: Ledger, behind: Callable[[int], None] | None = None):
+        """behind: called with a layer's number when its backward pass is done."""
+        self.fake, self.ledger, self.behind = fake, ledger, behind
         self.at: list[int] = []
 
     def __enter__(self) -> "_Depth":
@@ -79,10 +82,11 @@ class _Depth:
         return self
 
     def _start(self, layer, args, kwargs) -> None:
+        number = len(self.at)
         self.at.append(self.ledger.now)
         hidden = args[0] if args else kwargs["hidden_states"]
-        if self.on_top is not None and layer is self.fake.layers[-1] and hidden.requires_grad:
-            hidden.register_hook(lambda _: self.on_top())
+        if self.behind is not None and hidden.requires_grad:
+            hidden.register_hook(lambda _: self.behind(number))
 
     def _behind(self, *_: Any) -> None:
         if len(self.at) == len(self.fake.layers):
@@ -99,8 +103,13 @@ class _Depth:
 
     @property
     def missing(self) -> int:
+        return sum(self.missing_of)
+
+    @property
+    def missing_of(self) -> list[int]:
+        """What is missing for each layer that is there."""
         left = [after - before for before, after in zip(self.at, self.at[1:], strict=False)]
-        return sum(count * max(nbytes, 0) for count, nbytes in zip(self.fake.extra, left, strict=True))
+        return [count * max(nbytes, 0) for count, nbytes in zip(self.fake.extra, left, strict=True)]
 
 
 def hidden_states(fake: FakeModel, batch: Microbatch) -> Tensor:
@@ -156,9 +165,9 @@ def update_bytes(
         second: another model that the loss computes with, a value model.
     """
     models = [fake] if second is None else [fake, second]
-    regions: dict[str, int] = {}
+    regions: dict[str | int, int] = {}
 
-    def close(region: str) -> None:
+    def close(region: str | int) -> None:
         regions.setdefault(region, ledger.peak)
         ledger.restart()
 
@@ -167,7 +176,7 @@ def update_bytes(
             stack.enter_context(_given_up(each))
             if checkpointing:
                 stack.enter_context(_checkpointed(each))
-        depths = [_Depth(fake, ledger, on_top=partial(close, "top"))]
+        depths = [_Depth(fake, ledger, behind=close)]
         depths += [_Depth(each, ledger) for each in models[1:]]
         ledger.restart()
         before = ledger.now
@@ -180,14 +189,31 @@ def update_bytes(
         loss(hidden).backward()
     del hidden
     missing = sum(depth.missing for depth in depths)
-    deep = max(regions.get(region, 0) for region in ("forward", "head", "top")) - before + missing
     activations += sum(depth.there for depth in depths[1:])
-    # From the second layer on there is less and less, but the embedding's gradient comes at the end.
+    own = _course(fake, depths[0].missing_of, {name: peak - before for name, peak in regions.items()})
+    own.append((ledger.peak - before, own[-1][1]))  # the embedding's gradient comes at the end
+    further = missing - depths[0].missing
     return UpdateBytes(
         activations=activations + missing,
         head=max(regions.get("head", 0) - before - activations, 0),
-        peak=max(deep, ledger.peak - before),
+        peak=max(most for most, _ in own) + further,
+        course=() if second is not None else tuple(own),
     )
+
+
+def _course(fake: FakeModel, missing: list[int], regions: dict[str | int, int]) -> list[tuple[int, int]]:
+    """See `UpdateBytes.course`. Of layers that are alike, one that is there stands for, the topmost and the lowest
+    count: in between both change evenly."""
+    left, made = sum(missing), 0
+    course = [(max(regions.get(region, 0) for region in ("forward", "head")) + left, made)]
+    for number in reversed(range(len(missing))):
+        # Where nothing below is trained, backward ends before it.
+        peak, alike = regions.get(number, 0), fake.extra[number]
+        course.append((peak + left, made))
+        left, made = left - missing[number], made + alike
+        course.append((peak + left, made))
+        made += 1
+    return [*course, (0, made)]
 
 
 @torch.no_grad()

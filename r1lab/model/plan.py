@@ -3,7 +3,8 @@
 A step has four phases: rollout, logprobs (passes without gradient: old, reference, teacher), update (forward and
 backward of the microbatches) and step (of the optimizer); before the first of them, the first FSDP gathers all weights
 at once for a whole copy to sample from (copy). Weights, gradients and optimizer state are there in all of
-them, as from the second microbatch of the second step on; a phase's own parts come on top. The peak is that of the
+them, as from the second microbatch of the second step on; a phase's own parts come on top. Where a step has one
+microbatch alone, its gradients are made while activations go, and are not all there at once. The peak is that of the
 largest phase.
 """
 
@@ -65,12 +66,14 @@ class Models:
 
 @dataclass(frozen=True)
 class Passes:
-    """What the passes of a step take, see `r1lab.model.passes`; copies: autocast's of the weights."""
+    """What the passes of a step take, see `r1lab.model.passes`; copies: autocast's of the weights; accumulated: whether
+    a microbatch finds the gradients of others."""
 
     update: UpdateBytes
     logprobs: int = 0
     rollout: RolloutBytes | None = None
     copies: int = 0
+    accumulated: bool = True
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,9 @@ def make_plan(models: Models, passes: Passes, optimizer: str, sharding: Sharding
     step = 0 if sharding.cpu_offload else optimizer_bytes(optimizer, own, momentum=momentum).step
     held |= {"autocast copies": passes.copies, "cuBLAS workspace": WORKSPACE}
     phases = {"update": _update(models, passes.update, sharding), "step": {"temporaries": step}}
+    if not passes.accumulated:
+        gradients = [] if sharding.cpu_offload else own
+        phases["update"]["not there at once"] = -_not_at_once(gradients, passes.update)
     if passes.logprobs:
         phases["logprobs"] = {"pass": passes.logprobs, "gathered weights": _gathered(models.policy, sharding)}
     if passes.rollout:
@@ -188,6 +194,18 @@ def _gathered(weights: Sequence[Weight], sharding: Sharding) -> int:
         return 0
     root, layer = _blocks(weights, sharding.param_dtype)
     return root + (3 if sharding.ranks > 1 else 1) * layer
+
+
+def _not_at_once(gradients: Sequence[Weight], update: UpdateBytes) -> int:
+    """Of the only microbatch's activations and gradients, by how much their most at a time is below the sum of both."""
+    layers: dict[int, int] = {}
+    for w in gradients:
+        if w.layer is not None:
+            layers[w.layer] = layers.get(w.layer, 0) + w.nbytes
+    last_first = [layers[number] for number in sorted(layers, reverse=True)]
+    # What is in no layer is taken to be there from the start, as a head's is.
+    at_once = [most + sum(last_first[:made]) for most, made in update.course]
+    return update.peak + sum(last_first) - max(at_once) if at_once else 0
 
 
 def _update(models: Models, update: UpdateBytes, sharding: Sharding) -> dict[str, int]:

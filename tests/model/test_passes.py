@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,21 @@ def test_a_few_layers_say_what_all_of_them_take(config, monkeypatch):
         assert sum(fake.extra) == (0 if depth == 100 else config["num_hidden_layers"] - len(fake.layers))
         with dry(fake) as ledger:
             found.append([update_bytes(ledger, fake, batch, mean), forward_bytes(ledger, fake, batch, mean)])
-    assert found[0] == found[1]
+    short, whole = (update for update, _ in found)
+    assert [replace(short, course=()), found[0][1]] == [replace(whole, course=()), found[1][1]]
+    for gradient in (0, 10**3, 10**4, 10**6):  # of a layer, so that the most is at the begin, or at the end
+        peaks = [max(most + gradient * made for most, made in x.course) for x in (short, whole)]
+        assert peaks[0] == peaks[1]
+
+
+def test_the_course_of_an_update_begins_at_its_peak_and_ends_with_all_gradients():
+    batch, fake = Microbatch(4, 32, 64), fake_of(LLAMA)
+    with dry(fake) as ledger:
+        found = update_bytes(ledger, fake, batch, mean)
+    most, made = zip(*found.course, strict=True)
+    assert max(most[:2]) == found.peak and made[:2] == (0, 0)
+    assert list(made) == sorted(made) and made[-1] == LLAMA["num_hidden_layers"]
+    assert max(most[-2:]) < found.peak - found.activations / 2  # a layer's alone
 
 
 def test_checkpointing_keeps_a_hidden_state_a_layer():

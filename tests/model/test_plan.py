@@ -32,6 +32,22 @@ def test_one_gpu_holds_all_of_it():
     assert plan.needed == pytest.approx(plan.peak * (1 + FRAGMENTED) + CONTEXT, abs=1)
 
 
+def test_gradients_of_the_only_microbatch_are_made_while_activations_go():
+    # All of them would be 15 + 4 MiB of layers: here 15 with none, 8 with one layer's 2, 5 with both.
+    course = ((15 * MIB, 0), (8 * MIB, 1), (5 * MIB, 2))
+    only = replace(PASSES, update=replace(PASSES.update, course=course), accumulated=False)
+    plan, several = (make_plan(MODELS, p, "AdamW", Sharding(1)) for p in (only, replace(only, accumulated=True)))
+    assert several.peak - plan.peak == 4 * MIB and mib(plan.phases["update"])["not there at once"] == -4
+    # At the end of its backward pass where there is more of them: 4 + 14.
+    late = replace(only, update=replace(only.update, course=(*course[:2], (14 * MIB, 2))))
+    assert several.peak - make_plan(MODELS, late, "AdamW", Sharding(1)).peak == 1 * MIB
+    # Shards' are half as many, and what lies on the host is none of it.
+    shards = make_plan(MODELS, only, "AdamW", Sharding(2, sharded=True))
+    assert mib(shards.phases["update"])["not there at once"] == -2
+    host = make_plan(MODELS, only, "AdamW", Sharding(2, sharded=True, cpu_offload=True))
+    assert "not there at once" not in host.phases["update"]
+
+
 def test_the_step_of_a_large_model_with_few_tokens_is_its_peak():
     small = replace(PASSES, update=UpdateBytes(MIB, 0, MIB), rollout=None, logprobs=0)
     assert make_plan(MODELS, small, "AdamW", Sharding(1)).largest == "step"
