@@ -10,8 +10,9 @@ the whole row; these two compute the pairs that are seen:
 
 All else is sdpa: padded rows, sliding windows, sampling with a key-value cache and padding on the left. So a model is
 trained and sampled from under one setting, and flex compiles nothing for the lengths of a growing cache. cuDNN's
-attention, which torch takes for rows with a mask, is left out: it makes a plan for every shape it has not met, at 75 ms
-(H100, torch 2.11), and in a rollout every pass is one, as the cache grows and rows finish.
+attention, which torch takes for rows with a mask, is left out: it makes a plan for every shape it has not met, and in a
+rollout nearly every pass is one, as the cache grows and rows finish (GRPO of 2.15 billion parameters on an H200 is 1.4
+times as fast without it: README, Several GPUs).
 """
 
 from collections.abc import Iterator
