@@ -59,6 +59,10 @@ def refuse_out(out: Path) -> None:
     """Raise OSError where no new folder `out` can be written; makes nothing."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already: give a folder that is empty, or is not there")
+    if out.is_symlink() and not out.exists():
+        raise FileNotFoundError(
+            f"{out} is a link to {out.readlink()}, which is not there: make that, or give another place"
+        )
     above = next(place for place in (out, *out.absolute().parents) if place.exists())
     if not above.is_dir():
         raise NotADirectoryError(f"{out} cannot be made, since {above} is a file: give another place")

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +29,7 @@ from r1lab.plan_inputs import (
     weight_dtype,
 )
 from r1lab.strategy.fsdp import refuse_offload
+from r1lab.strategy.settings import Settings
 
 # Where Lightning's optimizer is made by a function of ours, the class that it makes.
 MADE = {"adamw_8bit": "AdamW8bit"}
@@ -74,6 +75,8 @@ class Planner:
         for name in ("param_dtype", "reduce_dtype"):
             if self.strategy.get(name) is not None:
                 dtype_of(self.strategy[name], f"strategy.{name}")
+        if ".fsdp" in self.strategy["_target_"]:
+            Settings(**{each.name: self.strategy[each.name] for each in fields(Settings)})  # refused as in training
         if config["adapter"]["rank"] is not None:
             check_adapters(config["reference"].get("refresh_every"), precision)
         if config["precision"] not in PRECISIONS:

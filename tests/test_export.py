@@ -56,6 +56,9 @@ def test_a_place_that_cannot_be_written_is_told_before_the_checkpoint_is_read(ti
         export(str(tiny_run), tmp_path / "file" / "far" / "policy")
     with pytest.raises(FileExistsError, match="is there already"):
         export(str(tiny_run), tmp_path / "file")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="link is a link to .*nowhere, which is not there"):
+        export(str(tiny_run), tmp_path / "link")
     monkeypatch.setattr("os.access", lambda place, mode: Path(place) != tmp_path)
     with pytest.raises(PermissionError, match="policy cannot be written, since .* may not be: give another place"):
         export(str(tiny_run), tmp_path / "new" / "policy")

@@ -243,6 +243,11 @@ def test_what_is_quantised_is_planned_whole_on_several_ranks(planner):
         (["gpu_memory_gib=-1"], "gpu_memory_gib must be a number above 0"),
         (["strategy=fsdp2", "strategy.param_dtype=int8"], "strategy.param_dtype=int8 is no dtype of weights"),
         (["strategy=fsdp", "strategy.cpu_offload=true"], "last microbatch alone: take strategy=fsdp2"),
+        (["strategy=fsdp2", "strategy.sampler=rows"], "strategy.sampler 'rows' is not one of whole, layers"),
+        (
+            ["strategy=fsdp2", "strategy.cpu_offload=true", "strategy.checkpoint=whole"],
+            "take strategy.checkpoint=sharded",
+        ),
         (["strategy=fsdp2", "adapter=qlora"], "leave out adapter.quantize=nf4, or take strategy=ddp"),
         (["adapter=lora", "adapter.targets=[nothing]"], "there is no linear layer nothing"),
         (["adapter=lora", "reference.quantize=nf4"], "set adapter.quantize for both, or reference.quantize=null"),

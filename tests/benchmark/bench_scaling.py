@@ -314,7 +314,8 @@ def main() -> None:
         path = args.output / "bench_scaling.csv"
         if not path.exists():
             sys.exit(f"there is no {path}: measure something first")
-        return plot(last_rows(known_rows(path)), path.with_suffix(".png"))
+        plot(last_rows(known_rows(path)), path.with_suffix(".png"))
+        return print(f"drawn: {path.with_suffix('.png')}")
     here = devices(args.device)
     gpus = [n for n in args.gpus if n <= here]
     if beyond := [n for n in args.gpus if n > here]:
