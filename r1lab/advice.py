@@ -1,5 +1,6 @@
 """What is said of plans beside their numbers: what is planned, what to know of it, what would help and by how much."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from r1lab.analysis.memory_table import GIB
@@ -28,12 +29,15 @@ def title(planner: Planner) -> str:
 
 def notes(planner: Planner, gpus: list[int]) -> list[str]:
     """What is worth knowing of the plans beside their numbers."""
-    first = gpus[0]
-    largest = planner.microbatch(first)
-    found = [f"a microbatch is {largest.rows} row{'s' * (largest.rows > 1)} of {largest.width} tokens"]
+    largest = [planner.microbatch(ranks) for ranks in gpus]
+    found = [f"rows and tokens of a microbatch: {_by(gpus, [f'{each.rows} x {each.width}' for each in largest])}"]
+    if any("not there at once" in planner.plan(ranks).phases["update"] for ranks in gpus):
+        found.append("not there at once: gradients of a step's only microbatch are made while its activations go")
     if planner.samples:
-        rows = planner.prompts(first) * planner.group_size
-        found.append(f"a token of the cache is {planner.token_bytes(first):,} bytes; {rows} rows are sampled at a time")
+        rows = [planner.prompts(ranks) * planner.group_size for ranks in gpus]
+        found.append(
+            f"rows that are sampled at a time: {_by(gpus, rows)}; {planner.token_bytes(gpus[0]):,} bytes a token"
+        )
     if planner.module in RL:
         scorers = [name for name, term in planner.config["reward"].items() if term and "scorer" in term]
         if scorers:
@@ -47,6 +51,13 @@ def notes(planner: Planner, gpus: list[int]) -> list[str]:
                 f"more: they are planned with one each, as with rollout.batch_size={min(idle) * planner.group_size}"
             )
     return found + expert_notes(planner, gpus)
+
+
+def _by(gpus: Sequence[int], values: Sequence[object]) -> str:
+    """A value, or one for each number of GPUs where they are not the same."""
+    if len(set(values)) == 1:
+        return str(values[0])
+    return ", ".join(f"{value} ({ranks} GPU{'s' * (ranks > 1)})" for ranks, value in zip(gpus, values, strict=True))
 
 
 def expert_notes(planner: Planner, gpus: list[int]) -> list[str]:

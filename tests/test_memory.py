@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import DeepseekV3Config
 
-from r1lab.advice import advice, expert_notes
+from r1lab.advice import advice, expert_notes, notes
 from r1lab.memory import OWN, SECTIONS, memory
 from r1lab.model.fake import meta_model
 from r1lab.model.passes import UpdateBytes
@@ -278,3 +278,15 @@ def test_of_the_only_microbatch_not_everything_is_there_at_once(planner):
     one, two = (planner(*sizes, f"module.microbatch_tokens={n}").plan(1) for n in (0, 2000))
     assert one.phases["update"]["not there at once"] < 0
     assert "not there at once" not in two.phases["update"]
+
+
+def test_notes_are_of_every_number_of_gpus(planner):
+    own = planner("model=moe_145m", "strategy=fsdp2")
+    found = notes(own, [1, 8])
+    assert found[0] == "rows and tokens of a microbatch: 33 x 59 (1 GPU), 32 x 59 (8 GPUs)"
+    assert found[1].startswith("not there at once: ")
+    assert found[2] == "rows that are sampled at a time: 256 (1 GPU), 32 (8 GPUs); 5,120 bytes a token"
+    assert notes(own, [1])[:2] == [
+        "rows and tokens of a microbatch: 33 x 59",
+        "rows that are sampled at a time: 256; 5,120 bytes a token",
+    ]
