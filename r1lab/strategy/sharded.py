@@ -9,14 +9,12 @@ from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.fsdp._runtime_utils import _reshard
 from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
-_BUCKET = 128 * 2**20  # bytes of whole parameters from which on they are exchanged
 
 
 def is_sharded(model: nn.Module | None) -> bool:
@@ -82,35 +80,11 @@ def copy_whole(sharded: nn.Module, whole: nn.Module) -> None:
     if isinstance(sharded, FullyShardedDataParallel):
         full = FullyShardedDataParallel.summon_full_params(sharded, writeback=False)
     with full:
-        bucket: list[tuple[DTensor, Tensor]] = []
         for (_, source), (_, target) in zip(_tensors(sharded), _tensors(whole), strict=True):
-            if not isinstance(source, DTensor):
-                target.copy_(source)
-                continue
-            if bucket and (target.dtype != bucket[0][1].dtype or sum(t.nbytes for _, t in bucket) >= _BUCKET):
-                _gather(bucket)
-                bucket = []
-            bucket.append((source, target))
-        if bucket:
-            _gather(bucket)
-
-
-def _gather(bucket: list[tuple[DTensor, Tensor]]) -> None:
-    """Copy FSDP2's parameters, whose ranks have rows of each, into whole ones of one dtype, in one exchange: one for
-    each parameter would keep the host busy, and in the shards' dtype the ranks' links."""
-    mesh = bucket[0][0].device_mesh
-    ranks, parts = mesh.size(), []
-    for source, target in bucket:
-        own = source.to_local()  # may lie on the host
-        part = torch.zeros(-(-len(target) // ranks), *target.shape[1:], dtype=target.dtype, device=target.device)
-        part[: len(own)] = own
-        parts.append(part.flatten())
-    mine = torch.cat(parts)
-    everyones = mine.new_empty(ranks, len(mine))
-    dist.all_gather(list(everyones), mine, group=mesh.get_group())
-    columns = everyones.split([len(part) for part in parts], 1)
-    for (_, target), column in zip(bucket, columns, strict=True):
-        target.copy_(column.reshape(-1, *target.shape[1:])[: len(target)])
+            if isinstance(source, DTensor):
+                # Ranks exchange what lies on their devices.
+                source = source.to(source.device_mesh.device_type).full_tensor()
+            target.copy_(source)
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

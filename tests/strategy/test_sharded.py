@@ -4,10 +4,7 @@ import time
 import pytest
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
-from r1lab.strategy import sharded as of_shards
 from r1lab.strategy.sharded import as_forward, clip_gradient, copy_whole, is_sharded, local, turn
 
 
@@ -64,41 +61,3 @@ def test_weights_and_buffers_are_copied():
     source.running_mean += 1
     copy_whole(source, target)
     assert torch.equal(source.weight, target.weight) and torch.equal(source.running_mean, target.running_mean)
-
-
-def mixed() -> nn.Module:
-    """Of rows that three ranks cannot share evenly, and one that two of them have none of, in two dtypes."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-    model[2].running_mean += 1
-    return model
-
-
-def copied(rank: int, ranks: int, store: str) -> None:
-    """On each of the ranks a sharded model is copied to a whole one, in buckets of one parameter or more."""
-    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=ranks)
-    try:
-        expected = mixed()
-        model = fully_shard(mixed(), mesh=init_device_mesh("cpu", (ranks,)))
-        for nbytes in (1, 70, 10**6):
-            of_shards._BUCKET = nbytes
-            whole = nn.Sequential(*(type(part)(*sizes) for part, sizes in zip(mixed(), SIZES, strict=True)))
-            whole[1].to(torch.bfloat16)
-            copy_whole(model, whole)
-            for (name, x), (_, y) in zip(expected.state_dict().items(), whole.state_dict().items(), strict=True):
-                assert torch.equal(x.to(y.dtype), y), (name, nbytes)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-SIZES = ((3, 5), (5, 4), (4,), (4, 1))
-
-
-def test_a_rank_alone_copies_its_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(of_shards, "_BUCKET", of_shards._BUCKET)
-    copied(0, 1, str(tmp_path / "store"))
-
-
-@pytest.mark.slow
-def test_ranks_with_rows_of_different_number_copy_each_others(tmp_path):
-    torch.multiprocessing.spawn(copied, (3, str(tmp_path / "store")), nprocs=3)
