@@ -7,6 +7,7 @@ much. `output=plan.json` or `plan.csv` writes it as data.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def check(settings: Mapping[str, Any]) -> None:
     if not gpus or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in gpus):
         raise ValueError(f"gpus must be a number from 1, or a list of them as [8,64], got {settings['gpus']!r}")
     memory_gib = settings["gpu_memory_gib"]
-    if isinstance(memory_gib, bool) or not isinstance(memory_gib, (int, float)) or memory_gib <= 0:
+    if isinstance(memory_gib, bool) or not isinstance(memory_gib, (int, float)) or not 0 < memory_gib < math.inf:
         raise ValueError(f"gpu_memory_gib must be a number above 0, got {memory_gib!r}")
     prompt = settings["prompt_tokens"]
     if prompt is not None and (isinstance(prompt, bool) or not isinstance(prompt, int) or prompt < 1):

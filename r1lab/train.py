@@ -28,6 +28,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar, Timer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
+from torch.distributed.checkpoint import CheckpointException
 from transformers.utils.logging import disable_progress_bar
 
 from r1lab.analysis.curves import plot_curves
@@ -51,7 +52,7 @@ from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
 from r1lab.model.adapter import adapter_settings
 from r1lab.model.quantize import quantized_weights, refuse_sharded
-from r1lab.module.checkpoint import AtomicCheckpointIO, is_checkpoint
+from r1lab.module.checkpoint import AtomicCheckpointIO, damaged, is_checkpoint
 from r1lab.module.distill import Distill
 from r1lab.module.drift import kl_to_base
 from r1lab.module.evaluation import evaluate_splits
@@ -128,7 +129,8 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
 
     if trainer.is_global_zero:
         write_whole(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    summary = read_summary(folder) if resumed else {}
+    earlier = read_summary(folder) if resumed else {}
+    summary = {key: value for key, value in earlier.items() if key != "error"}
 
     def note(entry: dict[str, Any]) -> None:
         # A disk that is full must not hide why the run ended.
@@ -170,10 +172,14 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         note(summary | {"status": "interrupted"})
         raise
     except BaseException as error:
-        summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "steps": module.step}
-        note(summary)
+        # What could not even be loaded is as it was.
+        loaded = not resumed or module.step
+        failed = {"status": "failed", "error": f"{type(error).__name__}: {error}", "steps": module.step}
+        note(summary | failed if loaded else earlier)
         if is_of_a_lost_rank(error):
             raise LostRank(folder) from error
+        if isinstance(error, CheckpointException):
+            raise damaged(Path(resumed), error) from error
         raise
     if config["evaluate"]:
         module.whole()  # which all ranks make together of a policy in shards

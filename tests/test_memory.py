@@ -241,6 +241,7 @@ def test_what_is_quantised_is_planned_whole_on_several_ranks(planner):
         (["gpus=[8,x]"], "gpus must be a number from 1"),
         (["gpus=[]"], "gpus must be a number from 1"),
         (["gpu_memory_gib=-1"], "gpu_memory_gib must be a number above 0"),
+        (["gpu_memory_gib=.inf"], "gpu_memory_gib must be a number above 0"),
         (["strategy=fsdp2", "strategy.param_dtype=int8"], "strategy.param_dtype=int8 is no dtype of weights"),
         (["strategy=fsdp", "strategy.cpu_offload=true"], "last microbatch alone: take strategy=fsdp2"),
         (["strategy=fsdp2", "strategy.sampler=rows"], "strategy.sampler 'rows' is not one of whole, layers"),

@@ -12,7 +12,7 @@ import r1lab.train as train_module
 from r1lab.entry import CONF, Stopped, refuse_wrong_types
 from r1lab.module.grpo import GRPO
 from r1lab.run_folder import read_summary, write_summary
-from r1lab.train import refuse_other_ranks, refuse_ranks
+from r1lab.train import refuse_missing_devices, refuse_other_ranks, refuse_ranks
 
 
 def test_killed_behind_the_last_step_it_still_knows_its_objective(tiny_run, train_small, tmp_path):
@@ -21,12 +21,12 @@ def test_killed_behind_the_last_step_it_still_knows_its_objective(tiny_run, trai
     path = folder / "summary.json"
     finished = json.loads(path.read_text())
     left = {key: value for key, value in finished.items() if key not in ("after", "objective")}
-    path.write_text(json.dumps(left | {"status": "running"}))
+    path.write_text(json.dumps(left | {"status": "failed", "error": "RuntimeError: a rank was lost"}))
 
     objectives = "objective=[validation/completion_length,heldout/completion_length]"
     train_small(folder, "ckpt_path=last", objectives, "callback.samples.shown=0")
     summary = json.loads(path.read_text())
-    assert summary["status"] == "finished" and summary["steps"] == 2
+    assert summary["status"] == "finished" and summary["steps"] == 2 and "error" not in summary
     # Measured in the step before the kill, and in no step since.
     last = (folder / "metrics.csv").read_text().splitlines()
     column = last[0].split(",").index("validation/completion_length")
@@ -126,6 +126,19 @@ def test_ranks_that_torchrun_did_not_start_are_told(monkeypatch):
     refuse_other_ranks({"devices": 2, "num_nodes": 2})
     with pytest.raises(ValueError, match=r"started 4 ranks, .* set trainer.devices=2 trainer.num_nodes=2"):
         refuse_other_ranks({"devices": 1})
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    refuse_missing_devices({"accelerator": "auto", "devices": 2})  # of a CPU
+    with pytest.raises(ValueError, match="this machine has no GPU that torch sees: take cpu, or auto"):
+        refuse_missing_devices({"accelerator": "gpu", "devices": 1})
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    refuse_missing_devices({"accelerator": "auto", "devices": 2})
+    refuse_missing_devices({"accelerator": "cpu", "devices": 8})
+    for accelerator in ("auto", "gpu"):
+        with pytest.raises(ValueError, match="trainer.devices=4, and this machine has 2: ask for at most so many"):
+            refuse_missing_devices({"accelerator": accelerator, "devices": 4})
 
 
 def test_documents_that_ranks_cannot_share_are_told():

@@ -103,6 +103,7 @@ def attention(
 
 @contextmanager
 def _without_cudnn() -> Iterator[None]:
+    """Torch chooses in the forward pass; backward follows. The flag is the process's, so it is put back each time."""
     allowed = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:

@@ -196,7 +196,7 @@ def update_bytes(
     return UpdateBytes(
         activations=activations + missing,
         head=max(regions.get("head", 0) - before - activations, 0),
-        peak=max(most for most, _ in own) + further,
+        peak=max(most for most, _ in own) + further,  # of both, as if the second's were there throughout
         course=() if second is not None else tuple(own),
     )
 

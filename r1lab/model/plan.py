@@ -197,15 +197,22 @@ def _gathered(weights: Sequence[Weight], sharding: Sharding) -> int:
 
 
 def _not_at_once(gradients: Sequence[Weight], update: UpdateBytes) -> int:
-    """Of the only microbatch's activations and gradients, by how much their most at a time is below the sum of both."""
+    """Of the only microbatch's activations and gradients, by how much their most at a time is below the sum of both.
+
+    Of a layer that is not in shards the gradients that its own backward pass has made so far are left out.
+    """
     layers: dict[int, int] = {}
     for w in gradients:
         if w.layer is not None:
             layers[w.layer] = layers.get(w.layer, 0) + w.nbytes
     last_first = [layers[number] for number in sorted(layers, reverse=True)]
-    # What is in no layer is taken to be there from the start, as a head's is.
-    at_once = [most + sum(last_first[:made]) for most, made in update.course]
-    return update.peak + sum(last_first) - max(at_once) if at_once else 0
+    if not update.course:
+        return 0
+    # What is in no layer is taken to be there from the start, as a head's is, and multi-token prediction's, whose layer
+    # is the first in a backward pass.
+    beside = update.course[-1][1] - len(last_first)
+    at_once = [most + sum(last_first[: max(made - beside, 0)]) for most, made in update.course]
+    return update.peak + sum(last_first) - max(at_once)
 
 
 def _update(models: Models, update: UpdateBytes, sharding: Sharding) -> dict[str, int]:

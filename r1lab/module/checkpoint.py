@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -59,15 +60,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         read = _read_shards if path.is_dir() else partial(torch.load, map_location="cpu", weights_only=True)
         checkpoint = read(path)
-    except Exception as error:  # torch raises what its parsers come upon
-        first_sentence = str(error).split(". ")[0].split("\n")[0]
-        what = f"{type(error).__name__}: {first_sentence}"
-        best = path.with_name("best.ckpt")
-        other = f"; go on from ckpt_path={best}, the best one" if best.exists() and best != path else ""
-        raise CheckpointError(f"{path} is damaged, or no checkpoint ({what}){other}") from error
+    except (Exception, CheckpointException) as error:  # torch raises what its parsers come upon
+        raise damaged(path, error) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a Lightning checkpoint: it has no state_dict")
     return checkpoint
+
+
+def damaged(path: Path, error: BaseException) -> CheckpointError:
+    """What to raise where reading a checkpoint came upon `error`; of shards it is torch's CheckpointException, which is
+    no Exception."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]  # a rank's
+    first_sentence = str(error).split(". ")[0].split("\n")[0]
+    best = path.with_name("best.ckpt")
+    other = f"; go on from ckpt_path={best}, the best one" if best.exists() and best != path else ""
+    return CheckpointError(f"{path} is damaged, or no checkpoint ({type(error).__name__}: {first_sentence}){other}")
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -108,12 +116,15 @@ def checkpoint_file(checkpoint: str) -> Path | None:
 
 
 def load_checkpoint(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
-    """The policy, its tokenizer and the resolved config of the run, from the file alone.
+    """The policy, its tokenizer and the resolved config of the run, from a checkpoint alone, of a run folder its last.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, or not a checkpoint of r1lab.
+        CheckpointError: if it is missing, damaged, or not a checkpoint of r1lab.
     """
-    return unpack_checkpoint(read_checkpoint(path))
+    file = checkpoint_file(str(path))
+    if file is None:
+        raise CheckpointError(f"{path} is a Hugging Face model, which AutoModelForCausalLM loads")
+    return unpack_checkpoint(read_checkpoint(file))
 
 
 def unpack_checkpoint(checkpoint: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:

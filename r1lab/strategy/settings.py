@@ -68,6 +68,6 @@ class Settings:
 def dtype(name: str | None) -> torch.dtype | None:
     """torch's dtype of that name. Raises ValueError where there is none."""
     found = None if name is None else getattr(torch, name, None)
-    if name is not None and not isinstance(found, torch.dtype):
+    if name is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise ValueError(f"strategy.param_dtype and reduce_dtype are null or names such as bfloat16, got {name!r}")
     return found

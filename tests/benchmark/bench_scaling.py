@@ -24,8 +24,9 @@ of them, of which none can then be compared. `-- strategy.in_turn=true` has one 
 half as many ranks; a job of which one rank is killed ends within a minute, and goes on from its last checkpoint with
 nothing lost. The first is of every number of ranks, one in shards included, the others of the largest.
 
-Each run appends its rows to results/bench_scaling.csv (the checks' to bench_scaling_checks.csv) and draws
-results/bench_scaling.png of each task's rows with its last one's commit, device and versions, be they of several calls.
+Each run appends its rows to results/bench_scaling.csv (the checks' to bench_scaling_checks.csv; on a CPU, in
+runs/bench_scaling) and draws bench_scaling.png of each task's rows with its last one's commit, device and versions, be
+they of several calls.
 
     python -m tests.benchmark.bench_scaling --gpus 1 2                              on GPUs
     python -m tests.benchmark.bench_scaling --gpus 2 --kill --tasks grpo --strategies fsdp2
@@ -72,6 +73,7 @@ from tests.benchmark.scaling_runs import (
 
 LIMIT = 0.15  # of the plan
 EFFICIENCY = 0.9
+ON_CPU = Path("runs/bench_scaling")  # the figures that the README shows are GPUs'
 CHECKS = ("losses", "resume", "kill")
 SPEEDS = ("timed_steps", "tokens_per_step", "tokens_per_second", "step_seconds_p20", "step_seconds_p50",
           "step_seconds_p80", *(f"{part}_seconds_p50" for part in PARTS))  # fmt: skip
@@ -281,7 +283,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", action="store_true", help="check this instead of measuring")
     parser.add_argument("--plot", action="store_true", help="only draw the rows that are there")
     parser.add_argument("--timeout", type=float, default=240, help="seconds of a run")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, help=f"of rows and picture; default: {RESULTS}, of a CPU {ON_CPU}")
     parser.add_argument("--runs", type=Path, help="where run folders are kept; default: nowhere")
     parser.add_argument("--commit", help="of the source, where it is no checkout")
     parser.add_argument("overrides", nargs="*", help="of every run, behind a --")
@@ -290,6 +292,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--steps must be above {WARMUP + PROFILED}, the steps that are not timed")
     if min(args.gpus) < 1:
         parser.error("--gpus must be from 1 on")
+    if not 0 < args.gpu_memory_gib < float("inf"):
+        parser.error(f"--gpu-memory-gib must be a number above 0, got {args.gpu_memory_gib}")
     planning = args.dry_run or args.plot
     if args.device == "cuda" and not gpu and not planning:
         parser.error("there is no GPU; --device cpu tries it on a CPU, --dry-run plans alone")
@@ -297,6 +301,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         print("fsdp needs GPUs, and is left out", flush=True)
         args.strategies = [name for name in args.strategies if name != "fsdp"]
     on_gpu = planning or args.device == "cuda"
+    args.output = args.output or (RESULTS if on_gpu else ON_CPU)
     args.model = args.model or ("145m" if on_gpu else "tiny")
     args.precision = args.precision or (GATHERED if on_gpu else "32-true")
     args.device = "cuda" if planning else args.device

@@ -85,13 +85,14 @@ def memory(axes: Axes, groups: dict[str, pd.DataFrame], styles: dict[str, dict])
 
 
 def losses(axes: Axes, groups: dict[str, pd.DataFrame], styles: dict[str, dict]) -> None:
-    """The more ranks, the wider; batches grow with them, so that lines differ."""
+    """One rank's dotted, the others the wider the more there are; batches grow with them, so that lines differ."""
     for kind, group in groups.items():
         for row in group.to_dict("records"):
             values = [float(value) for value in str(row["losses"]).split()]
             width = 0.8 + 0.5 * row["gpus"] ** 0.5
-            axes.plot(range(1, len(values) + 1), values, color=styles[kind]["color"], lw=width, alpha=0.7)
-    plain(axes, "loss; wide: many ranks")
+            style = {"color": styles[kind]["color"], "lw": width, "ls": ":" if row["gpus"] == 1 else "-", "alpha": 0.7}
+            axes.plot(range(1, len(values) + 1), values, **style)
+    plain(axes, "loss; dotted: one rank")
     axes.set_xlabel("step")
 
 

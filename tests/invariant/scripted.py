@@ -1,6 +1,7 @@
 """Rewards and an engine of tests, named in a config."""
 
 import json
+import os
 from pathlib import Path
 
 from r1lab.strategy.fsdp import FSDP
@@ -16,6 +17,15 @@ class FSDPOnCPU(FSDP):
 def even(prompts, completions, **settings):
     """It differs within a group, by what is written alone; some completions are right and some wrong."""
     return [float(sum(c.ids) % 2) for c in completions]
+
+
+def noted(prompts, completions, *, folder, **settings):
+    """`even`, which writes down what each rank sampled: a line a rollout, [[number of the prompt, ids], ...]."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    rows = [[p.index, c.ids] for p, c in zip(prompts, completions, strict=True)]
+    with open(Path(folder, f"rank_{os.environ.get('RANK', 0)}.jsonl"), "a") as file:
+        file.write(json.dumps(rows) + "\n")
+    return even(prompts, completions)
 
 
 def seldom(prompts, completions, **settings):

@@ -1,6 +1,8 @@
 """Two processes that share a batch do what one does: with a copy of the model each, and with the model in shards."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from r1lab.export import export
-from r1lab.module.checkpoint import load_checkpoint, read_checkpoint
+from r1lab.module.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
 from tests.invariant.ranks import run_ranks
 
 COMMON = (
@@ -35,6 +37,7 @@ HALF_USED = (
     "optimizer.scheduler.num_training_steps=4",
 )
 # A rate at which no token is sent to another expert by a rounding of the weights.
+NOTED = ("reward.accuracy._target_=tests.invariant.scripted.noted",)
 FIVE = ("trainer.max_steps=5", "trainer.val_check_interval=5", "optimizer.lr=0.0001")
 # Rollouts from a record, and microbatches that differ between the ranks.
 BALANCED = ("routing.bias_rate=0.01", "routing.balance_weight=0.1")
@@ -56,13 +59,21 @@ DDP, SHARDED = "strategy=ddp", "strategy=fsdp2"
 FSDP = "strategy=fsdp"
 # Not in the middle of a rollout, which is of as many ranks as it was.
 HALF = ("trainer.max_steps=2", "optimizer.scheduler.num_training_steps=4", "routing.bias_rate=0.01")
-ONE_RANK = {"grpo": (), "dynamic": DYNAMIC, "nothing": NOTHING, "recorded": RECORDED, "sft": SFT, "live": FIVE}
+ONE_RANK = {"grpo": (), "dynamic": DYNAMIC, "nothing": NOTHING, "recorded": RECORDED, "sft": SFT}
+ONE_RANK["live"] = (*FIVE, *NOTED, "+reward.accuracy.folder=NOTES/one")
 # In the default tests; the others are slow.
 TWO_RANKS = {
     "ddp/grpo": (DDP,),
     "fsdp2/recorded": (SHARDED, *RECORDED),
     "fsdp2/sft": (SHARDED, *SFT),
-    "fsdp2/live": (SHARDED, *FIVE, "evaluate=true", "evaluation.num_prompts=8"),
+    "fsdp2/live": (
+        SHARDED,
+        *FIVE,
+        *NOTED,
+        "+reward.accuracy.folder=NOTES/two",
+        "evaluate=true",
+        "evaluation.num_prompts=8",
+    ),
     "fsdp2/shards": (SHARDED, *HALF),
     "fsdp2/on_two": (SHARDED, *HALF, "trainer.max_steps=4", "ckpt_path=SHARDS"),
     "fsdp2/refreshed": (SHARDED, *REFRESHED),
@@ -114,6 +125,7 @@ def overrides(recorded, folder):
         replaced = [each for option in own for each in (recorded if option == "rollout=recorded" else [option])]
         if FSDP in own:
             replaced.append("strategy._target_=tests.invariant.scripted.FSDPOnCPU")
+        replaced = [option.replace("NOTES", f"{folder}/notes") for option in replaced]
         replaced = [option.replace("SHARDS", f"{folder}/fsdp2/shards/checkpoints/last.ckpt") for option in replaced]
         return [*(["trainer.devices=2"] if "strategy=" in str(own) else []), *COMMON, *replaced]
 
@@ -249,12 +261,12 @@ def test_a_rank_holds_its_shards_alone(one, two):
 def test_the_first_rollout_is_the_same(one, two, folder):
     for run, name in ((one, "live"), (two, "fsdp2/live")):
         run(name)
-    first = []
-    for name in ("live", "fsdp2/live"):
-        rows = [json.loads(line) for line in (folder / name / "samples.jsonl").read_text().splitlines()]
-        first.append([(row["prompt"], row["completion"]) for row in rows if row["step"] == rows[0]["step"]])
-    # The first rank writes down its own.
-    assert len(first[1]) > 1 and set(first[1]) <= set(first[0])
+    alone, *ranks = (
+        json.loads((folder / "notes" / name).read_text().splitlines()[0])
+        for name in ("one/rank_0.jsonl", "two/rank_0.jsonl", "two/rank_1.jsonl")
+    )
+    assert len(ranks[0]) == len(ranks[1]) > 1
+    assert sorted(ranks[0] + ranks[1]) == sorted(alone)
     assert_equal(two("fsdp2/live").head(1), one("live").head(1), ["loss/total", "rollout/completion_length"])
 
 
@@ -301,6 +313,25 @@ def test_shards_load_without_ranks(two, folder):
     assert not list(shards.parent.glob(".*"))
     exported = AutoModelForCausalLM.from_pretrained(export(str(shards), folder / "exported"))
     assert torch.equal(exported(torch.tensor([[5, 6]])).logits, policy(torch.tensor([[5, 6]])).logits)
+
+
+def test_damaged_shards_are_told_and_nothing_is_lost(two, folder, overrides, train_small):
+    two("fsdp2/shards")
+    for number, damage in enumerate((lambda path: os.truncate(path / "__1_0.distcp", 100), remove_index)):
+        run = folder / f"damaged_{number}"
+        shutil.copytree(folder / "fsdp2/shards", run)
+        damage(run / "checkpoints/last.ckpt")
+        summary = (run / "summary.json").read_text()
+        with pytest.raises(CheckpointError, match="last.ckpt is damaged, or no checkpoint"):
+            load_checkpoint(run)
+        with pytest.raises(CheckpointError, match="last.ckpt is damaged, or no checkpoint"):
+            train_small(run, *overrides(TWO_RANKS["fsdp2/shards"]), "trainer.devices=1", "ckpt_path=last")
+        torch.distributed.destroy_process_group()
+        assert json.loads((run / "summary.json").read_text()) == json.loads(summary)
+
+
+def remove_index(shards: Path) -> None:
+    (shards / ".metadata").unlink()
 
 
 @pytest.mark.slow

@@ -23,6 +23,8 @@ def test_what_is_unknown_is_told():
         FSDP2(**SETTINGS | {"checkpoint": "none"})
     with pytest.raises(ValueError, match="cannot be gone on from.*take strategy.checkpoint=sharded"):
         FSDP2(**SETTINGS | {"checkpoint": "whole", "cpu_offload": True})
+    with pytest.raises(ValueError, match="are null or names such as bfloat16, got 'int8'"):
+        FSDP2(**SETTINGS | {"reduce_dtype": "int8"})
     with pytest.raises(ValueError, match="are null or names such as bfloat16, got 'Linear'"):
         FSDP2(**SETTINGS | {"param_dtype": "Linear"})
 
