@@ -35,9 +35,8 @@ def notes(planner: Planner, gpus: list[int]) -> list[str]:
         found.append("not there at once: gradients of a step's only microbatch are made while its activations go")
     if planner.samples:
         rows = [planner.prompts(ranks) * planner.group_size for ranks in gpus]
-        found.append(
-            f"rows that are sampled at a time: {_by(gpus, rows)}; {planner.token_bytes(gpus[0]):,} bytes a token"
-        )
+        cache = f"a token of the cache is {planner.token_bytes(gpus[0]):,} bytes"
+        found.append(f"{cache}; rows that are sampled at a time: {_by(gpus, rows)}")
     if planner.module in RL:
         scorers = [name for name, term in planner.config["reward"].items() if term and "scorer" in term]
         if scorers:

@@ -286,8 +286,8 @@ def test_notes_are_of_every_number_of_gpus(planner):
     found = notes(own, [1, 8])
     assert found[0] == "rows and tokens of a microbatch: 33 x 59 (1 GPU), 32 x 59 (8 GPUs)"
     assert found[1].startswith("not there at once: ")
-    assert found[2] == "rows that are sampled at a time: 256 (1 GPU), 32 (8 GPUs); 5,120 bytes a token"
+    assert found[2] == "a token of the cache is 5,120 bytes; rows that are sampled at a time: 256 (1 GPU), 32 (8 GPUs)"
     assert notes(own, [1])[:2] == [
         "rows and tokens of a microbatch: 33 x 59",
-        "rows that are sampled at a time: 256; 5,120 bytes a token",
+        "a token of the cache is 5,120 bytes; rows that are sampled at a time: 256",
     ]

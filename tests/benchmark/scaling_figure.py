@@ -93,6 +93,7 @@ def losses(axes: Axes, groups: dict[str, pd.DataFrame], styles: dict[str, dict])
             style = {"color": styles[kind]["color"], "lw": width, "ls": ":" if row["gpus"] == 1 else "-", "alpha": 0.7}
             axes.plot(range(1, len(values) + 1), values, **style)
     plain(axes, "loss; dotted: one rank")
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     axes.set_xlabel("step")
 
 
