@@ -1,11 +1,11 @@
 """What is said of plans beside their numbers: what is planned, what to know of it, what would help and by how much."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from r1lab.analysis.memory_table import GIB
 from r1lab.build import quantized_settings
-from r1lab.model.plan import QUANTISED
+from r1lab.model.plan import QUANTISED, Plan
 from r1lab.model.weights import counted, weights_of
 from r1lab.planner import RL, Planner, Variant
 
@@ -27,11 +27,12 @@ def title(planner: Planner) -> str:
     )
 
 
-def notes(planner: Planner, gpus: list[int]) -> list[str]:
-    """What is worth knowing of the plans beside their numbers."""
+def notes(planner: Planner, plans: Mapping[int, Plan]) -> list[str]:
+    """What is worth knowing of the plans, by number of GPUs, beside their numbers."""
+    gpus = list(plans)
     largest = [planner.microbatch(ranks) for ranks in gpus]
     found = [f"rows and tokens of a microbatch: {_by(gpus, [f'{each.rows} x {each.width}' for each in largest])}"]
-    if any("not there at once" in planner.plan(ranks).phases["update"] for ranks in gpus):
+    if any("not there at once" in plan.phases["update"] for plan in plans.values()):
         found.append("not there at once: gradients of a step's only microbatch are made while its activations go")
     if planner.samples:
         rows = [planner.prompts(ranks) * planner.group_size for ranks in gpus]

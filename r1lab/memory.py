@@ -57,7 +57,7 @@ def memory(config: DictConfig) -> None:
     console = Console()
     console.print(title(planner), soft_wrap=True, highlight=False)
     console.print(memory_table(plans, settings["gpu_memory_gib"]))
-    for line in [*caption({ranks: planner.strategy_of(ranks) for ranks in gpus}), *notes(planner, gpus)]:
+    for line in [*caption({ranks: planner.strategy_of(ranks) for ranks in gpus}), *notes(planner, plans)]:
         console.print(line, soft_wrap=True, highlight=False)
     short = [ranks for ranks, plan in plans.items() if plan.needed > settings["gpu_memory_gib"] * GIB]
     if short:

@@ -283,11 +283,12 @@ def test_of_the_only_microbatch_not_everything_is_there_at_once(planner):
 
 def test_notes_are_of_every_number_of_gpus(planner):
     own = planner("model=moe_145m", "strategy=fsdp2")
-    found = notes(own, [1, 8])
+    plans = {ranks: own.plan(ranks) for ranks in (1, 8)}
+    found = notes(own, plans)
     assert found[0] == "rows and tokens of a microbatch: 33 x 59 (1 GPU), 32 x 59 (8 GPUs)"
     assert found[1].startswith("not there at once: ")
     assert found[2] == "a token of the cache is 5,120 bytes; rows that are sampled at a time: 256 (1 GPU), 32 (8 GPUs)"
-    assert notes(own, [1])[:2] == [
+    assert notes(own, {1: plans[1]})[:2] == [
         "rows and tokens of a microbatch: 33 x 59",
         "a token of the cache is 5,120 bytes; rows that are sampled at a time: 256",
     ]

@@ -187,21 +187,21 @@ def update_bytes(
         close("forward")
         hidden.register_hook(lambda _: close("head"))
         loss(hidden).backward()
+        close("end")
     del hidden
     missing = sum(depth.missing for depth in depths)
     activations += sum(depth.there for depth in depths[1:])
     own = _course(fake, depths[0].missing_of, {name: peak - before for name, peak in regions.items()})
-    own.append((ledger.peak - before, own[-1][1]))  # the embedding's gradient comes at the end
     further = missing - depths[0].missing
     return UpdateBytes(
         activations=activations + missing,
         head=max(regions.get("head", 0) - before - activations, 0),
         peak=max(most for most, _ in own) + further,  # of both, as if the second's were there throughout
-        course=() if second is not None else tuple(own),
+        course=() if second is not None else own,
     )
 
 
-def _course(fake: FakeModel, missing: list[int], regions: dict[str | int, int]) -> list[tuple[int, int]]:
+def _course(fake: FakeModel, missing: list[int], regions: dict[str | int, int]) -> tuple[tuple[int, int], ...]:
     """See `UpdateBytes.course`. Of layers that are alike, one that is there stands for, the topmost and the lowest
     count: in between both change evenly."""
     left, made = sum(missing), 0
@@ -213,7 +213,7 @@ def _course(fake: FakeModel, missing: list[int], regions: dict[str | int, int]) 
         left, made = left - missing[number], made + alike
         course.append((peak + left, made))
         made += 1
-    return [*course, (0, made)]
+    return (*course, (regions["end"], made))  # with the embedding's gradient
 
 
 @torch.no_grad()

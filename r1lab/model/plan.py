@@ -201,13 +201,13 @@ def _not_at_once(gradients: Sequence[Weight], update: UpdateBytes) -> int:
 
     Of a layer that is not in shards the gradients that its own backward pass has made so far are left out.
     """
+    if not update.course:
+        return 0
     layers: dict[int, int] = {}
     for w in gradients:
         if w.layer is not None:
             layers[w.layer] = layers.get(w.layer, 0) + w.nbytes
     last_first = [layers[number] for number in sorted(layers, reverse=True)]
-    if not update.course:
-        return 0
     # What is in no layer is taken to be there from the start, as a head's is, and multi-token prediction's, whose layer
     # is the first in a backward pass.
     beside = update.course[-1][1] - len(last_first)

@@ -36,8 +36,8 @@ HALF_USED = (
     "callback.checkpoint.every_n_train_steps=1",
     "optimizer.scheduler.num_training_steps=4",
 )
-# A rate at which no token is sent to another expert by a rounding of the weights.
 NOTED = ("reward.accuracy._target_=tests.invariant.scripted.noted",)
+# A rate at which no token is sent to another expert by a rounding of the weights.
 FIVE = ("trainer.max_steps=5", "trainer.val_check_interval=5", "optimizer.lr=0.0001")
 # Rollouts from a record, and microbatches that differ between the ranks.
 BALANCED = ("routing.bias_rate=0.01", "routing.balance_weight=0.1")
@@ -59,8 +59,14 @@ DDP, SHARDED = "strategy=ddp", "strategy=fsdp2"
 FSDP = "strategy=fsdp"
 # Not in the middle of a rollout, which is of as many ranks as it was.
 HALF = ("trainer.max_steps=2", "optimizer.scheduler.num_training_steps=4", "routing.bias_rate=0.01")
-ONE_RANK = {"grpo": (), "dynamic": DYNAMIC, "nothing": NOTHING, "recorded": RECORDED, "sft": SFT}
-ONE_RANK["live"] = (*FIVE, *NOTED, "+reward.accuracy.folder=NOTES/one")
+ONE_RANK = {
+    "grpo": (),
+    "dynamic": DYNAMIC,
+    "nothing": NOTHING,
+    "recorded": RECORDED,
+    "sft": SFT,
+    "live": (*FIVE, *NOTED, "+reward.accuracy.folder=NOTES/one"),
+}
 # In the default tests; the others are slow.
 TWO_RANKS = {
     "ddp/grpo": (DDP,),
