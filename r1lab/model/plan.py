@@ -1,11 +1,10 @@
 """What a rank holds in training, and in which phase of a step it holds the most: from shapes, in bytes.
 
 A step has four phases: rollout, logprobs (passes without gradient: old, reference, teacher), update (forward and
-backward of the microbatches) and step (of the optimizer); before the first of them, the first FSDP gathers all weights
-at once for a whole copy to sample from (copy). Weights, gradients and optimizer state are there in all of
+backward of the microbatches) and step (of the optimizer). Weights, gradients and optimizer state are there in all of
 them, as from the second microbatch of the second step on; a phase's own parts come on top. Where a step has one
 microbatch alone, its gradients are made while activations go, and are not all there at once. The peak is that of the
-largest phase.
+largest phase. A whole copy to sample from is gathered a little at a time, which takes less than an update gathers.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ WORKSPACE = 2 * 32 * 2**20
 CONTEXT = 600 * 2**20
 FRAGMENTED = 0.05
 # In the order of a step.
-PHASES = ("copy", "rollout", "logprobs", "update", "step")
+PHASES = ("rollout", "logprobs", "update", "step")
 # Bytes a number of quantised weights, with a float32 scale for each block; see `r1lab.model.quantize`.
 QUANTISED = {"8bit": 1 + 4 / BLOCK, "nf4": 0.5 + 4 / BLOCK}
 
@@ -123,8 +122,6 @@ def make_plan(models: Models, passes: Passes, optimizer: str, sharding: Sharding
             "pass and sampling": rollout.peak - rollout.cache,
             "gathered weights": _gathered(models.policy, sharding) if sharding.gather == "layer" else 0,
         }
-        if sharding.flat and sharding.gather == "whole" and sharding.ranks > 1:
-            phases["copy"] = {"gathered weights": total(models.policy)}
     return Plan(_some(held), {name: _some(phases[name]) for name in PHASES if name in phases}, _some(host))
 
 

@@ -227,7 +227,7 @@ class GRPO(PolicyModule):
 
     def training_step(self, stream: Stream | Sequence, batch_idx: int) -> None:
         started = time.perf_counter()
-        seconds = {"rollout": 0.0, "slowest_rollout": 0.0, "logprob": 0.0}
+        seconds = {"rollout": 0.0, "slowest_rollout": 0.0, "gather": 0.0, "logprob": 0.0}
         if stream:
             self.rollout, seconds = self.make_rollout(stream)
             # Of the rank for which the others wait.
@@ -244,8 +244,9 @@ class GRPO(PolicyModule):
         self.log_step({f"time/{name}_seconds": value for name, value in seconds.items()})
 
     def make_rollout(self, stream: Stream) -> tuple[Rollout, dict[str, float]]:
-        """Sample, score and prepare a batch; also the seconds that sampling and the passes of models over it took."""
-        self.sampling_seconds = 0.0
+        """Sample, score and prepare a batch; also the seconds that sampling, in it the gathering of weights to sample
+        from, and the passes of models over the batch took."""
+        self.sampling_seconds = self.gathering_seconds = 0.0
         rollout = Rollout.of(self.next_groups(stream))
 
         scored = time.perf_counter()
@@ -256,7 +257,8 @@ class GRPO(PolicyModule):
         if self.needs_reference and self.kl_placement == "reward":
             rollout = replace(rollout, kl_penalty=self.kl_penalty(rollout, reward_penalty))
         rollout = self.with_advantages(rollout)
-        return rollout, {"rollout": self.sampling_seconds, "logprob": time.perf_counter() - scored}
+        seconds = {"rollout": self.sampling_seconds, "gather": self.gathering_seconds}
+        return rollout, seconds | {"logprob": time.perf_counter() - scored}
 
     def next_groups(self, stream: Stream) -> list[Group]:
         """This rank's groups of a new rollout."""
@@ -279,15 +281,19 @@ class GRPO(PolicyModule):
     def sample_groups(self, prompts: Sequence[Prompt]) -> list[Group]:
         """One group for each prompt, sampled and scored; a rank may have none."""
         started = time.perf_counter()
+        sampler = self.sampler
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # weights that were gathered are there
+        self.gathering_seconds += time.perf_counter() - started
         completions = self.engine.generate(
-            self.sampler,
+            sampler,
             prompts,
             group_size=self.group_size,
             sampling=self.sampling,
             seed=self.seed,
             step=self.step,
             policy_version=self.step,
-            **({"recorder": Recorder(self.sampler)} if self.replay else {}),
+            **({"recorder": Recorder(sampler)} if self.replay else {}),
         )
         self.sampling_seconds += time.perf_counter() - started
         if not prompts:

@@ -5,16 +5,20 @@ are applied by weight, outside of it; so whatever uses them runs as if it were t
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-from torch.distributed.fsdp._runtime_utils import _reshard
+from torch.distributed.fsdp._runtime_utils import _lazy_init, _reshard
 from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
+# Bytes of whole parameters that ranks exchange at once. One exchange for each would keep the host busy: a mixture has
+# hundreds of them, most of them small.
+BUCKET = 128 * 2**20
 
 
 def is_sharded(model: nn.Module | None) -> bool:
@@ -74,21 +78,79 @@ def local(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def copy_whole(sharded: nn.Module, whole: nn.Module) -> None:
-    """Copy weights and buffers of a sharded model into one of the same shape that is not; all ranks take part."""
-    full = nullcontext()
+def copy_whole(sharded: nn.Module, whole: nn.Module, bucket_bytes: int = BUCKET) -> None:
+    """Copy weights and buffers of a sharded model into one of the same shape that is not; all ranks take part.
+
+    The whole one may be in another dtype and, where the ranks' devices are GPUs, on the host.
+
+    Args:
+        bucket_bytes: of FSDP2's parameters, how much ranks exchange at once; a larger parameter goes by itself.
+    """
+    reshard(sharded)  # what is kept gathered is in the dtype of the passes
+    pairs = list(zip(_tensors(sharded), _tensors(whole), strict=True))
     if isinstance(sharded, FullyShardedDataParallel):
-        full = FullyShardedDataParallel.summon_full_params(sharded, writeback=False)
-    with full:
-        for (_, source), (_, target) in zip(_tensors(sharded), _tensors(whole), strict=True):
-            if isinstance(source, DTensor):
-                # Ranks exchange what lies on their devices.
-                source = source.to(source.device_mesh.device_type).full_tensor()
+        _copy_by_parts(sharded, pairs)
+        return
+    for source, target in pairs:
+        if not isinstance(source, DTensor):
             target.copy_(source)
+    for bucket in _buckets([pair for pair in pairs if isinstance(pair[0], DTensor)], bucket_bytes):
+        _gather(bucket)
 
 
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(), *model.named_buffers()]
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _copy_by_parts(sharded: FullyShardedDataParallel, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """`copy_whole` of the first FSDP, of which one part is gathered at a time."""
+    _lazy_init(sharded, sharded)  # before its parts are, of which the first would take itself for the root
+    parts = FullyShardedDataParallel.fsdp_modules(sharded)
+    # The innermost of those that a parameter is in, which come after the ones that they are in.
+    holder = {parameter: part for part in parts for parameter in part.parameters()}
+    own: dict[nn.Module | None, list[tuple[Tensor, Tensor]]] = {part: [] for part in parts} | {None: []}
+    for source, target in pairs:
+        own[holder.get(source)].append((source, target))
+    for source, target in own.pop(None):
+        target.copy_(source)
+    for part, of_part in own.items():
+        with FullyShardedDataParallel.summon_full_params(part, recurse=False, writeback=False):
+            for source, target in of_part:
+                target.copy_(source)
+
+
+def _buckets(pairs: Iterable[tuple[DTensor, Tensor]], most: int) -> Iterator[list[tuple[DTensor, Tensor]]]:
+    """Neighbours whose whole ones are of one dtype, of no more bytes than `most` unless it is only one."""
+    bucket: list[tuple[DTensor, Tensor]] = []
+    for source, target in pairs:
+        nbytes = sum(whole.nbytes for _, whole in bucket)
+        if bucket and (target.dtype != bucket[0][1].dtype or nbytes + target.nbytes > most):
+            yield bucket
+            bucket = []
+        bucket.append((source, target))
+    if bucket:
+        yield bucket
+
+
+def _gather(bucket: list[tuple[DTensor, Tensor]]) -> None:
+    """Copy FSDP2's parameters, of which each rank has as many rows, the last ones fewer, into whole ones of one dtype
+    in one exchange, which is of that dtype."""
+    mesh, dtype = bucket[0][0].device_mesh, bucket[0][1].dtype
+    ranks = mesh.size()
+    rows = [-(-len(target) // ranks) for _, target in bucket]
+    sizes = [n * target[0].numel() for n, (_, target) in zip(rows, bucket, strict=True)]
+    # Ranks exchange what lies on their devices; shards and whole ones may lie on the host.
+    mine = torch.empty(sum(sizes), dtype=dtype, device=mesh.device_type)
+    for (source, _), place in zip(bucket, mine.split(sizes), strict=True):
+        own = source.to_local().flatten()
+        place[: len(own)] = own
+    everyones = mine.new_empty(ranks, len(mine))
+    dist.all_gather(list(everyones), mine, group=mesh.get_group())
+    del mine
+    for rank, theirs in enumerate(everyones):
+        for (_, target), n, part in zip(bucket, rows, theirs.split(sizes), strict=True):
+            place = target[rank * n : (rank + 1) * n]
+            place.copy_(part[: place.numel()].view_as(place))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ figures are read. The work of a rank is the same whatever their number (weak sca
                         seconds of GRPO's steps, of the first rank; ranks sample apart, and exchange nothing before
                         the passes of the reference, in whose seconds they wait for the rank that sampled longest
     slowest_rollout     that rank's seconds
+    gather              of a rollout, those in which weights are gathered into the copy that is sampled from
     communication       share of the last two steps' time in NCCL's kernels, and of it what is exposed: with nothing
                         else on the first GPU meanwhile (on a CPU: in gloo's collectives)
     peak                PyTorch's max_memory_allocated, of the rank with most, beside the plan

@@ -31,7 +31,8 @@ AUTO, EACH = "auto", "each"  # in the place of a shape
 # cast, and which only costs the host time.
 GATHERED = "bf16-gathered"
 WARMUP, PROFILED = 2, 2  # first and last steps, which are not timed
-PARTS = ("rollout", "slowest_rollout", "logprob", "update")  # of a step of GRPO, whose seconds are read
+# Of a step of GRPO, whose seconds are read.
+PARTS = ("rollout", "slowest_rollout", "gather", "logprob", "update")
 PATIENCE = 40  # seconds in which torchrun, asked to stop, ends its ranks; it kills them after 30
 # Of the memory that the host has, ranks may take this share.
 HOST_SHARE = 0.9
@@ -75,7 +76,8 @@ def moe(width: int, layers: int, experts: int, of_expert: int, per_token: int) -
         "n_routed_experts": experts,
         "num_experts_per_tok": per_token,
     }
-    return Shape(config=config, documents=1000, completions=512)  # documents of 40 tokens, one microbatch
+    # Documents of 40 tokens, one microbatch; of 8 ranks, a rollout of R1-Zero's 8192 completions.
+    return Shape(config=config, documents=1000, completions=1024)
 
 
 # From the smallest on; the names are their parameters, tiny's is a million.

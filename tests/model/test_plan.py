@@ -69,8 +69,6 @@ def test_shards_and_what_is_gathered_of_them():
     assert mib(plan.phases["update"])["whole gradients"] == 2 + 2 + 2 - 2
     whole = make_plan(MODELS, PASSES, "AdamW", Sharding(2, sharded=True, gather="whole"))
     assert "gathered weights" not in whole.phases["rollout"] and mib(whole.held)["sampler"] == 6
-    flat = make_plan(MODELS, PASSES, "AdamW", Sharding(2, sharded=True, flat=True, gather="whole"))
-    assert mib(flat.phases["copy"]) == {"gathered weights": 6} and "copy" not in whole.phases
     half = make_plan(MODELS, PASSES, "AdamW", Sharding(2, sharded=True, param_dtype=torch.bfloat16))
     assert mib(half.phases["rollout"])["gathered weights"] == 1 + 3
     assert half.held == plan.held

@@ -1,11 +1,18 @@
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from r1lab.strategy.sharded import as_forward, clip_gradient, copy_whole, is_sharded, local, turn
+from tests.strategy import copies
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_whole_model_is_left_alone():
@@ -61,3 +68,19 @@ def test_weights_and_buffers_are_copied():
     source.running_mean += 1
     copy_whole(source, target)
     assert torch.equal(source.weight, target.weight) and torch.equal(source.running_mean, target.running_mean)
+
+
+@pytest.mark.slow
+def test_whole_copies_of_three_ranks():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local_addr=127.0.0.1"]
+    command += ["--nproc_per_node=3", "-m", "tests.strategy.copies"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.stdout.count("copies are equal") >= 2, done.stderr[-3000:]
+
+
+def test_a_copy_of_one_rank(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rank", rank=0, world_size=1)
+    try:
+        copies.check("fsdp2", "cpu")
+    finally:
+        torch.distributed.destroy_process_group()
