@@ -86,6 +86,8 @@ def copy_whole(sharded: nn.Module, whole: nn.Module, bucket_bytes: int = BUCKET)
     Args:
         bucket_bytes: of FSDP2's parameters, how much ranks exchange at once; a larger parameter goes by itself.
     """
+    if isinstance(sharded, FullyShardedDataParallel):
+        _lazy_init(sharded, sharded)  # else the first of its parts would take itself for the root
     reshard(sharded)  # what is kept gathered is in the dtype of the passes
     pairs = list(zip(_tensors(sharded), _tensors(whole), strict=True))
     if isinstance(sharded, FullyShardedDataParallel):
@@ -104,7 +106,6 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 
 def _copy_by_parts(sharded: FullyShardedDataParallel, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     """`copy_whole` of the first FSDP, of which one part is gathered at a time."""
-    _lazy_init(sharded, sharded)  # before its parts are, of which the first would take itself for the root
     parts = FullyShardedDataParallel.fsdp_modules(sharded)
     # The innermost of those that a parameter is in, which come after the ones that they are in.
     holder = {parameter: part for part in parts for parameter in part.parameters()}

@@ -69,6 +69,8 @@ def check(how: str, device: str) -> None:
     model = Model()
     expected = copy.deepcopy(model)
     sharded = in_shards(model, how, device)
+    copy_whole(sharded, whole := Model().to(device))  # before the first pass
+    assert torch.equal(whole.narrow.weight.cpu(), expected.narrow.weight)
     places = dict.fromkeys((device, "cpu"))
     for where, dtype, nbytes in itertools.product(places, (torch.float32, torch.bfloat16), (0, 100, BUCKET)):
         sharded.eval()
