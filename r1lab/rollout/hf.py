@@ -6,7 +6,7 @@ that `generate` itself makes (`TransformersGenerate`) is the reference that the 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.rollout.engine import Recorder
+from r1lab.rollout.norms import fused_norms
 from r1lab.rollout.randomness import row_keys, uniform
 from r1lab.rollout.sampling import Sampling, next_token
 from r1lab.types import Completion, Prompt
@@ -71,12 +72,16 @@ def make_completions(
 
 
 class CachedLoop:
-    """The default engine. `batch_size` completions are sampled at a time (0: all at once)."""
+    """The default engine.
+
+    Args:
+        batch_size: completions sampled at a time; 0: all at once. fused_norms: on a GPU, see `r1lab.rollout.norms`.
+    """
 
     records_experts = True
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, batch_size: int = 0):
-        self.tokenizer, self.batch_size = tokenizer, batch_size
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, batch_size: int = 0, fused_norms: bool = True):
+        self.tokenizer, self.batch_size, self.fused_norms = tokenizer, batch_size, fused_norms
         self.everyone_done: Callable[[bool], bool] | None = None
 
     @torch.no_grad()
@@ -96,7 +101,7 @@ class CachedLoop:
         # Prompts of like length together: less padding, and rows finish at like times.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
         groups: list[list[Completion]] = [[] for _ in prompts]
-        with evaluating(model):
+        with evaluating(model), self._norms(model):
             for start in range(0, len(order), chunk):
                 part = order[start : start + chunk]
                 options = (group_size, sampling, seed, step, policy_version, recorder)
@@ -180,6 +185,10 @@ class CachedLoop:
             own = [row[: n - 1] for row, n in zip(out_experts.cpu(), lengths, strict=True)]
             experts = [torch.cat([prompt_experts[i // group_size].cpu(), row]) for i, row in enumerate(own)]
         return make_completions(ids, logprobs, self.tokenizer, stops, policy_version, experts)
+
+    def _norms(self, model: PreTrainedModel) -> AbstractContextManager:
+        # On a CPU torch computes them by the same operations as transformers.
+        return fused_norms(model) if self.fused_norms and torch.cuda.is_available() else nullcontext()
 
     def _pass(self, model: PreTrainedModel, **inputs: Any) -> Any:
         if self.everyone_done:

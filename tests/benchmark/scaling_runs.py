@@ -76,8 +76,9 @@ def moe(width: int, layers: int, experts: int, of_expert: int, per_token: int) -
         "n_routed_experts": experts,
         "num_experts_per_tok": per_token,
     }
-    # Documents of 40 tokens, one microbatch; of 8 ranks, a rollout of R1-Zero's 8192 completions.
-    return Shape(config=config, documents=1000, completions=1024)
+    # Documents of 40 tokens, one microbatch. So many completions that a pass of sampling takes the GPU about as long as
+    # the host, whose speed scatters, and for which the ranks would wait.
+    return Shape(config=config, documents=1000, completions=2048)
 
 
 # From the smallest on; the names are their parameters, tiny's is a million.

@@ -11,7 +11,7 @@ import yaml
 from r1lab.model.policy import new_policy
 from r1lab.model.tiny import tiny_tokenizer
 from r1lab.module.logprobs import completion_logprobs
-from r1lab.rollout import hf
+from r1lab.rollout import hf, norms
 from r1lab.rollout.collate import collate
 from r1lab.rollout.hf import CachedLoop, TransformersGenerate, stop_tokens
 from r1lab.rollout.sampling import Sampling
@@ -74,6 +74,17 @@ def test_greedy_equals_transformers_token_for_token(model):
     # The comparison is of different texts, some of them ended by a stop token.
     assert len({c.ids for c in ours}) == len(PROMPTS)
     assert {len(c.ids) for c in ours} != {20}
+
+
+def test_norms_of_one_kernel_change_no_token(model, monkeypatch):
+    expected, calls = generate(model), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(norms, "fused", lambda *args, own=norms.fused: calls.append(1) or own(*args))
+    assert generate(model, CachedLoop(TOKENIZER, fused_norms=False)) == expected and not calls
+    found = generate(model)
+    assert calls and [c.ids for c in found] == [c.ids for c in expected]
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.sampling_logprobs == pytest.approx(other.sampling_logprobs, abs=1e-4)
 
 
 def test_completions_end_at_a_stop_token_or_at_the_limit(model):

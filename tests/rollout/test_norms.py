@@ -1,0 +1,48 @@
+import pytest
+import torch
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3RMSNorm
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+from r1lab.rollout.norms import fused_norms
+
+
+def spread(kind, dtype=torch.float32):
+    norm = kind(96, eps=1e-3)
+    torch.nn.init.normal_(norm.weight)
+    return norm.to(dtype)
+
+
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, DeepseekV3RMSNorm, Qwen3RMSNorm])
+def test_norms_are_transformers(kind):
+    for dtype, rel in ((torch.float32, 1e-6), (torch.bfloat16, 2**-7)):
+        norm, x = spread(kind, dtype), torch.randn(5, 7, 96).to(dtype)
+        expected = norm(x)
+        with fused_norms(torch.nn.Sequential(norm)):
+            assert "forward" in norm.__dict__
+            found = norm(x)
+        torch.testing.assert_close(found, expected, rtol=rel, atol=1e-6)
+        assert found.dtype == dtype and torch.equal(norm(x), expected)
+
+
+def test_other_norms_are_left_alone():
+    norm = spread(GemmaRMSNorm)  # its weights are about 0
+    with fused_norms(norm):
+        assert "forward" not in norm.__dict__
+
+
+def test_weights_of_another_dtype_and_autocast():
+    norm, x = spread(LlamaRMSNorm), torch.randn(3, 96).bfloat16()
+    expected = norm(x)
+    with fused_norms(norm):
+        assert torch.equal(norm(x), expected) and norm(x).dtype == torch.float32
+        with torch.autocast("cpu", torch.bfloat16):
+            assert norm(x.float()).dtype == torch.float32
+
+
+def test_a_failure_puts_them_back():
+    norm = spread(LlamaRMSNorm)
+    with pytest.raises(KeyError), fused_norms(norm):
+        raise KeyError
+    assert "forward" not in norm.__dict__
