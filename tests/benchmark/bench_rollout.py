@@ -6,7 +6,9 @@
 
 Untrained models sample in bfloat16, from prompts of 14 to 21 tokens; no token ends a completion, so that all engines
 make as many. Shapes: the mixture of 145 million parameters (conf/model/moe_145m.yaml) and SmolLM2-135M. Ratios are of
-medians, to the loop's. `--device cpu` is small, in float32, and no finding. Appends rows to results/bench_rollout.csv.
+medians, to the first engine's. `host` is the share of the time in which the thread that samples computes: near 1 the
+GPU waits for it. Appends rows to results/bench_rollout.csv. `--device cpu` is small, in float32, and no finding; its
+rows go to runs/bench_rollout.
 """
 
 import argparse
@@ -35,12 +37,13 @@ MOE = yaml.safe_load((CONF / "model/moe_145m.yaml").read_text())["policy"]["conf
 MODELS = {"moe-145m": MOE, "smollm2-135m": STEP_MODELS["smollm2-135m"][0]}
 SMALL = {"hidden_size": 96, "intermediate_size": 128, "num_hidden_layers": 2}
 SMALL |= {"num_attention_heads": 6, "num_key_value_heads": 6}
+ON_CPU = Path("runs/bench_rollout")
 ENGINES = {
     "loop": CachedLoop,
     "loop-own-norms": lambda tokenizer: CachedLoop(tokenizer, fused_norms=False),
     "generate": TransformersGenerate,
 }
-SHOWN = ("shape", "engine", "completions", "new_tokens", "seconds_p20", "seconds_p50", "seconds_p80",
+SHOWN = ("shape", "engine", "completions", "new_tokens", "seconds_p20", "seconds_p50", "seconds_p80", "host",
          "tokens_per_second", "ratio")  # fmt: skip
 
 
@@ -59,9 +62,10 @@ def bench(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         prompts.append(Prompt(tuple(torch.randint(2, 100, (length,), generator=draw).tolist()), "", "", index))
     engines = {engine: ENGINES[engine](tokenizer) for engine in args.engines}
     seconds: dict[str, list[float]] = {engine: [] for engine in engines}
+    busy: dict[str, list[float]] = {engine: [] for engine in engines}
     for step in track(range(args.repeats + 1), description=f"{name}, rollouts"):
         for engine, own in engines.items():
-            started = time.perf_counter()  # completions are on the host when it returns
+            started, computed = time.perf_counter(), time.thread_time()  # completions are on the host when it returns
             found = own.generate(
                 model,
                 prompts,
@@ -71,6 +75,7 @@ def bench(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 step=step,
             )
             seconds[engine].append(time.perf_counter() - started)
+            busy[engine].append(time.thread_time() - computed)
             assert {len(completion.ids) for completion in found} == {args.new_tokens}
     medians = {engine: statistics.median(times[1:]) for engine, times in seconds.items()}  # the first warms up
     tokens = len(prompts) * args.group_size * args.new_tokens
@@ -86,6 +91,7 @@ def bench(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "seconds_p20": round(low, 4),
             "seconds_p50": round(medians[engine], 4),
             "seconds_p80": round(high, 4),
+            "host": round(sum(busy[engine][1:]) / sum(times[1:]), 3),
             "tokens_per_second": round(tokens / medians[engine]),
             "ratio": round(medians[engine] / medians[next(iter(medians))], 3),
         }
@@ -102,8 +108,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--commit", help="where there is no checkout to ask")
     parser.add_argument("--no-csv", action="store_true", help="print the table alone")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, help=f"of rows; default: {RESULTS}, of a CPU {ON_CPU}")
     args = parser.parse_args()
+    args.output = args.output or (RESULTS if args.device == "cuda" else ON_CPU)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("this benchmark needs a GPU, or --device cpu, which is small and no finding")
     if args.repeats < 2 or args.new_tokens < 1 or not 1 <= args.group_size <= args.completions:

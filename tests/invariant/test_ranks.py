@@ -54,7 +54,12 @@ SFT = (
 )
 REFRESHED = ("trainer.max_steps=3", "trainer.val_check_interval=3", "reference=refresh", "reference.refresh_every=1")
 RESUMED = (*HALF_USED, "reference=refresh", "reference.refresh_every=2", "routing.bias_rate=0.01")
-MIXED = ("trainer.precision=bf16-mixed", "trainer.max_steps=2", "trainer.val_check_interval=2")
+MIXED = (
+    "trainer.precision=bf16-mixed",
+    "rollout.batch_size=128",
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=2",
+)
 DDP, SHARDED = "strategy=ddp", "strategy=fsdp2"
 FSDP = "strategy=fsdp"
 # Not in the middle of a rollout, which is of as many ranks as it was.
