@@ -31,12 +31,10 @@ def memory_table(plans: Mapping[int, Plan], memory_gib: float) -> Table:
     for part in _names(plan.held for plan in every):
         row(part, [plan.held.get(part) for plan in every])
     row("in all phases", [sum(plan.held.values()) for plan in every], end_section=True, style="bold")
-    of_any = _names(plan.phases for plan in every)
-    for phase in (name for name in PHASES if name in of_any):
-        for part in _names(plan.phases.get(phase, {}) for plan in every):
-            row(f"  {part}", [plan.phases.get(phase, {}).get(part) for plan in every])
-        totals = [plan.of_phase(phase) if phase in plan.phases else None for plan in every]
-        row(f"{phase}, in all", totals, end_section=True, style="bold")
+    for phase in (name for name in PHASES if name in every[0].phases):
+        for part in _names(plan.phases[phase] for plan in every):
+            row(f"  {part}", [plan.phases[phase].get(part) for plan in every])
+        row(f"{phase}, in all", [plan.of_phase(phase) for plan in every], end_section=True, style="bold")
     row("peak", [plan.peak for plan in every], style="bold")
     row("and CUDA, fragments", [plan.needed for plan in every])
     left = [verdict(plan, memory_gib) for plan in every]

@@ -31,14 +31,6 @@ def test_the_table_has_a_column_a_number_of_gpus():
     assert lines["short by"].split("│")[3].strip() == ""
 
 
-def test_a_phase_that_not_all_plans_have():
-    """As the first FSDP's copy, which one rank does not make."""
-    copies = Plan(SMALL.held, {"copy": {"gathered weights": GIB}, **SMALL.phases}, {})
-    lines = rows({1: SMALL, 2: copies}, 9)
-    assert [cell.strip() for cell in lines["copy, in all"].split("│")[2:4]] == ["", "2.00"]
-    assert list(lines).index("copy, in all") < list(lines).index("update, in all")
-
-
 def test_the_caption_says_which_strategies_are_planned():
     assert caption({1: "single", 2: "fsdp2", 8: "fsdp2"}) == [
         "planned: strategy=single on 1 GPU; strategy=fsdp2 on 2, 8 GPUs",
