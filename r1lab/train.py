@@ -280,19 +280,19 @@ def refuse_other_settings(folder: Path, config: dict[str, Any]) -> None:
         "strategy",
     )
     # These compute the same, however they do it.
-    implementations = ("attention", "activation_checkpointing")
+    implementations = ("attention", "activation_checkpointing", "fused_norms")
+
+    def is_kept(key: str) -> bool:
+        return key.split(".")[0] not in changeable and key.split(".")[-1] not in implementations
+
     now = dict(flat(config))
-    kept = [
-        (key, was)
-        for key, was in flat(before)
-        if key.split(".")[0] not in changeable and key.split(".")[-1] not in implementations
-    ]
+    kept = [(key, was) for key, was in flat(before) if is_kept(key)]
     if now.get("optimizer.scheduler.name", "").startswith("constant"):
         # It follows trainer.max_steps, and a constant rate does not ask for it.
         kept = [(key, was) for key, was in kept if key != "optimizer.scheduler.num_training_steps"]
     changed = [f"{key} was {was!r}, not {now.get(key)!r}" for key, was in kept if now.get(key) != was]
     known = dict(flat(before))
-    changed += [f"{key} was not there" for key in now if key not in known and key.split(".")[0] not in changeable]
+    changed += [f"{key} was not there" for key in now if key not in known and is_kept(key)]
     if changed:
         raise ValueError(
             f"ckpt_path=last: the run in {folder} has other settings ({', '.join(changed[:4])}); "

@@ -5,6 +5,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
@@ -12,7 +13,7 @@ import r1lab.train as train_module
 from r1lab.entry import CONF, Stopped, refuse_wrong_types
 from r1lab.module.grpo import GRPO
 from r1lab.run_folder import read_summary, write_summary
-from r1lab.train import refuse_missing_devices, refuse_other_ranks, refuse_ranks
+from r1lab.train import refuse_missing_devices, refuse_other_ranks, refuse_other_settings, refuse_ranks
 
 
 def test_killed_behind_the_last_step_it_still_knows_its_objective(tiny_run, train_small, tmp_path):
@@ -40,6 +41,18 @@ def test_a_run_goes_on_with_its_own_settings_alone(tiny_run, train_small, tmp_pa
     shutil.copytree(tiny_run, folder)
     with pytest.raises(ValueError, match="other settings .loss.beta was 0.001, not 0.5"):
         train_small(folder, "ckpt_path=last", "loss.beta=0.5", "callback.samples.shown=0")
+
+
+def test_how_a_run_computes_may_change_and_be_new(tiny_run, tmp_path):
+    config = yaml.safe_load((tiny_run / "config.yaml").read_text())
+    assert config["rollout"]["engine"].pop("fused_norms") is True
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    config["rollout"]["engine"]["fused_norms"] = False
+    config["model"]["attention"] = "eager"
+    refuse_other_settings(tmp_path, config)
+    config["rollout"]["engine"]["other"] = 1
+    with pytest.raises(ValueError, match="other settings .rollout.engine.other was not there"):
+        refuse_other_settings(tmp_path, config)
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(train_small, tmp_path):

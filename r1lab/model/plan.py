@@ -4,7 +4,8 @@ A step has four phases: rollout, logprobs (passes without gradient: old, referen
 backward of the microbatches) and step (of the optimizer). Weights, gradients and optimizer state are there in all of
 them, as from the second microbatch of the second step on; a phase's own parts come on top. Where a step has one
 microbatch alone, its gradients are made while activations go, and are not all there at once. The peak is that of the
-largest phase. A whole copy to sample from is gathered a little at a time, which takes less than an update gathers.
+largest phase. A whole copy to sample from is gathered a bucket or a block at a time, which is in no plan:
+an update gathers more, unless most of a model is its embedding.
 """
 
 from collections.abc import Sequence

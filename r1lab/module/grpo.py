@@ -282,9 +282,10 @@ class GRPO(PolicyModule):
         """One group for each prompt, sampled and scored; a rank may have none."""
         started = time.perf_counter()
         sampler = self.sampler
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # weights that were gathered are there
-        self.gathering_seconds += time.perf_counter() - started
+        if sampler is not self.policy:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # what is gathered is there
+            self.gathering_seconds += time.perf_counter() - started
         completions = self.engine.generate(
             sampler,
             prompts,

@@ -146,6 +146,8 @@ def _gather(bucket: list[tuple[DTensor, Tensor]]) -> None:
         own = source.to_local().flatten()
         place[: len(own)] = own
     everyones = mine.new_empty(ranks, len(mine))
+    # NCCL gathers lists by way of another tensor of their size; what does without it is deprecated in torch 2.13, and
+    # its successor is not there in 2.11.
     dist.all_gather(list(everyones), mine, group=mesh.get_group())
     del mine
     for rank, theirs in enumerate(everyones):

@@ -24,12 +24,14 @@ from r1lab.strategy.sharded import BUCKET, copy_whole
 
 
 class Model(nn.Module):
-    """Rows that do not divide among 2 or 3 ranks, fewer rows than ranks, a buffer, and tied weights."""
+    """Rows that do and that do not divide among 2 or 3 ranks, fewer rows than ranks, a buffer, and tied weights."""
 
     def __init__(self):
         super().__init__()
         self.first = nn.Embedding(7, 4)
-        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 4)) for _ in range(2)])
+        self.blocks = nn.ModuleList(
+            [nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 4)) for _ in range(2)]
+        )
         self.norm = nn.LayerNorm(4)
         self.register_buffer("shift", torch.rand(4))
         self.narrow = nn.Linear(4, 1, bias=False)
@@ -79,7 +81,9 @@ def check(how: str, device: str) -> None:
             sharded(torch.arange(7, device=device))
             for parameter in expected.parameters():
                 parameter += 0.001
-            copy_whole(sharded, whole := Model().to(where, dtype), nbytes)  # gives that up
+            whole = Model().to(where, dtype)
+            whole.blocks[1].float()  # as a router may be
+            copy_whole(sharded, whole, nbytes)  # gives that up
             for parameter in sharded.parameters():
                 parameter += 0.001
             copy_whole(sharded, whole, nbytes)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from r1lab.strategy.sharded import as_forward, clip_gradient, copy_whole, is_sharded, local, turn
+from r1lab.strategy.sharded import _buckets, as_forward, clip_gradient, copy_whole, is_sharded, local, turn
 from tests.strategy import copies
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +68,16 @@ def test_weights_and_buffers_are_copied():
     source.running_mean += 1
     copy_whole(source, target)
     assert torch.equal(source.weight, target.weight) and torch.equal(source.running_mean, target.running_mean)
+
+
+def test_buckets():
+    half = torch.bfloat16
+    wholes = [
+        torch.zeros(n, dtype=dtype) for n, dtype in ((2, half), (3, half), (1, half), (9, half), (1, None), (1, None))
+    ]
+    buckets = [[len(whole) for _, whole in bucket] for bucket in _buckets([(None, whole) for whole in wholes], 10)]
+    assert buckets == [[2, 3], [1], [9], [1, 1]]
+    assert list(_buckets([], 10)) == []
 
 
 @pytest.mark.slow
