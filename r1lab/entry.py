@@ -142,7 +142,10 @@ def describe(error: Exception, config_name: str) -> str:
                 f"{key} is a setting of the stages: give \"overrides=['{key}=...']\", for every train stage, or change "
                 "pipeline.stages.<stage>.overrides"
             )
-        return f"there is no setting {key}; {_nearest(key, list(_keys(_default_config(config_name))))}"
+        options = list(_keys(_default_config(config_name)))
+        if key in options:
+            return f"{key} is a setting of the default {key.split('.')[0]}, and not of the one that was chosen"
+        return f"there is no setting {key}; {_nearest(key, options)}"
     text = " ".join(str(cause).split())
     if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
         return f"the disk is full{f', writing {cause.filename}' if cause.filename else ''}; make room, then start again"

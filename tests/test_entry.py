@@ -39,6 +39,11 @@ def test_unknown_names_with_the_nearest(override, line):
     assert "\n" not in text
 
 
+def test_a_setting_of_another_choice():
+    text = describe(error_of("rollout=generate", "rollout.engine.fused_norms=false"), "train")
+    assert text == "rollout.engine.fused_norms is a setting of the default rollout, and not of the one that was chosen"
+
+
 @pytest.mark.parametrize("choices", ["math,format,accuracy", "math, numeric", "format,isolated,exact"])
 def test_one_choice_of_the_accuracy(choices):
     with pytest.raises(ValueError, match=" and .* are each the accuracy; take one of them"):

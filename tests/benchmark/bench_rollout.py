@@ -1,4 +1,4 @@
-"""python -m tests.benchmark.bench_rollout: seconds of a rollout by each engine, which take turns.
+"""python -m tests.benchmark.bench_rollout: seconds of a rollout by each engine, which take turns in changing order.
 
     loop             r1lab's key-value-cache loop (rollout=loop), with norms as on a GPU
     loop-own-norms   the same with transformers' norms (rollout.engine.fused_norms=false)
@@ -14,6 +14,7 @@ the tiny base alone a finding; its rows go to runs/bench_rollout.
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import time
@@ -82,8 +83,9 @@ def bench(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         with fused_norms(model) if engine == "loop" else nullcontext():
             return engines[engine].generate(model, prompts, **options)
 
+    order = random.Random(0)
     for step in track(range(args.repeats + 1), description=f"{name}, rollouts"):
-        for engine in engines:
+        for engine in order.sample(list(engines), len(engines)):  # which one went before tells in the caches
             started = time.perf_counter()  # completions are on the host when it returns
             found = rollout(engine, step)
             seconds[engine].append(time.perf_counter() - started)
@@ -91,7 +93,7 @@ def bench(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     medians = {engine: statistics.median(times[1:]) for engine, times in seconds.items()}  # the first warms up
     tokens = len(prompts) * args.group_size * args.new_tokens
     for engine, times in seconds.items():
-        low, high = (statistics.quantiles(times[1:], n=10)[i] for i in (1, 7))
+        low, high = (statistics.quantiles(times[1:], n=10, method="inclusive")[i] for i in (1, 7))
         yield {
             "shape": name,
             "dtype": args.dtype,
@@ -136,7 +138,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--completions", type=int, default=1024, help="of a rollout")
     parser.add_argument("--group-size", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--commit", help="where there is no checkout to ask")
     parser.add_argument("--no-csv", action="store_true", help="print the table alone")
     parser.add_argument("--output", type=Path, help=f"of rows; default: {RESULTS}, of a CPU {ON_CPU}")
@@ -145,8 +147,11 @@ def parsed() -> argparse.Namespace:
     args.output = args.output or (RESULTS if args.device == "cuda" else ON_CPU)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("this benchmark needs a GPU, or --device cpu, which is small and no finding")
-    if args.repeats < 2 or args.new_tokens < 1 or not 1 <= args.group_size <= args.completions:
-        parser.error("--repeats must be at least 2, --new-tokens 1, and --completions a group's --group-size")
+    for name, least in (("repeats", 2), ("new_tokens", 1), ("group_size", 1), ("completions", 1)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}")
+    if args.completions % args.group_size:
+        parser.error(f"--completions {args.completions} is not a multiple of --group-size {args.group_size}")
     return args
 
 

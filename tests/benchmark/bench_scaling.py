@@ -36,6 +36,7 @@ they of several calls.
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -44,8 +45,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from hydra.errors import HydraException
 
 from r1lab.analysis.memory_table import GIB, MIB
+from r1lab.planner import PRECISIONS
 from r1lab.run_folder import device_name
 from tests.benchmark.bench_head import RESULTS, about, append, print_table
 from tests.benchmark.scaling_checks import Checks
@@ -274,10 +277,11 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument(
         "--precision",
+        choices=(*PRECISIONS, GATHERED),
         help=f"the trainer's, or {GATHERED}: float32 shards, gathered in bfloat16, without autocast; default: that, "
         "on a CPU and in checks 32-true",
     )
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if gpu else "cpu")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try it; no finding")
     parser.add_argument("--dry-run", action="store_true", help="plan alone")
     parser.add_argument("--gpu-memory-gib", type=float, default=80, help="of plans, where there is no GPU")
     for name in CHECKS:
@@ -293,11 +297,15 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--steps must be above {WARMUP + PROFILED}, the steps that are not timed")
     if min(args.gpus) < 1:
         parser.error("--gpus must be from 1 on")
+    if args.timeout <= 0:
+        parser.error(f"--timeout must be above 0, got {args.timeout}")
     if not 0 < args.gpu_memory_gib < float("inf"):
         parser.error(f"--gpu-memory-gib must be a number above 0, got {args.gpu_memory_gib}")
     planning = args.dry_run or args.plot
     if args.device == "cuda" and not gpu and not planning:
         parser.error("there is no GPU; --device cpu tries it on a CPU, --dry-run plans alone")
+    if args.device == "cpu" and not planning:
+        print("on a CPU ranks share its cores: this tries the benchmark, and is no finding", flush=True)
     if args.device == "cpu" and not planning and "fsdp" in args.strategies:
         print("fsdp needs GPUs, and is left out", flush=True)
         args.strategies = [name for name in args.strategies if name != "fsdp"]
@@ -326,6 +334,8 @@ def main() -> None:
     gpus = [n for n in args.gpus if n <= here]
     if beyond := [n for n in args.gpus if n > here]:
         print(f"this machine has {here}: {', '.join(map(str, beyond))} left out", flush=True)
+    # Ends its ranks, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     checking = any(getattr(args, name) for name in CHECKS)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.runs or Path(temporary)
@@ -336,4 +346,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+    except (ValueError, HydraException) as error:  # of settings
+        sys.exit(f"error: {' '.join(str(error).split())}")

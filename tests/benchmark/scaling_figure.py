@@ -92,7 +92,7 @@ def losses(axes: Axes, groups: dict[str, pd.DataFrame], styles: dict[str, dict])
             width = 0.8 + 0.5 * row["gpus"] ** 0.5
             style = {"color": styles[kind]["color"], "lw": width, "ls": ":" if row["gpus"] == 1 else "-", "alpha": 0.7}
             axes.plot(range(1, len(values) + 1), values, **style)
-    plain(axes, "loss; dotted: one rank")
+    plain(axes, "loss; dotted: one rank, whose batches are others")
     axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     axes.set_xlabel("step")
 

@@ -192,6 +192,14 @@ def test_too_few_steps_are_refused(capsys):
     assert "--steps must be above 4" in capsys.readouterr().err
 
 
+def test_what_cannot_be_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(bench_scaling, "gpu_bytes", lambda: None)
+    for told, message in (([], "there is no GPU; --device cpu"), (["--device", "cpu", "--timeout", "0"], "--timeout")):
+        with pytest.raises(SystemExit):
+            parsed(told)
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_gloo_ranks_are_measured_and_checked(tmp_path, monkeypatch, capsys):
     common = ["bench_scaling", "--device", "cpu", "--tasks", "sft", "--strategies", "fsdp2", "--output", str(tmp_path)]
