@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from r1lab.strategy.sharded import _buckets, as_forward, clip_gradient, copy_whole, is_sharded, local, turn
-from tests.strategy import copies
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,17 +79,10 @@ def test_buckets():
     assert list(_buckets([], 10)) == []
 
 
-@pytest.mark.slow
-def test_whole_copies_of_three_ranks():
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_whole_copies(ranks):
+    # In processes of their own: torch keeps a group for longer than it is there, and a fork of this one would hang.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local_addr=127.0.0.1"]
-    command += ["--nproc_per_node=3", "-m", "tests.strategy.copies"]
+    command += [f"--nproc_per_node={ranks}", "-m", "tests.strategy.copies"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.stdout.count("copies are equal") >= 2, done.stderr[-3000:]
-
-
-def test_a_copy_of_one_rank(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rank", rank=0, world_size=1)
-    try:
-        copies.check("fsdp2", "cpu")
-    finally:
-        torch.distributed.destroy_process_group()
+    assert done.stdout.count(f"copies are equal, {ranks} ranks") >= 2, done.stderr[-3000:]
