@@ -4,8 +4,8 @@ FSDP gathers what belongs to no block (embedding, last norm, head) around the mo
 are applied by weight, outside of it; so whatever uses them runs as if it were that pass.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -52,6 +52,8 @@ def reshard(model: nn.Module) -> None:
     """Give up what is gathered of a sharded model, which FSDP keeps of what belongs to no block."""
     if isinstance(model, FSDPModule):
         model.reshard()
+    if isinstance(model, FullyShardedDataParallel):
+        _lazy_init(model, model)  # nothing can be freed before; and its first part to be used would be the root
     for part in FullyShardedDataParallel.fsdp_modules(model):
         if part._handle is not None:
             # A single rank shards nothing, and has nothing to free.
@@ -86,8 +88,6 @@ def copy_whole(sharded: nn.Module, whole: nn.Module, bucket_bytes: int = BUCKET)
     Args:
         bucket_bytes: of FSDP2's parameters, how much ranks exchange at once; a larger parameter goes by itself.
     """
-    if isinstance(sharded, FullyShardedDataParallel):
-        _lazy_init(sharded, sharded)  # else the first of its parts would take itself for the root
     reshard(sharded)  # what is kept gathered is in the dtype of the passes
     pairs = list(zip(_tensors(sharded), _tensors(whole), strict=True))
     if isinstance(sharded, FullyShardedDataParallel):
@@ -104,31 +104,31 @@ def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _copy_by_parts(sharded: FullyShardedDataParallel, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+def _copy_by_parts(sharded: FullyShardedDataParallel, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """`copy_whole` of the first FSDP, of which one part is gathered at a time."""
     parts = FullyShardedDataParallel.fsdp_modules(sharded)
     # The innermost of those that a parameter is in, which come after the ones that they are in.
     holder = {parameter: part for part in parts for parameter in part.parameters()}
-    own: dict[nn.Module | None, list[tuple[Tensor, Tensor]]] = {part: [] for part in parts} | {None: []}
-    for source, target in pairs:
-        own[holder.get(source)].append((source, target))
-    for source, target in own.pop(None):
-        target.copy_(source)
-    for part, of_part in own.items():
-        with FullyShardedDataParallel.summon_full_params(part, recurse=False, writeback=False):
-            for source, target in of_part:
-                target.copy_(source)
+    for part in (None, *parts):  # buffers are in none
+        gathered = nullcontext()
+        if part is not None:
+            gathered = FullyShardedDataParallel.summon_full_params(part, recurse=False, writeback=False)
+        with gathered:
+            for source, target in pairs:
+                if holder.get(source) is part:
+                    target.copy_(source)
 
 
 def _buckets(pairs: Iterable[tuple[DTensor, Tensor]], most: int) -> Iterator[list[tuple[DTensor, Tensor]]]:
     """Neighbours whose whole ones are of one dtype, of no more bytes than `most` unless it is only one."""
     bucket: list[tuple[DTensor, Tensor]] = []
+    nbytes = 0
     for source, target in pairs:
-        nbytes = sum(whole.nbytes for _, whole in bucket)
         if bucket and (target.dtype != bucket[0][1].dtype or nbytes + target.nbytes > most):
             yield bucket
-            bucket = []
+            bucket, nbytes = [], 0
         bucket.append((source, target))
+        nbytes += target.nbytes
     if bucket:
         yield bucket
 

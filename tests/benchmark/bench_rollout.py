@@ -26,11 +26,11 @@ from typing import Any
 import torch
 import yaml
 from rich.progress import track
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import r1lab
+from r1lab.callback.communication import covered, spans
 from r1lab.entry import CONF
 from r1lab.model.attention import use_attention
 from r1lab.model.policy import new_policy
@@ -112,11 +112,11 @@ def bench(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def kernel_seconds(run: Callable[[], Any]) -> float:
-    """What the GPU's kernels take, of which no two are there at a time in a rollout."""
+    """In which the GPU computes."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         run()
         torch.cuda.synchronize()
-    return sum(e.device_time_total for e in profiled.events() if e.device_type == DeviceType.CUDA) / 1e6
+    return covered(spans(profiled.profiler.kineto_results.events())[1]) / 1e6
 
 
 @torch.no_grad()

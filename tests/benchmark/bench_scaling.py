@@ -35,6 +35,7 @@ they of several calls.
 """
 
 import argparse
+import os
 import shutil
 import signal
 import sys
@@ -48,6 +49,7 @@ import pandas as pd
 from hydra.errors import HydraException
 
 from r1lab.analysis.memory_table import GIB, MIB
+from r1lab.entry import describe
 from r1lab.planner import PRECISIONS
 from r1lab.run_folder import device_name
 from tests.benchmark.bench_head import RESULTS, about, append, print_table
@@ -304,12 +306,12 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     planning = args.dry_run or args.plot
     if args.device == "cuda" and not gpu and not planning:
         parser.error("there is no GPU; --device cpu tries it on a CPU, --dry-run plans alone")
-    if args.device == "cpu" and not planning:
-        print("on a CPU ranks share its cores: this tries the benchmark, and is no finding", flush=True)
-    if args.device == "cpu" and not planning and "fsdp" in args.strategies:
-        print("fsdp needs GPUs, and is left out", flush=True)
-        args.strategies = [name for name in args.strategies if name != "fsdp"]
     on_gpu = planning or args.device == "cuda"
+    if not on_gpu:
+        print("on a CPU ranks share its cores: this tries the benchmark, and is no finding", flush=True)
+        if "fsdp" in args.strategies:
+            print("fsdp needs GPUs, and is left out", flush=True)
+            args.strategies = [name for name in args.strategies if name != "fsdp"]
     args.output = args.output or (RESULTS if on_gpu else ON_CPU)
     args.model = args.model or ("145m" if on_gpu else "tiny")
     args.precision = args.precision or (GATHERED if on_gpu else "32-true")
@@ -350,5 +352,7 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("stopped")
-    except (ValueError, HydraException) as error:  # of settings
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    except (ValueError, HydraException) as error:  # of settings, unless it is a bug
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"error: {describe(error, 'memory')}; HYDRA_FULL_ERROR=1 shows the traceback")

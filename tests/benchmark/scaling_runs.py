@@ -76,8 +76,8 @@ def moe(width: int, layers: int, experts: int, of_expert: int, per_token: int) -
         "n_routed_experts": experts,
         "num_experts_per_tok": per_token,
     }
-    # Documents of 40 tokens, one microbatch. So many completions that a pass of sampling takes the GPU about as long as
-    # the host, whose speed scatters, and for which the ranks would wait.
+    # Documents of 40 tokens, one microbatch. So many completions that sampling, in which ranks wait for the slowest's
+    # host, is less than half of a step.
     return Shape(config=config, documents=1000, completions=2048)
 
 
@@ -202,8 +202,10 @@ class Planned:
 def planned(configuration: Configuration, settings: Settings) -> Planned:
     """By r1lab.memory."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("memory", overrides(configuration, settings))
-        remove_unbegun()  # Hydra has the folder of a run made before it is told that a plan needs none
+        try:
+            config = compose("memory", overrides(configuration, settings))
+        finally:
+            remove_unbegun()  # Hydra has the folder of a run made before it is told that a plan needs none
     own = {key: OmegaConf.to_container(config, resolve=False)[key] for key in OWN}
     given = {key: OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True) for key in SECTIONS}
     planner = Planner(given | {"precision": str(config.trainer.precision)}, own)

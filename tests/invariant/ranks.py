@@ -19,6 +19,11 @@ def run_ranks(scenarios: list[tuple[Path, list[str]]], folder: Path, ranks: int 
     """Train each scenario, a run folder and its overrides, on so many ranks of this machine."""
     path = folder / "scenarios.json"
     path.write_text(json.dumps([(str(where), list(overrides)) for where, overrides in scenarios]))
+    run_module(["tests.invariant.ranks", str(path)], folder, ranks, timeout)
+
+
+def run_module(arguments: list[str], folder: Path, ranks: int, timeout: float = 600) -> None:
+    """`python -m ARGUMENTS` as each of so many ranks; what they say is in `rank_<number>.txt` of the folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -28,7 +33,7 @@ def run_ranks(scenarios: list[tuple[Path, list[str]]], folder: Path, ranks: int 
     for rank in range(ranks):
         environment = os.environ | {k: str(v) for k, v in (common | {"RANK": rank, "LOCAL_RANK": rank}).items()}
         out = open(folder / f"rank_{rank}.txt", "w")
-        command = [sys.executable, "-m", "tests.invariant.ranks", str(path)]
+        command = [sys.executable, "-m", *arguments]
         processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT))
     end = time.monotonic() + timeout
     while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):

@@ -76,7 +76,7 @@ def test_greedy_equals_transformers_token_for_token(model):
     assert {len(c.ids) for c in ours} != {20}
 
 
-def test_norms_of_one_kernel_change_no_token(model, monkeypatch):
+def test_fused_norms_change_no_token(model, monkeypatch):
     expected, calls = generate(model), []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(norms, "fused", lambda *args, own=norms.fused: calls.append(1) or own(*args))

@@ -1,17 +1,12 @@
-import os
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from r1lab.strategy.sharded import _buckets, as_forward, clip_gradient, copy_whole, is_sharded, local, turn
-
-ROOT = Path(__file__).parents[2]
+from tests.invariant.ranks import run_module
 
 
 def test_a_whole_model_is_left_alone():
@@ -80,9 +75,8 @@ def test_buckets():
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_whole_copies(ranks):
+def test_whole_copies(ranks, tmp_path):
     # In processes of their own: torch keeps a group for longer than it is there, and a fork of this one would hang.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local_addr=127.0.0.1"]
-    command += [f"--nproc_per_node={ranks}", "-m", "tests.strategy.copies"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.stdout.count(f"copies are equal, {ranks} ranks") >= 2, done.stderr[-3000:]
+    run_module(["tests.strategy.copies"], tmp_path, ranks, timeout=120)
+    said = (tmp_path / "rank_0.txt").read_text()
+    assert said.count(f"copies are equal, {ranks} ranks") >= 2, said

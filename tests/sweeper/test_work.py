@@ -38,8 +38,14 @@ def in_another_process(act):
     return exit_code(another_process(act))
 
 
-def exit_code(process):
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+def exit_code(process, seconds=60):
+    """Of a process of `another_process`, which is killed where it takes longer."""
+    end = time.monotonic() + seconds
+    while (done := os.waitpid(process, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > end:
+            os.kill(process, signal.SIGKILL)
+        time.sleep(0.005)
+    return os.waitstatus_to_exitcode(done[1])
 
 
 def claimed(queue, name="x"):
