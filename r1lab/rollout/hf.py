@@ -217,7 +217,8 @@ class TransformersGenerate:
             return []
         stops = stop_tokens(model, self.tokenizer)
         ids, mask = left_pad(prompts, self.tokenizer.pad_token_id or 0, model.device)
-        with evaluating(model), torch.random.fork_rng():
+        devices = [model.device] if model.device.type == "cuda" else []  # and not the other ranks' GPUs
+        with evaluating(model), torch.random.fork_rng(devices=devices):
             torch.manual_seed((seed * 1_000_003 + step) % 2**63)
             options = {"do_sample": False} if sampling.temperature == 0 else {
                 "do_sample": True, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p

@@ -31,6 +31,7 @@ they of several calls.
 
     python -m tests.benchmark.bench_scaling --gpus 1 2                              on GPUs
     python -m tests.benchmark.bench_scaling --gpus 2 --kill --tasks grpo --strategies fsdp2
+    python -m tests.benchmark.bench_scaling --gpus 4 --losses --resume --kill --device cpu
     python -m tests.benchmark.bench_scaling --gpus 1 2 --device cpu --strategies fsdp2 -- rollout.max_new_tokens=8
 """
 
@@ -46,6 +47,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from hydra.errors import HydraException
 
 from r1lab.analysis.memory_table import GIB, MIB
@@ -65,7 +67,6 @@ from tests.benchmark.scaling_runs import (
     WARMUP,
     Configuration,
     Settings,
-    devices,
     figures,
     fits,
     gpu_bytes,
@@ -271,7 +272,7 @@ def of_run(args: argparse.Namespace) -> dict[str, str]:
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     gpu = gpu_bytes() is not None
-    parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 4, 8], help="numbers of ranks")
+    parser.add_argument("--gpus", nargs="+", type=int, help="numbers of ranks; default: 1 2 4 8, on a CPU 1 2")
     parser.add_argument("--tasks", nargs="+", choices=("sft", "grpo"), default=["sft", "grpo"])
     parser.add_argument("--strategies", nargs="+", choices=("fsdp", "fsdp2"), default=["fsdp", "fsdp2"])
     parser.add_argument("--reference", nargs="+", choices=("sharded", "cpu"), default=["sharded", "cpu"], help="GRPO's")
@@ -283,7 +284,9 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"the trainer's, or {GATHERED}: float32 shards, gathered in bfloat16, without autocast; default: that, "
         "on a CPU and in checks 32-true",
     )
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try it; no finding")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: ranks of gloo, of speed no finding"
+    )
     parser.add_argument("--dry-run", action="store_true", help="plan alone")
     parser.add_argument("--gpu-memory-gib", type=float, default=80, help="of plans, where there is no GPU")
     for name in CHECKS:
@@ -297,7 +300,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(arguments)
     if args.steps <= WARMUP + PROFILED:
         parser.error(f"--steps must be above {WARMUP + PROFILED}, the steps that are not timed")
-    if min(args.gpus) < 1:
+    if min(args.gpus or [1]) < 1:
         parser.error("--gpus must be from 1 on")
     if args.timeout <= 0:
         parser.error(f"--timeout must be above 0, got {args.timeout}")
@@ -308,11 +311,13 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("there is no GPU; --device cpu tries it on a CPU, --dry-run plans alone")
     on_gpu = planning or args.device == "cuda"
     if not on_gpu:
-        print("on a CPU ranks share its cores: this tries the benchmark, and is no finding", flush=True)
+        if not any(getattr(args, name) for name in CHECKS):
+            print("on a CPU ranks share its cores: this tries the benchmark, and is no finding", flush=True)
         if "fsdp" in args.strategies:
             print("fsdp needs GPUs, and is left out", flush=True)
             args.strategies = [name for name in args.strategies if name != "fsdp"]
     args.output = args.output or (RESULTS if on_gpu else ON_CPU)
+    args.gpus = args.gpus or ([1, 2, 4, 8] if on_gpu else [1, 2])
     args.model = args.model or ("145m" if on_gpu else "tiny")
     args.precision = args.precision or (GATHERED if on_gpu else "32-true")
     args.device = "cuda" if planning else args.device
@@ -332,7 +337,8 @@ def main() -> None:
             sys.exit(f"there is no {path}: measure something first")
         plot(last_rows(known_rows(path)), path.with_suffix(".png"))
         return print(f"drawn: {path.with_suffix('.png')}")
-    here = devices(args.device)
+    # Of a CPU's cores ranks may have any share.
+    here = torch.cuda.device_count() if args.device == "cuda" else max(args.gpus)
     gpus = [n for n in args.gpus if n <= here]
     if beyond := [n for n in args.gpus if n > here]:
         print(f"this machine has {here}: {', '.join(map(str, beyond))} left out", flush=True)

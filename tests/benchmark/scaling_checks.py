@@ -132,7 +132,7 @@ class Checks:
         os.kill(pid, signal.SIGKILL)
         started = time.monotonic()
         status = ranks.wait(self.settings.timeout)
-        seconds, message = seconds_since(started), ranks.said()
+        seconds, message = seconds_since(started), ranks.said().replace(f"{folder}", folder.name)
         lost, saved = done_steps(folder), saved_step(folder)
         resumed = self.train("killed", self.configuration, "ckpt_path=last")
         found = self.apart(resumed, self.whole).row

@@ -329,11 +329,6 @@ def train(told: Sequence[str], folder: Path, gpus: int, timeout: float) -> Run:
     return load_run(folder)
 
 
-def devices(device: str) -> int:
-    """How many ranks this machine can have."""
-    return torch.cuda.device_count() if device == "cuda" else (os.cpu_count() or 1)
-
-
 def gpu_bytes() -> int | None:
     """Of the first GPU; None without one."""
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
