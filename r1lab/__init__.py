@@ -52,10 +52,10 @@ Packages; the same word names the package, its folder in conf, its folder in tes
                 its effects, tables, figure and verdict; the table and figure of a pipeline (stages.py)
 
 Entry files: entry.py (Hydra and errors of one line), limits.py (numbers that no run can have), build.py (config ->
-objects), run_folder.py (where a run lives); of memory what a plan reads (plan_inputs.py), the plans (planner.py) and
-what is said of them (advice.py).
-Only they know Hydra and OmegaConf: everything else takes plain arguments. An algorithm's parameters have no default in
-code where the YAML sets them.
+objects); of memory what a plan reads (plan_inputs.py), the plans (planner.py) and what is said of them (advice.py).
+Beside them run_folder.py (where a run lives) and dtype.py (dtypes by name).
+Only entry files know Hydra and OmegaConf: everything else takes plain arguments. An algorithm's parameters have no
+default in code where the YAML sets them.
 
 Words that mean one thing here: `completion_mask` True = the token counts in the loss; `logprobs` with gradient,
 `old_logprobs` before the update, `ref_logprobs` of the frozen reference, `sampling_logprobs` of the engine; a `batch`

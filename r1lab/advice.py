@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from r1lab.analysis import number
 from r1lab.analysis.memory_table import GIB
 from r1lab.build import quantized_settings
 from r1lab.model.plan import QUANTISED, Plan
@@ -57,7 +58,7 @@ def _by(gpus: Sequence[int], values: Sequence[object]) -> str:
     """A value, or one for each number of GPUs where they are not the same."""
     if len(set(values)) == 1:
         return str(values[0])
-    return ", ".join(f"{value} ({ranks} GPU{'s' * (ranks > 1)})" for ranks, value in zip(gpus, values, strict=True))
+    return ", ".join(f"{value} ({number.counted(ranks, 'GPU')})" for ranks, value in zip(gpus, values, strict=True))
 
 
 def expert_notes(planner: Planner, gpus: list[int]) -> list[str]:

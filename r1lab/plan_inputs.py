@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from r1lab.build import build_task, make, make_documents
 from r1lab.data.documents import in_microbatches
+from r1lab.dtype import dtype_of
 from r1lab.model.policy import NAMED, model_folder
 from r1lab.model.smollm2 import find_gguf
 from r1lab.module.checkpoint import checkpoint_file, load_state, read_checkpoint
@@ -19,14 +20,6 @@ from r1lab.task.protocol import Task
 ASSUMED_PROMPT = 512  # tokens, where no tokenizer is at hand
 LOOKED_AT = 256  # prompts, for the longest
 MOST_DOCUMENTS = 1024  # that are looked at
-
-
-def dtype_of(name: str, setting: str) -> torch.dtype:
-    """Raises ValueError for what is no dtype of weights."""
-    dtype = getattr(torch, str(name), None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"{setting}={name} is no dtype of weights: give float32, bfloat16 or float16")
-    return dtype
 
 
 def weight_dtype(name: str, precision: str) -> torch.dtype:

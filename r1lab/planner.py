@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from r1lab.build import quantized_settings, rollout_sampling
+from r1lab.dtype import dtype_of
 from r1lab.model.adapter import with_adapters
 from r1lab.model.fake import meta_model
 from r1lab.model.moe import cast
@@ -21,7 +22,6 @@ from r1lab.module.dry_run import DryHead, DryRun, Microbatch, Step
 from r1lab.module.grpo import check_adapters
 from r1lab.plan_inputs import (
     documents_of,
-    dtype_of,
     largest_of,
     longest_prompt,
     teacher_config,
@@ -72,9 +72,6 @@ class Planner:
         precision = config["reference"].get("quantize")
         if precision not in (None, *QUANTISED):
             raise ValueError(f"reference.quantize={precision} is not one of null, {', '.join(QUANTISED)}")
-        for name in ("param_dtype", "reduce_dtype"):
-            if self.strategy.get(name) is not None:
-                dtype_of(self.strategy[name], f"strategy.{name}")
         if ".fsdp" in self.strategy["_target_"]:
             Settings(**{each.name: self.strategy[each.name] for each in fields(Settings)})  # refused as in training
         if config["adapter"]["rank"] is not None:
@@ -177,8 +174,8 @@ class Planner:
             ranks,
             sharded=name.startswith("fsdp"),
             flat=name == "fsdp",
-            param_dtype=dtype_of(param, "param_dtype") if param else None,
-            reduce_dtype=dtype_of(reduce, "reduce_dtype") if reduce else None,
+            param_dtype=dtype_of(param, "strategy.param_dtype") if param else None,
+            reduce_dtype=dtype_of(reduce, "strategy.reduce_dtype") if reduce else None,
             gather={"layers": "layer"}.get(own.get("sampler"), "whole"),
             reference_on_cpu=own.get("reference_on_cpu", False),
             cpu_offload=own.get("cpu_offload", False) or offload,

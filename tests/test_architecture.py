@@ -31,23 +31,24 @@ STAGES = {"task", "rollout", "reward", "advantage", "loss", "kernel", "model", "
 MAY_IMPORT = {
     "types": set(),
     "run_folder": set(),
+    "dtype": set(),
     "advantage": set(),
     "loss": set(),
     # Definitions say what is refused, and what is handed back.
     "kernel": {"loss"},
-    "model": set(),
-    "strategy": set(),
+    "model": {"dtype"},
+    "strategy": {"dtype"},
     "metric": set(),
     # The bilingual tasks ask in the words that the bilingual base has.
     "task": {"types", "model.bilingual"},
     # A learned reward may be in few bits.
-    "reward": {"types", "model.quantize"},
+    "reward": {"types", "dtype", "model.quantize"},
     "rollout": {"types"},
     "callback": {"types"},
     # The tiny bases' corpora write those bases' words, about those bases' tasks.
     # What a teacher stored is of its own tokens.
     "data": {"types", "task", "rollout.collate", "model.tiny", "model.bilingual", "model.tokenizer"},
-    "module": {"types", *STAGES},
+    "module": {"types", "dtype", *STAGES},
     # A pruner is replayed by the name that conf gives it.
     "analysis": {"types", "run_folder", "entry", "module", "callback.line_file", *STAGES},
     "sweeper": {"run_folder", "entry"},

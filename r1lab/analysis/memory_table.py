@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from r1lab.analysis.number import counted
 from r1lab.model.plan import CONTEXT, FRAGMENTED, PHASES, Plan
 
 MIB, GIB = 2**20, 2**30
@@ -21,7 +22,7 @@ def memory_table(plans: Mapping[int, Plan], memory_gib: float) -> Table:
     table = Table(title=f"{name} a rank", title_justify="left")
     table.add_column("", no_wrap=True)
     for ranks in plans:
-        table.add_column(f"{ranks} GPU{'s' * (ranks > 1)}", justify="right")
+        table.add_column(counted(ranks, "GPU"), justify="right")
 
     def row(label: str, values: list[int | None], **options) -> None:
         cells = ["" if v is None else f"{v / unit:,.2f}" for v in values]

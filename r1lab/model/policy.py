@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from r1lab.dtype import dtype_of
 from r1lab.model.adapter import adapter_settings, merged, with_adapters
 from r1lab.model.attention import check_attention, use_attention
 from r1lab.model.moe import cast
@@ -64,10 +65,12 @@ def load_policy(
     `attention` (see `r1lab.model.attention`) and `experts` choose implementations; None leaves the model's own choice.
     For `activation_checkpointing` see `checkpoint_activations`.
 
-    Raises ValueError or ImportError for an attention that is unknown, or that machine or model do not have.
+    Raises ValueError for what is no dtype of weights; ValueError or ImportError for an attention that is unknown, or
+    that machine or model do not have.
     """
-    check_attention(attention, getattr(torch, dtype))
-    model = AutoModelForCausalLM.from_pretrained(model_folder(name), dtype=getattr(torch, dtype))
+    kind = dtype_of(dtype, "model.policy.dtype")
+    check_attention(attention, kind)
+    model = AutoModelForCausalLM.from_pretrained(model_folder(name), dtype=kind)
     return _implemented(model, attention, experts, activation_checkpointing)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.dtype import dtype_of
 from r1lab.loss.preference import PREFERENCE_LOSSES
 from r1lab.metric.interval import bootstrap_interval
 from r1lab.model.adapter import adapter_settings
@@ -215,6 +216,7 @@ def load_reward_model(
         CheckpointError: if there is none, or it is no reward model's.
         ValueError, ImportError: for another precision, or one without bitsandbytes.
     """
+    kind = dtype_of(dtype, "scorer.dtype")
     check_precision(quantize, "scorer.quantize")
     path = Path(name).expanduser()
     found = [path / "checkpoints" / f"{which}.ckpt" for which in ("best", "last")] if path.is_dir() else [path]
@@ -229,7 +231,7 @@ def load_reward_model(
     head.load_state_dict(weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return RewardModelScorer(
-        quantized(cast(policy, getattr(torch, dtype)), quantize).to(device),
+        quantized(cast(policy, kind), quantize).to(device),
         head.to(device),
         tokenizer,
         pointwise=settings["loss"] == "pointwise",

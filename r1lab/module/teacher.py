@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.dtype import dtype_of
 from r1lab.model.attention import use_attention
 from r1lab.model.memory import weights_mib
 from r1lab.model.moe import cast
@@ -56,12 +57,13 @@ def load_teacher(name: str, dtype: str | None, quantize: str | None) -> Teacher:
         ValueError, ImportError: for another precision, or one without bitsandbytes.
     """
     check_precision(quantize, "module.teacher.quantize")
+    kind = dtype_of(dtype, "module.teacher.dtype") if dtype else None
     file = checkpoint_file(name)
     if file is None:
         model, tokenizer = load_policy(name, dtype=dtype or "float32"), load_tokenizer(name)
     else:
         model, tokenizer, _ = load_checkpoint(file)
-        model = cast(model, getattr(torch, dtype)) if dtype else model
+        model = cast(model, kind) if kind else model
     use_attention(model, "auto")
     return Teacher(name, quantized(model.eval().requires_grad_(False), quantize), tokenizer)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.dtype import dtype_of
 from r1lab.model.quantize import check_precision
 from r1lab.model.quantize import quantize as quantized
 from r1lab.reward.format import parts_of
@@ -102,9 +103,10 @@ def load_classifier(
 ) -> SequenceClassifier:
     """A reward model from a folder or the hub, on the GPU where there is one; its trunk in 8bit or nf4 if asked.
 
-    Raises ValueError for another precision, ImportError for one without bitsandbytes.
+    Raises ValueError for another dtype or precision, ImportError for a precision without bitsandbytes.
     """
+    kind = dtype_of(dtype, "scorer.dtype")
     check_precision(quantize, "scorer.quantize")
-    model = AutoModelForSequenceClassification.from_pretrained(name, dtype=getattr(torch, dtype))
+    model = AutoModelForSequenceClassification.from_pretrained(name, dtype=kind)
     model = quantized(model, quantize).to("cuda" if torch.cuda.is_available() else "cpu")
     return SequenceClassifier(model, AutoTokenizer.from_pretrained(name), batch_size, max_length)

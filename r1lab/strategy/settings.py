@@ -5,6 +5,8 @@ from datetime import timedelta
 
 import torch
 
+from r1lab.dtype import dtype_of
+
 SAMPLERS = ("whole", "layers")
 FORMS = ("sharded", "whole")
 
@@ -62,12 +64,5 @@ class Settings:
     @property
     def dtypes(self) -> dict[str, torch.dtype | None]:
         """`param_dtype` and `reduce_dtype`, as torch's mixed precision takes them."""
-        return {"param_dtype": dtype(self.param_dtype), "reduce_dtype": dtype(self.reduce_dtype)}
-
-
-def dtype(name: str | None) -> torch.dtype | None:
-    """torch's dtype of that name. Raises ValueError where there is none."""
-    found = None if name is None else getattr(torch, name, None)
-    if name is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise ValueError(f"strategy.param_dtype and reduce_dtype are null or names such as bfloat16, got {name!r}")
-    return found
+        given = {"param_dtype": self.param_dtype, "reduce_dtype": self.reduce_dtype}
+        return {key: None if name is None else dtype_of(name, f"strategy.{key}") for key, name in given.items()}

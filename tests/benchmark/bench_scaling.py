@@ -55,7 +55,7 @@ from r1lab.entry import describe
 from r1lab.planner import PRECISIONS
 from r1lab.run_folder import device_name
 from tests.benchmark.bench_head import RESULTS, about, append, print_table
-from tests.benchmark.scaling_checks import Checks
+from tests.benchmark.scaling_checks import BOUNDS, GRADIENT, Checks
 from tests.benchmark.scaling_figure import SAME, WHAT, known_rows, last_rows, plot
 from tests.benchmark.scaling_runs import (
     AUTO,
@@ -260,8 +260,11 @@ def check_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int],
 
 def verdict(row: dict[str, Any]) -> str:
     found = f"{'passed' if row['passed'] else 'FAILED'}; {row['against']}"
-    found += f"; losses differ by {row['loss_difference']}, gradients by {row['gradient_difference']}"
-    found += f", KL by {row['kl_difference']}" if row["kl_difference"] else ""
+    names = {"loss_difference": "losses", "gradient_difference": "gradients", "kl_difference": "KL"}
+    apart = [f"{what} by {row[name]}" for name, what in names.items() if row[name]]
+    bounds = BOUNDS[row["task"]]
+    most = f"equal: at most {bounds['loss/total']:g}, gradients {bounds[GRADIENT]:g}"
+    found += f"; apart: {', '.join(apart)} ({most})" if apart else ""
     return found + (f"; it said: {row['message']}" if row["message"] else "")
 
 
@@ -306,11 +309,12 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--timeout must be above 0, got {args.timeout}")
     if not 0 < args.gpu_memory_gib < float("inf"):
         parser.error(f"--gpu-memory-gib must be a number above 0, got {args.gpu_memory_gib}")
-    planning = args.dry_run or args.plot
-    if args.device == "cuda" and not gpu and not planning:
+    if args.dry_run and args.device == "cpu":
+        parser.error("--dry-run plans what GPUs would hold, and needs none: leave out --device cpu")
+    if args.device == "cuda" and not gpu and not (args.dry_run or args.plot):
         parser.error("there is no GPU; --device cpu tries it on a CPU, --dry-run plans alone")
-    on_gpu = planning or args.device == "cuda"
-    if not on_gpu:
+    on_gpu = args.device == "cuda"
+    if not on_gpu and not args.plot:
         if not any(getattr(args, name) for name in CHECKS):
             print("on a CPU ranks share its cores: this tries the benchmark, and is no finding", flush=True)
         if "fsdp" in args.strategies:
@@ -320,7 +324,6 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args.gpus = args.gpus or ([1, 2, 4, 8] if on_gpu else [1, 2])
     args.model = args.model or ("145m" if on_gpu else "tiny")
     args.precision = args.precision or (GATHERED if on_gpu else "32-true")
-    args.device = "cuda" if planning else args.device
     return args
 
 

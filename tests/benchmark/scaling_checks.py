@@ -20,13 +20,14 @@ from r1lab.analysis.run import Run, load_run
 from r1lab.module.checkpoint import is_checkpoint, read_checkpoint
 from tests.benchmark.scaling_runs import Configuration, Ranks, Settings, overrides, seconds_since, train
 
+GRADIENT = "optimizer/gradient_norm"
 STEPS, KEPT, KILLED = 10, 4, 5  # in all, between checkpoints, and the last that is done before a rank is killed
 # Of the largest value of a run, by which a step's may differ. A rounding sends a token to another expert, and with the
 # sign of that one's load its bias: 1e-4 of SFT's loss on two H100s. On a CPU an optimizer that is emptied is 4e-3.
 # GRPO's loss is made of the KL, which is that of a few steps, so that such a token shows more.
 BOUNDS = {
-    "sft": {"loss/total": 1e-3, "optimizer/gradient_norm": 1e-2},
-    "grpo": {"loss/total": 2e-2, "loss/kl": 2e-2, "optimizer/gradient_norm": 1e-2},
+    "sft": {"loss/total": 1e-3, GRADIENT: 1e-2},
+    "grpo": {"loss/total": 2e-2, "loss/kl": 2e-2, GRADIENT: 1e-2},
 }
 WITHIN = 60  # seconds, for a job to end of which a rank is killed
 # A rate at which few tokens are sent to another expert by a rounding of the weights.
@@ -48,7 +49,7 @@ class Difference:
 
     @property
     def row(self) -> dict[str, Any]:
-        names = {"loss": "loss/total", "kl": "loss/kl", "gradient": "optimizer/gradient_norm"}
+        names = {"loss": "loss/total", "kl": "loss/kl", "gradient": GRADIENT}
         found = {f"{own}_difference": f"{self.of[name]:.2g}" for own, name in names.items() if name in self.of}
         return found | {"passed": self.equal}
 

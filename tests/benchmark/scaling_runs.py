@@ -17,11 +17,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from r1lab.analysis.number import counted
 from r1lab.analysis.run import Run, load_run
 from r1lab.entry import CONF
 from r1lab.memory import OWN, SECTIONS
+from r1lab.model import weights
 from r1lab.model.plan import Plan
-from r1lab.model.weights import counted, total
 from r1lab.planner import Planner
 from r1lab.run_folder import remove_unbegun
 
@@ -107,7 +108,7 @@ class Configuration:
 
     def __str__(self) -> str:
         reference = f", reference {self.reference}" if self.reference else ""
-        return f"{self.model} {self.task} {self.strategy}{reference}, {self.gpus} rank{'s' * (self.gpus > 1)}"
+        return f"{self.model} {self.task} {self.strategy}{reference}, {counted(self.gpus, 'rank')}"
 
 
 @dataclass(frozen=True)
@@ -209,10 +210,10 @@ def planned(configuration: Configuration, settings: Settings) -> Planned:
     own = {key: OmegaConf.to_container(config, resolve=False)[key] for key in OWN}
     given = {key: OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True) for key in SECTIONS}
     planner = Planner(given | {"precision": str(config.trainer.precision)}, own)
-    parameters, plan = counted(planner.policy)[0], planner.plan(configuration.gpus)
+    parameters, plan = weights.counted(planner.policy)[0], planner.plan(configuration.gpus)
     # Policy and reference lie there whole, in float32, and the copy to sample from on its way to the device.
     whole = 4 * parameters * (3 if configuration.task == "grpo" else 1)
-    whole += total(planner.models(None).further)
+    whole += weights.total(planner.models(None).further)
     if "strategy.in_turn=true" in settings.given:  # of the other ranks there is what is left behind
         return Planned(parameters, plan, whole + configuration.gpus * sum(plan.host.values()))
     return Planned(parameters, plan, configuration.gpus * whole)

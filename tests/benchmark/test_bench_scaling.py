@@ -194,7 +194,11 @@ def test_too_few_steps_are_refused(capsys):
 
 def test_what_cannot_be_is_refused(capsys, monkeypatch):
     monkeypatch.setattr(bench_scaling, "gpu_bytes", lambda: None)
-    for told, message in (([], "there is no GPU; --device cpu"), (["--timeout", "0"], "--timeout must be above 0")):
+    for told, message in (
+        ([], "there is no GPU; --device cpu"),
+        (["--timeout", "0"], "--timeout must be above 0"),
+        (["--dry-run", "--device", "cpu"], "leave out --device cpu"),
+    ):
         with pytest.raises(SystemExit):
             parsed(told)
         assert message in capsys.readouterr().err

@@ -91,6 +91,12 @@ def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path):
     assert load_tokenizer(str(tmp_path)).pad_token_id == 1
 
 
+def test_a_dtype_that_is_none():
+    for name in ("foo", "int8", "nn"):
+        with pytest.raises(ValueError, match=f"model.policy.dtype={name} is no dtype of weights"):
+            load_policy("tiny", dtype=name)
+
+
 def test_a_folder_that_is_not_there():
     with pytest.raises(FileNotFoundError, match="model.name=./nowhere"):
         model_folder("./nowhere")
