@@ -51,18 +51,19 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
 
     HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
-    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    asked = os.environ.get("HYDRA_FULL_ERROR")
     logging.raiseExceptions = False  # a log that cannot be written must not hide why
     # It advises a package that only speeds up 4 bits on some CPUs, whether they are asked for or not.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises
     # Makes Hydra raise what it would print itself, so that there is one way of telling errors.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    _show_tracebacks("1")
     failures: list[BaseException] = []
     joined = False
 
     def guarded(config: DictConfig) -> object:
         nonlocal joined
+        _show_tracebacks(asked)  # to processes that the task starts, such as Lightning's ranks
         try:
             return task(config)
         except Exception as error:
@@ -73,6 +74,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
             joined = _joined()
             return None
         finally:
+            _show_tracebacks("1")
             if _joined():
                 # Else the ranks wait for each other as they end. What it raises must not hide why the run did.
                 with suppress(Exception) if failures else nullcontext():
@@ -89,7 +91,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
         print("stopped; nothing was saved yet", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if full:
+        if asked == "1":
             raise
         if not joined:
             _let_the_first_rank_tell()
@@ -101,6 +103,13 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
         sys.exit(1)
     finally:
         remove_unbegun()
+
+
+def _show_tracebacks(value: str | None) -> None:
+    if value is None:
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+    else:
+        os.environ["HYDRA_FULL_ERROR"] = value
 
 
 def _joined() -> bool:

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -101,6 +102,15 @@ def test_the_command_ends_with_one_line(tmp_path):
     assert done.stderr.startswith("error: there is no checkpoint at nowhere.ckpt")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("asked", [None, "0", "1"])
+def test_what_a_run_starts_is_told_how_the_user_wants_errors(asked, monkeypatch, tmp_path):
+    """Hydra's variable is set for Hydra alone: Lightning's ranks inherit what there is as they start."""
+    seen = []
+    monkeypatch.setattr("r1lab.train.train", lambda config: seen.append(os.environ.get("HYDRA_FULL_ERROR")))
+    command_line(monkeypatch, f"hydra.run.dir={tmp_path}", asked=asked)
+    assert seen == [asked]
 
 
 @pytest.mark.parametrize(

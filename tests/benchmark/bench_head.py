@@ -311,13 +311,19 @@ def print_table(
 
 
 def append(rows: list[dict[str, Any]], path: Path) -> None:
+    """To a table's end; columns that it does not have yet are empty above."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if new:
+    known: list[dict[str, Any]] = []
+    if path.exists():
+        with open(path, newline="") as file:
+            known = list(csv.DictReader(file))
+    columns = list(dict.fromkeys([*(known[0] if known else []), *rows[0]]))
+    mode, written = ("a", rows) if known and columns == list(known[0]) else ("w", [*known, *rows])
+    with open(path, mode, newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
+        if mode == "w":
             writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(written)
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:

@@ -4,9 +4,7 @@ All on recorded rollouts (SFT's documents are the same anyway), in float32, with
 ranks, so that losses are equal but for the order of sums.
 """
 
-import json
 import os
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -19,6 +17,7 @@ import pandas as pd
 from r1lab.analysis.run import Run, load_run
 from r1lab.module.checkpoint import is_checkpoint, read_checkpoint
 from tests.benchmark.scaling_runs import Configuration, Ranks, Settings, overrides, seconds_since, train
+from tests.invariant.scripted import record
 
 GRADIENT = "optimizer/gradient_norm"
 STEPS, KEPT, KILLED = 10, 4, 5  # in all, between checkpoints, and the last that is done before a rank is killed
@@ -31,7 +30,7 @@ BOUNDS = {
 }
 WITHIN = 60  # seconds, for a job to end of which a rank is killed
 # A rate at which few tokens are sent to another expert by a rounding of the weights.
-SAME = (
+STEADY = (
     "optimizer.lr=3e-5",
     "optimizer.scheduler.num_warmup_steps=0",
     f"optimizer.scheduler.num_training_steps={STEPS}",
@@ -45,13 +44,18 @@ class Difference:
     """Of two runs, the largest of a step, relative to the second's largest value, by metric; equal: within bounds."""
 
     of: dict[str, float]
-    equal: bool
+    bounds: dict[str, float]
+
+    @property
+    def equal(self) -> bool:
+        return all(self.of[name] <= bound for name, bound in self.bounds.items())
 
     @property
     def row(self) -> dict[str, Any]:
         names = {"loss": "loss/total", "kl": "loss/kl", "gradient": GRADIENT}
         found = {f"{own}_difference": f"{self.of[name]:.2g}" for own, name in names.items() if name in self.of}
-        return found | {"passed": self.equal}
+        bounds = " ".join(f"{name}={bound:g}" for name, bound in self.bounds.items())
+        return found | {"bounds": bounds, "passed": self.equal}
 
 
 def difference(found: pd.DataFrame, expected: pd.DataFrame, task: str) -> Difference:
@@ -59,12 +63,11 @@ def difference(found: pd.DataFrame, expected: pd.DataFrame, task: str) -> Differ
     bounds = BOUNDS[task]
     found, expected = (x.set_index("step")[list(bounds)] for x in (found, expected))
     if found.empty or not set(found.index) <= set(expected.index) or not found.index.is_unique:
-        return Difference(dict.fromkeys(bounds, float("inf")), False)
+        return Difference(dict.fromkeys(bounds, float("inf")), bounds)
     sizes = expected.abs().max()
     apart = (found - expected.loc[found.index]).abs().max()
     # What is 0 throughout shows nothing.
-    of = {name: float(apart[name] / sizes[name]) if sizes[name] else float("inf") for name in bounds}
-    return Difference(of, all(of[name] <= bound for name, bound in bounds.items()))
+    return Difference({x: float(apart[x] / sizes[x]) if sizes[x] else float("inf") for x in bounds}, bounds)
 
 
 class Checks:
@@ -80,11 +83,12 @@ class Checks:
         self._whole: Run | None = None
 
     def told(self, configuration: Configuration, *, steps: int = STEPS) -> list[str]:
-        recorded = recorded_rollouts(self.folder) if configuration.task == "grpo" else []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        recorded = record(self.folder / "record.json") if configuration.task == "grpo" else []
         # A step's work is one rank's share, whoever does it.
         return [
             *overrides(configuration, self.settings, share=1),
-            *SAME,
+            *STEADY,
             *WATCHED,
             *recorded,
             f"trainer.max_steps={steps}",
@@ -121,12 +125,12 @@ class Checks:
         found["passed"] = found["passed"] and steps == list(range(STEPS // 2 + 1, STEPS + 1))
         return {"against": f"saved on {self.configuration.gpus} ranks, gone on on {fewer.gpus}"} | found
 
-    def kill(self) -> dict[str, Any]:
-        """The last rank is killed behind a step that is not saved; then the run goes on from its last checkpoint."""
-        folder, last = self.folder / "killed", self.configuration.gpus - 1
+    def kill(self, rank: int) -> dict[str, Any]:
+        """A rank is killed behind a step that is not saved; then the run goes on from its last checkpoint."""
+        folder = self.folder / "killed"
         ranks = Ranks(self.told(self.configuration), folder, self.configuration.gpus)
         wait_for(lambda: done_steps(folder) >= KILLED, ranks, self.settings.timeout)
-        pid = ranks.pids().get(last)
+        pid = ranks.pids().get(rank)
         if pid is None:
             ranks.stop()
             raise RuntimeError("it ended before a rank could be killed")
@@ -138,11 +142,11 @@ class Checks:
         resumed = self.train("killed", self.configuration, "ckpt_path=last")
         found = self.apart(resumed, self.whole).row
         every = resumed.metrics["step"].tolist() == list(range(1, STEPS + 1))
-        told = "SIGKILL" in message and f"rank : {last}" in message
+        told = "SIGKILL" in message and f"rank : {rank}" in message
         goes_on = 0 < saved <= lost
         found["passed"] = found["passed"] and every and told and goes_on and status != 0 and seconds <= WITHIN
         against = (
-            f"rank {last} killed behind step {lost}, {seconds} s to the end, status {status}, on from step {saved}"
+            f"rank {rank} killed behind step {lost}, {seconds} s to the end, status {status}, on from step {saved}"
         )
         return {"against": against, "seconds": seconds, "message": message} | found
 
@@ -171,17 +175,3 @@ def saved_step(folder: Path) -> int:
     """Of a run's last checkpoint; 0 without one."""
     path = folder / "checkpoints" / "last.ckpt"
     return int(read_checkpoint(path)["global_step"]) if is_checkpoint(path) else 0
-
-
-def recorded_rollouts(folder: Path) -> list[str]:
-    """The settings with which completions come from a record: the same whatever the weights."""
-    path = folder / "record.json"
-    if not path.exists():
-        draw = random.Random(0)
-        rows = [[draw.randrange(2, 100) for _ in range(3 + i % 9)] + [1] for i in range(41)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows))
-    return [
-        "rollout.engine._target_=tests.invariant.scripted.Recorded",
-        f"+rollout.engine.path={path}",
-    ]

@@ -13,7 +13,8 @@ from r1lab.analysis.palette import CYCLE, MARKERS, plain
 from r1lab.analysis.picture import write_picture
 
 WHAT = ["model", "task", "strategy", "reference"]
-SAME = ["commit", "device", "torch", "transformers", "lightning", "precision", "given"]  # of runs to be compared
+# Of runs to be compared.
+SAME = ["commit", "device", "torch", "transformers", "lightning", "precision", "steps", "given"]
 
 
 def known_rows(path: Path) -> pd.DataFrame:

@@ -219,16 +219,17 @@ def planned(configuration: Configuration, settings: Settings) -> Planned:
     return Planned(parameters, plan, configuration.gpus * whole)
 
 
-def fits(found: Planned, gpu_bytes: float, host_bytes: float) -> bool:
-    return found.plan.needed <= gpu_bytes and found.host <= HOST_SHARE * host_bytes
+def fits(found: Planned, memory: float, host: float) -> bool:
+    """In so many bytes of a GPU and of the host."""
+    return found.plan.needed <= memory and found.host <= HOST_SHARE * host
 
 
-def largest(configuration: Configuration, settings: Settings, gpu_bytes: float, host_bytes: float) -> str | None:
+def largest(configuration: Configuration, settings: Settings, memory: float, host: float) -> str | None:
     """The name of the largest shape that fits so many ranks; None: none does."""
     names = list(SHAPES)
 
     def too_large(name: str) -> bool:
-        return not fits(planned(replace(configuration, model=name), settings), gpu_bytes, host_bytes)
+        return not fits(planned(replace(configuration, model=name), settings), memory, host)
 
     # Needs grow with the shape, but for 145m, which alone keeps all activations; no GPU of today is so small.
     number = bisect_left(names, True, key=too_large)
@@ -362,6 +363,7 @@ def figures(run: Run, task: str) -> dict[str, Any]:
     return found | {
         "measured_mib": "" if peak is None else round(float(peak.max()), 1),
         "losses": " ".join(f"{value:.5g}" for value in steps["loss/total"]),
+        "step_seconds": " ".join(f"{value:.4g}" for value in steps["time/step_seconds"]),
     }
 
 

@@ -8,6 +8,7 @@ import torch
 
 from r1lab.model.policy import new_policy
 from tests.benchmark import bench_scaling
+from tests.benchmark.bench_head import append
 from tests.benchmark.bench_scaling import chosen, configurations, efficiency, missed, parsed
 from tests.benchmark.scaling_checks import difference
 from tests.benchmark.scaling_figure import last_rows, plot
@@ -36,6 +37,7 @@ ROW = {
     "transformers": "5.17",
     "lightning": "2.6",
     "precision": "bf16-mixed",
+    "steps": 10,
     "given": "",
     "model": "145m",
     "task": "sft",
@@ -131,8 +133,16 @@ def test_figures_leave_out_the_first_and_the_last_steps():
     run = type("Run", (), {"metrics": steps, "summary": {"train_seconds": 43.0}, "config": {}})
     found = figures(run, "sft")
     assert (found["step_seconds_p50"], found["timed_steps"], found["tokens_per_step"]) == (2.0, 3, 100)
+    assert found["step_seconds"] == "9 9 1 2 4 9 9"
     assert found["tokens_per_second"] == round(300 / 7, 1) and found["update_seconds_p50"] == ""
     assert (found["communication_share"], found["communication_exposed"], found["measured_mib"]) == (0.25, "", 6.0)
+
+
+def test_columns_that_are_new_are_empty_above(tmp_path):
+    path = tmp_path / "rows.csv"
+    for row in ({"a": 1, "b": 2}, {"a": 3, "b": 4}, {"a": 5, "c": 6, "b": 7}, {"a": 8, "b": 9, "c": 10}):
+        append([row], path)
+    assert path.read_text() == "a,b,c\n1,2,\n3,4,\n5,7,6\n8,9,10\n"
 
 
 def test_losses_are_compared_step_by_step():
@@ -198,6 +208,7 @@ def test_what_cannot_be_is_refused(capsys, monkeypatch):
         ([], "there is no GPU; --device cpu"),
         (["--timeout", "0"], "--timeout must be above 0"),
         (["--dry-run", "--device", "cpu"], "leave out --device cpu"),
+        (["--device", "cpu", "--gpus", "2", "--kill", "2"], "--kill RANK must be below the largest of --gpus, got 2"),
     ):
         with pytest.raises(SystemExit):
             parsed(told)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from pathlib import Path
 
 from r1lab.strategy.fsdp import FSDP
@@ -30,6 +31,14 @@ def noted(prompts, completions, *, folder, **settings):
 
 def seldom(prompts, completions, **settings):
     return [float(sum(c.ids) % 8 == 0) for c in completions]
+
+
+def record(path: Path) -> list[str]:
+    """Write rows for `Recorded`; the overrides that take rollouts from them."""
+    draw = random.Random(0)
+    rows = [[draw.randrange(2, 100) for _ in range(3 + i % 9)] + [1] for i in range(41)]
+    path.write_text(json.dumps(rows))
+    return ["rollout.engine._target_=tests.invariant.scripted.Recorded", f"+rollout.engine.path={path}"]
 
 
 class Recorded:

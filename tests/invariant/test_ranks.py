@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from r1lab.export import export
 from r1lab.module.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
 from tests.invariant.ranks import run_ranks
+from tests.invariant.scripted import record
 
 COMMON = (
     "trainer.accelerator=cpu",
@@ -123,10 +124,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def recorded(folder) -> list[str]:
     """The overrides that take rollouts from a record."""
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(2, 100, (3 + i % 9,), generator=generator).tolist() + [1] for i in range(41)]
-    (folder / "record.json").write_text(json.dumps(rows))
-    return ["rollout.engine._target_=tests.invariant.scripted.Recorded", f"+rollout.engine.path={folder}/record.json"]
+    return record(folder / "record.json")
 
 
 @pytest.fixture(scope="module")

@@ -116,10 +116,14 @@ def states(study: Any) -> list[str]:
     return [trial.state.name for trial in study.trials]
 
 
-def command_line(monkeypatch: Any, *arguments: str, module: str = "r1lab.train") -> None:
+def command_line(monkeypatch: Any, *arguments: str, module: str = "r1lab.train", asked: str | None = "0") -> None:
     """`python -m r1lab.train`, or another command, with the arguments, in this process."""
     main = importlib.import_module("r1lab.pipeline.__main__" if module == "r1lab.pipeline" else module).main
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # put back behind the test, for the command sets it
+    if asked is None:
+        monkeypatch.delenv("HYDRA_FULL_ERROR")
+    else:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", asked)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     root, names = logging.getLogger(), ("r1lab", "r1lab.sweeper")
     before = root.handlers[:], root.level, [logging.getLogger(name).level for name in names]
