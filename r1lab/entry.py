@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,9 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
         finally:
             _show_tracebacks("1")
             if _joined():
-                # Else the ranks wait for each other as they end. What it raises must not hide why the run did.
-                with suppress(Exception) if failures else nullcontext():
+                # Else the ranks wait for each other as they end. What it raises tells of a rank that is lost, and must
+                # hide neither why this one failed nor that it is done.
+                with suppress(Exception):
                     torch.distributed.destroy_process_group()
 
     try:

@@ -144,6 +144,8 @@ def test_ranks_that_torchrun_did_not_start_are_told(monkeypatch):
 def test_gpus_that_are_not_there_are_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     refuse_missing_devices({"accelerator": "auto", "devices": 2})  # of a CPU
+    with pytest.raises(ValueError, match="trainer.devices=0: give a number of ranks from 1 on, or auto"):
+        refuse_missing_devices({"accelerator": "cpu", "devices": 0})
     with pytest.raises(ValueError, match="this machine has no GPU that torch sees: take cpu, or auto"):
         refuse_missing_devices({"accelerator": "gpu", "devices": 1})
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

@@ -24,6 +24,7 @@ import csv
 import gc
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -308,6 +309,16 @@ def print_table(
     for row in rows:
         table.add_row(*(str(row[name]) for name in names))
     Console(width=width).print(table)
+
+
+def refuse_output(folder: Path, parser: argparse.ArgumentParser) -> None:
+    """End where rows could not be written to a folder, before they are measured."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        parser.error(f"--output {folder} cannot be written ({error.strerror}): give a folder that can")
 
 
 def append(rows: list[dict[str, Any]], path: Path) -> None:

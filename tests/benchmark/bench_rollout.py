@@ -41,7 +41,7 @@ from r1lab.rollout.hf import CachedLoop, TransformersGenerate
 from r1lab.rollout.norms import fused_norms
 from r1lab.rollout.sampling import Sampling
 from r1lab.types import Completion, Prompt
-from tests.benchmark.bench_head import RESULTS, about, append, print_table
+from tests.benchmark.bench_head import RESULTS, about, append, print_table, refuse_output
 from tests.benchmark.bench_step import MODELS as STEP_MODELS
 
 MOE = yaml.safe_load((CONF / "model/moe_145m.yaml").read_text())["policy"]["config"]
@@ -152,6 +152,8 @@ def parsed() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}")
     if args.completions % args.group_size:
         parser.error(f"--completions {args.completions} is not a multiple of --group-size {args.group_size}")
+    if not args.no_csv:
+        refuse_output(args.output, parser)
     return args
 
 

@@ -55,7 +55,7 @@ from r1lab.analysis.memory_table import GIB, MIB
 from r1lab.entry import describe
 from r1lab.planner import PRECISIONS
 from r1lab.run_folder import device_name
-from tests.benchmark.bench_head import RESULTS, about, append, print_table
+from tests.benchmark.bench_head import RESULTS, about, append, print_table, refuse_output
 from tests.benchmark.scaling_checks import Checks
 from tests.benchmark.scaling_figure import SAME, WHAT, known_rows, last_rows, plot
 from tests.benchmark.scaling_runs import (
@@ -263,7 +263,7 @@ def check_all(args: argparse.Namespace, settings: Settings, gpus: Sequence[int],
 
 def asked(args: argparse.Namespace) -> list[str]:
     """The checks."""
-    return [name for name in CHECKS if getattr(args, name) not in (False, None)]
+    return [name for name in CHECKS if getattr(args, name) is not None]
 
 
 def verdict(row: dict[str, Any]) -> str:
@@ -299,7 +299,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="plan alone")
     parser.add_argument("--gpu-memory-gib", type=float, default=80, help="of plans, where there is no GPU")
     for name in ("losses", "resume"):
-        parser.add_argument(f"--{name}", action="store_true", help="check this instead of measuring")
+        parser.add_argument(f"--{name}", action="store_true", default=None, help="check this instead of measuring")
     parser.add_argument(
         "--kill", nargs="?", type=int, const=-1, metavar="RANK", help="check this; which rank, by default the last"
     )
@@ -316,8 +316,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--gpus must be from 1 on")
     if args.kill is not None and not -1 <= args.kill < max(args.gpus or [8]):
         parser.error(f"--kill RANK must be below the largest of --gpus, got {args.kill}")
-    if args.timeout <= 0:
-        parser.error(f"--timeout must be above 0, got {args.timeout}")
+    if not 0 < args.timeout < float("inf"):
+        parser.error(f"--timeout must be a number above 0, got {args.timeout}")
     if not 0 < args.gpu_memory_gib < float("inf"):
         parser.error(f"--gpu-memory-gib must be a number above 0, got {args.gpu_memory_gib}")
     if args.dry_run and args.device == "cpu":
@@ -329,9 +329,15 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if not asked(args):
             print("on a CPU ranks share its cores: this tries the benchmark, and is no finding", flush=True)
         if "fsdp" in args.strategies:
+            if args.strategies == ["fsdp"]:
+                parser.error("--strategies fsdp needs GPUs; on a CPU take fsdp2")
             print("fsdp needs GPUs, and is left out", flush=True)
             args.strategies = [name for name in args.strategies if name != "fsdp"]
     args.output = args.output or (RESULTS if on_gpu else ON_CPU)
+    if not (args.dry_run or args.plot):
+        refuse_output(args.output, parser)
+    if args.runs and args.runs.exists() and (not args.runs.is_dir() or any(args.runs.iterdir())):
+        parser.error(f"--runs {args.runs} is no empty folder: give another, for runs are kept there by number")
     args.gpus = args.gpus or ([1, 2, 4, 8] if on_gpu else [1, 2])
     args.model = args.model or ("tiny" if not on_gpu else "145m" if asked(args) else AUTO)
     args.precision = args.precision or (GATHERED if on_gpu else "32-true")

@@ -37,7 +37,7 @@ def plot(rows: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(5.2 * len(tasks), 9.6), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, len(tasks), squeeze=False)
-    kinds = list(dict.fromkeys(label(row) for row in rows.to_dict("records")))
+    kinds = sorted({label(row) for row in rows.to_dict("records")})
     for column, task in enumerate(tasks):
         own = rows[rows["task"] == task]
         groups = {kind: own[[label(r) == kind for r in own.to_dict("records")]].sort_values("gpus") for kind in kinds}
@@ -86,15 +86,19 @@ def memory(axes: Axes, groups: dict[str, pd.DataFrame], styles: dict[str, dict])
 
 
 def losses(axes: Axes, groups: dict[str, pd.DataFrame], styles: dict[str, dict]) -> None:
-    """One rank's dotted, the others the wider the more there are; batches grow with them, so that lines differ."""
-    for kind, group in groups.items():
+    """One rank's dotted, the others the wider the more there are; batches grow with them, so that lines differ. Lines
+    of one number of ranks lie on each other, and have their marks at other steps."""
+    for number, (kind, group) in enumerate(groups.items()):
         for row in group.to_dict("records"):
             values = [float(value) for value in str(row["losses"]).split()]
             width = 0.8 + 0.5 * row["gpus"] ** 0.5
-            style = {"color": styles[kind]["color"], "lw": width, "ls": ":" if row["gpus"] == 1 else "-", "alpha": 0.7}
-            axes.plot(range(1, len(values) + 1), values, **style)
+            style = styles[kind] | {"lw": width, "ls": ":" if row["gpus"] == 1 else "-", "alpha": 0.7}
+            marks = slice(number, None, len(groups))
+            axes.plot(range(1, len(values) + 1), values, **style, markersize=5, markevery=marks)
     plain(axes, "loss; dotted: one rank, whose batches are others")
-    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+    most = max((abs(y) for line in axes.lines for y in line.get_ydata()), default=0)
+    if 0 < most < 1e-3:
+        axes.yaxis.set_major_formatter("{x:.1e}")
     axes.set_xlabel("step")
 
 

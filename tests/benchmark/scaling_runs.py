@@ -270,8 +270,9 @@ class Ranks:
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
+            said = self.said()  # what it says of its end is ours
             self.stop()
-            raise RuntimeError(f"not done after {timeout:.0f} s, and stopped: {self.said()}") from None
+            raise RuntimeError(f"not done after {timeout:g} s, and stopped (--timeout): {said}") from None
         except BaseException:
             self.stop()
             raise

@@ -9,7 +9,7 @@ import torch
 from r1lab.model.policy import new_policy
 from tests.benchmark import bench_scaling
 from tests.benchmark.bench_head import append
-from tests.benchmark.bench_scaling import chosen, configurations, efficiency, missed, parsed
+from tests.benchmark.bench_scaling import asked, chosen, configurations, efficiency, missed, parsed
 from tests.benchmark.scaling_checks import difference
 from tests.benchmark.scaling_figure import last_rows, plot
 from tests.benchmark.scaling_runs import (
@@ -202,17 +202,34 @@ def test_too_few_steps_are_refused(capsys):
     assert "--steps must be above 4" in capsys.readouterr().err
 
 
-def test_what_cannot_be_is_refused(capsys, monkeypatch):
+def test_what_cannot_be_is_refused(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(bench_scaling, "gpu_bytes", lambda: None)
+    (tmp_path / "file").touch()
+    cpu = ["--device", "cpu", "--output", str(tmp_path)]
     for told, message in (
         ([], "there is no GPU; --device cpu"),
-        (["--timeout", "0"], "--timeout must be above 0"),
+        (["--timeout", "0"], "--timeout must be a number above 0"),
+        (["--timeout", "nan"], "--timeout must be a number above 0"),
         (["--dry-run", "--device", "cpu"], "leave out --device cpu"),
-        (["--device", "cpu", "--gpus", "2", "--kill", "2"], "--kill RANK must be below the largest of --gpus, got 2"),
+        ([*cpu, "--gpus", "2", "--kill", "2"], "--kill RANK must be below the largest of --gpus, got 2"),
+        ([*cpu, "--strategies", "fsdp"], "--strategies fsdp needs GPUs; on a CPU take fsdp2"),
+        ([*cpu, "--runs", str(tmp_path)], "is no empty folder: give another"),
+        (["--device", "cpu", "--output", str(tmp_path / "file")], "file cannot be written (File exists)"),
     ):
         with pytest.raises(SystemExit):
             parsed(told)
         assert message in capsys.readouterr().err
+
+
+def test_a_check_of_rank_0_is_one(tmp_path):
+    cpu = ["--device", "cpu", "--gpus", "2", "--output", str(tmp_path)]
+    for told, checks in (
+        ([], []),
+        (["--kill", "0"], ["kill"]),
+        (["--kill"], ["kill"]),
+        (["--resume", "--losses"], ["losses", "resume"]),
+    ):
+        assert asked(parsed([*cpu, *told])) == checks
 
 
 def test_more_ranks_than_gpus_are_left_out(capsys, monkeypatch, tmp_path):
@@ -231,7 +248,7 @@ def test_more_ranks_than_gpus_are_left_out(capsys, monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_two_gloo_ranks_are_measured_and_checked(tmp_path, monkeypatch, capsys):
     common = ["bench_scaling", "--device", "cpu", "--tasks", "sft", "--strategies", "fsdp2", "--output", str(tmp_path)]
-    for own in (["--gpus", "1", "2", "--steps", "5"], ["--gpus", "2", "--losses", "--kill"]):
+    for own in (["--gpus", "1", "2", "--steps", "5"], ["--gpus", "2", "--losses", "--kill", "0"]):
         monkeypatch.setattr("sys.argv", [*common, *own])
         bench_scaling.main()
     shown = capsys.readouterr().out
