@@ -9,7 +9,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from r1lab.run_folder import launcher_of_ranks, remove_unbegun, run_folder
+from r1lab.strategy.lost_rank import is_of_a_lost_rank
 
 _PACKAGE = Path(__file__).parent
 # In a checkout `conf` lies beside the package, in an installed wheel inside it.
@@ -76,10 +76,13 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
         finally:
             _show_tracebacks("1")
             if _joined():
-                # Else the ranks wait for each other as they end. What it raises tells of a rank that is lost, and must
-                # hide neither why this one failed nor that it is done.
-                with suppress(Exception):
+                # Else the ranks wait for each other as they end.
+                try:
                     torch.distributed.destroy_process_group()
+                except Exception as error:
+                    # Behind why the run failed, if it did; and a rank that is done is, whatever became of another.
+                    if not is_of_a_lost_rank(error):
+                        failures.append(error)
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()

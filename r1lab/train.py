@@ -469,7 +469,7 @@ def refuse_other_ranks(trainer: Mapping[str, Any]) -> None:
 def refuse_missing_devices(trainer: dict[str, Any]) -> None:
     """Raise ValueError where a GPU is asked for that is not there, or no device at all."""
     here, asked = torch.cuda.device_count(), trainer["devices"]
-    if asked == 0 and not isinstance(asked, bool):
+    if asked == 0:
         raise ValueError("trainer.devices=0: give a number of ranks from 1 on, or auto for all devices of this machine")
     on_gpu = trainer["accelerator"] in ("gpu", "cuda") or (trainer["accelerator"] == "auto" and here)
     if on_gpu and not here:

@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,22 @@ def test_the_command_ends_with_one_line(tmp_path):
     assert done.stderr.startswith("error: there is no checkpoint at nowhere.ckpt")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("Connection closed by peer [127.0.0.1]", ""), ("no such group", "error: no such group")],
+)
+def test_a_rank_that_is_done_ends_as_such_though_another_is_lost(said, told, monkeypatch, tmp_path, capsys):
+    def ended():
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("r1lab.train.train", lambda config: None)
+    monkeypatch.setattr(entry, "_joined", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", ended)
+    with pytest.raises(SystemExit) if told else nullcontext():
+        command_line(monkeypatch, f"hydra.run.dir={tmp_path}")
+    assert capsys.readouterr().err.partition("\n  in ")[0] == told
 
 
 @pytest.mark.parametrize("asked", [None, "0", "1"])

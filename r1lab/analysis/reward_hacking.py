@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from r1lab.analysis.curves import BLUE, GREY, ORANGE
+from r1lab.analysis.number import counted
 from r1lab.analysis.picture import write_picture
 from r1lab.analysis.run import load_run
 from r1lab.metric.mean_interval import mean_interval
@@ -96,7 +97,7 @@ def figure_of(curves: pd.DataFrame) -> Figure:
     axes.set(xlabel="training step", ylim=(-0.02, 1.02))
     axes.grid(alpha=0.25, lw=0.5)
     runs = curves["run"].nunique()
-    title = f"RL on a learned reward alone, {runs} run{'s' * (runs > 1)}, means over {_SMOOTHED} steps"
+    title = f"RL on a learned reward alone, {counted(runs, 'run')}, means over {_SMOOTHED} steps"
     axes.set_title(title, fontsize=10, color=GREY)
     return figure
 

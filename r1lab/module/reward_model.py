@@ -214,7 +214,7 @@ def load_reward_model(
 
     Raises:
         CheckpointError: if there is none, or it is no reward model's.
-        ValueError, ImportError: for another precision, or one without bitsandbytes.
+        ValueError, ImportError: for another dtype or precision, or one without bitsandbytes.
     """
     kind = dtype_of(dtype, "scorer.dtype")
     check_precision(quantize, "scorer.quantize")

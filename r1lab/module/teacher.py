@@ -54,7 +54,7 @@ def load_teacher(name: str, dtype: str | None, quantize: str | None) -> Teacher:
 
     Raises:
         CheckpointError: there is none of these, or it is damaged.
-        ValueError, ImportError: for another precision, or one without bitsandbytes.
+        ValueError, ImportError: for another dtype or precision, or one without bitsandbytes.
     """
     check_precision(quantize, "module.teacher.quantize")
     kind = dtype_of(dtype, "module.teacher.dtype") if dtype else None

@@ -312,9 +312,10 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(arguments)
     if args.steps <= WARMUP + PROFILED:
         parser.error(f"--steps must be above {WARMUP + PROFILED}, the steps that are not timed")
-    if min(args.gpus or [1]) < 1:
+    args.gpus = args.gpus or ([1, 2, 4, 8] if args.device == "cuda" else [1, 2])
+    if min(args.gpus) < 1:
         parser.error("--gpus must be from 1 on")
-    if args.kill is not None and not -1 <= args.kill < max(args.gpus or [8]):
+    if args.kill is not None and not -1 <= args.kill < max(args.gpus):
         parser.error(f"--kill RANK must be below the largest of --gpus, got {args.kill}")
     if not 0 < args.timeout < float("inf"):
         parser.error(f"--timeout must be a number above 0, got {args.timeout}")
@@ -338,7 +339,6 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         refuse_output(args.output, parser)
     if args.runs and args.runs.exists() and (not args.runs.is_dir() or any(args.runs.iterdir())):
         parser.error(f"--runs {args.runs} is no empty folder: give another, for runs are kept there by number")
-    args.gpus = args.gpus or ([1, 2, 4, 8] if on_gpu else [1, 2])
     args.model = args.model or ("tiny" if not on_gpu else "145m" if asked(args) else AUTO)
     args.precision = args.precision or (GATHERED if on_gpu else "32-true")
     return args

@@ -248,7 +248,11 @@ def test_more_ranks_than_gpus_are_left_out(capsys, monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_two_gloo_ranks_are_measured_and_checked(tmp_path, monkeypatch, capsys):
     common = ["bench_scaling", "--device", "cpu", "--tasks", "sft", "--strategies", "fsdp2", "--output", str(tmp_path)]
-    for own in (["--gpus", "1", "2", "--steps", "5"], ["--gpus", "2", "--losses", "--kill", "0"]):
+    for own in (
+        ["--gpus", "1", "2", "--steps", "5"],
+        ["--gpus", "2", "--losses", "--kill"],
+        ["--gpus", "2", "--kill", "0"],
+    ):
         monkeypatch.setattr("sys.argv", [*common, *own])
         bench_scaling.main()
     shown = capsys.readouterr().out
@@ -259,8 +263,9 @@ def test_two_gloo_ranks_are_measured_and_checked(tmp_path, monkeypatch, capsys):
     )
     assert (tmp_path / "bench_scaling.png").exists()
     checks = pd.read_csv(tmp_path / "bench_scaling_checks.csv")
-    assert checks["check"].tolist() == ["losses", "kill"] and checks["passed"].all()
-    assert checks["seconds"].iloc[1] < 60 and "SIGKILL" in checks["message"].iloc[1]
+    assert checks["check"].tolist() == ["losses", "kill", "kill"] and checks["passed"].all()
+    for rank, (_, row) in zip((1, 0), checks.iloc[1:].iterrows(), strict=True):
+        assert row["seconds"] < 60 and "SIGKILL" in row["message"] and f"rank {rank} killed" in row["against"]
 
 
 def test_weights_for_timing_are_a_models():

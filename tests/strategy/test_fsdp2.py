@@ -31,6 +31,7 @@ def test_what_is_unknown_is_told():
 def test_dtypes():
     made = FSDP2(**SETTINGS | {"reduce_dtype": "float32"})
     assert made.dtypes == {"param_dtype": None, "reduce_dtype": torch.float32}
+    assert FSDP2(**SETTINGS | {"param_dtype": "bfloat16"}).dtypes["param_dtype"] is torch.bfloat16
 
 
 def test_the_form_of_a_checkpoint():
