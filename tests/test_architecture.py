@@ -43,8 +43,10 @@ MAY_IMPORT = {
     "task": {"types", "model.bilingual"},
     # A learned reward may be in few bits.
     "reward": {"types", "dtype", "model.quantize"},
-    "rollout": {"types"},
-    "callback": {"types"},
+    # A probe of a model, before it is sampled.
+    "rollout": {"types", "model.probe"},
+    # Passes that probe a model are no part of what a run computes.
+    "callback": {"types", "model.probe"},
     # The tiny bases' corpora write those bases' words, about those bases' tasks.
     # What a teacher stored is of its own tokens.
     "data": {"types", "task", "rollout.collate", "model.tiny", "model.bilingual", "model.tokenizer"},

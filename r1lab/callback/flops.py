@@ -7,6 +7,8 @@ import lightning as L
 import torch
 from torch import nn
 
+from r1lab.model.probe import is_probing
+
 KINDS = ("training", "rollout", "scoring")
 
 
@@ -131,5 +133,5 @@ class Flops(L.Callback):
         return "training" if torch.is_grad_enabled() else "scoring"
 
     def add(self, kind: str, forward: float) -> None:
-        if self.trainer.training:
+        if self.trainer.training and not is_probing():
             self.spent[kind] += forward * (self._passes if kind == "training" else 1)

@@ -18,13 +18,15 @@ from r1lab.model.flops import forward_cost
 from r1lab.model.memory import MIB, memory_mib, trainable, trained, weights_mib
 from r1lab.model.moe import biases, cast, routers, set_biases
 from r1lab.model.routing import Routing
+from r1lab.model.row_check import check_rows
 from r1lab.module.checkpoint import load_state, save_state
 from r1lab.module.evaluation import evaluate
 from r1lab.module.head import LinearHead
+from r1lab.module.head_check import check_head
 from r1lab.rollout.collate import Batch
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.rollout.sampling import Sampling
-from r1lab.strategy.sharded import clip_gradient, copy_whole, is_sharded, turn
+from r1lab.strategy.sharded import as_forward, clip_gradient, copy_whole, is_sharded, turn
 from r1lab.types import Prompt
 
 T = TypeVar("T")
@@ -49,6 +51,7 @@ class PolicyModule(L.LightningModule):
     """
 
     sharded_beside = ("reference", "value_model")  # beside the policy
+    padding_free = False  # whether a microbatch is one row of its sequences
     steadier = ""  # what else than a lower learning rate may keep numbers finite, for the error's message
 
     def __init__(
@@ -177,7 +180,20 @@ class PolicyModule(L.LightningModule):
         self.refuse_ranks(self.trainer.world_size)
         if self.is_sharded and self._whole is None:
             self.engine.everyone_done = partial(self.trainer.strategy.reduce_boolean_decision, all=True)
+        self.check_models()
         self.watch_routers()
+
+    def check_models(self) -> None:
+        """Raise ValueError for a model whose logprobs training would compute otherwise than the model itself does."""
+        for model in self.scored_models():
+            sharded = is_sharded(model)
+            options = {"sharded": sharded, "device": self.device if sharded else None}
+            check_head(model, **options)
+            as_forward(partial(check_rows, model.base_model, self.padding_free, **options), model)
+
+    def scored_models(self) -> list[PreTrainedModel]:
+        """The models whose logprobs a step computes."""
+        return [model for model in (self.policy, self.reference) if model is not None]
 
     def watch_routers(self) -> None:
         models = self.routed_models()

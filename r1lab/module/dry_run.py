@@ -16,6 +16,7 @@ from r1lab.loss import distill, logprob, sparse_distill
 from r1lab.model.adapter import adapter_settings
 from r1lab.model.fake import FakeModel
 from r1lab.model.ledger import Ledger
+from r1lab.model.logit_transform import logit_transform
 from r1lab.model.passes import (
     Microbatch,
     RolloutBytes,
@@ -222,4 +223,4 @@ def _head(fake: FakeModel) -> Tensor:
 
 
 def _softcap(fake: FakeModel) -> float | None:
-    return getattr(fake.model.config, "final_logit_softcapping", None)
+    return logit_transform(fake.model.config).softcap

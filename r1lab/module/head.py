@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import DTensor
 
 from r1lab.loss import distill, grpo, logprob, ppo, sparse_distill
 from r1lab.loss.grpo import LossOutput
 from r1lab.loss.sharded_logprob import sharded_linear_logprob
+from r1lab.module.head_check import check_head
+from r1lab.module.head_parts import gathered, head_parts, own_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,10 +70,10 @@ class LinearHead:
             function, part_of = sharded_linear_logprob, own_rows
         elif ids.dim() == 1 and self.takes_triton(hidden):
             from r1lab.kernel.linear_logprob import linear_logprob as function
-        weight, options = _parts(model, part_of)
+        weight, options = head_parts(model, temperature, part_of)
         if function is sharded_linear_logprob:
             options |= _shard(model)
-        return function(hidden, weight, ids, temperature=temperature, entropy=entropy, **options, **self.budget)
+        return function(hidden, weight, ids, entropy=entropy, **options, **self.budget)
 
     def fuses(self, loss: Callable, model: "PreTrainedModel", hidden: Tensor) -> bool:
         """Whether `grpo_loss` takes the place of a loss, or of PPO's but for the values' part: Triton's turn, and the
@@ -100,6 +102,8 @@ class LinearHead:
         ref_logprobs: Tensor | None,
         advantages: Tensor,
         completion_mask: Tensor,
+        *,
+        temperature: float,
         **options: Any,
     ) -> LossOutput:
         """`r1lab.loss.grpo.linear_grpo_loss` under the model's head, gradients made as the loss is."""
@@ -107,7 +111,7 @@ class LinearHead:
         function = grpo.linear_grpo_loss
         if self.takes_triton(hidden):
             from r1lab.kernel.linear_grpo_loss import linear_grpo_loss as function
-        weight, of_head = _parts(model, gathered)
+        weight, of_head = head_parts(model, temperature)
         tensors = (old_logprobs, ref_logprobs, advantages, completion_mask)
         return function(hidden, weight, ids, *tensors, **options, **of_head, **self.budget)
 
@@ -117,6 +121,9 @@ class LinearHead:
         hidden: Tensor,
         teacher: "PreTrainedModel",
         teacher_hidden: Tensor,
+        *,
+        temperature: float,
+        teacher_temperature: float,
         **options: Any,
     ) -> Tensor:
         """`r1lab.loss.distill.linear_distill_loss` under the heads of student and teacher.
@@ -128,7 +135,8 @@ class LinearHead:
         """
         self.tell(model, hidden)
         self.tell(teacher, teacher_hidden)
-        (weight, own), (theirs, of_teacher) = (_parts(each, gathered) for each in (model, teacher))
+        (weight, own), (theirs, of_teacher) = head_parts(model, temperature), head_parts(teacher, teacher_temperature)
+        options |= {"temperature": own.pop("temperature"), "teacher_temperature": of_teacher.pop("temperature")}
         function = distill.linear_distill_loss
         if self.takes_triton(hidden):
             from r1lab.kernel.linear_distill_loss import linear_distill_loss as function
@@ -144,8 +152,8 @@ class LinearHead:
     def top_k(self, model: "PreTrainedModel", hidden: Tensor, *, k: int, temperature: float) -> tuple[Tensor, Tensor]:
         """`r1lab.loss.sparse_distill.linear_top_k` under the model's head."""
         self.tell(model, hidden)
-        weight, of_head = _parts(model, gathered)
-        return sparse_distill.linear_top_k(hidden, weight, k=k, temperature=temperature, **of_head, **self.budget)
+        weight, of_head = head_parts(model, temperature)
+        return sparse_distill.linear_top_k(hidden, weight, k=k, **of_head, **self.budget)
 
     def draws(
         self,
@@ -158,12 +166,13 @@ class LinearHead:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`r1lab.loss.sparse_distill.linear_draws` under the model's head."""
         self.tell(model, hidden)
-        weight, of_head = _parts(model, gathered)
-        options = {"temperature": temperature, "proposal_temperature": proposal_temperature}
-        return sparse_distill.linear_draws(hidden, weight, uniform, **options, **of_head, **self.budget)
+        weight, of_head = head_parts(model, temperature)
+        options = {"proposal_temperature": proposal_temperature, **of_head, **self.budget}
+        return sparse_distill.linear_draws(hidden, weight, uniform, **options)
 
     def tell(self, model: "PreTrainedModel", hidden: Tensor) -> None:
-        """Who watches learns that the head of a model is applied to hidden states."""
+        """Check the model's head at its first use, and tell the watcher that it is applied to hidden states."""
+        check_head(model)
         if self.watch is not None:
             self.watch(model, len(hidden))
 
@@ -186,42 +195,9 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _parts(model: "PreTrainedModel", part_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, dict[str, Any]]:
-    """The head's weight [V,H], and what else it does to logits: bias [V] or None, softcap or None."""
-    head = model.get_output_embeddings()
-    bias, softcap = getattr(head, "bias", None), getattr(model.config, "final_logit_softcapping", None)
-    return part_of(head.weight), {"bias": None if bias is None else part_of(bias), "softcap": softcap}
-
-
 def _shard(model: "PreTrainedModel") -> dict[str, Any]:
     """Which rows of the head this rank has, and who has the others."""
     weight = model.get_output_embeddings().weight
     mesh = weight.device_mesh
     rows = -(-len(weight) // mesh.size())  # of all ranks but the last
     return {"first": rows * mesh.get_local_rank(), "group": mesh.get_group()}
-
-
-def gathered(weight: Tensor) -> Tensor:
-    """A parameter sharded by FSDP2 in whole, gathered once for all the tokens of a pass; any other as it is.
-
-    Its gradient goes back in shards, as the mean over the ranks: each has tokens of its own.
-    """
-    if not isinstance(weight, DTensor):
-        return weight
-    return _mean(_on_device(weight).full_tensor(grad_placements=[Partial()] * weight.device_mesh.ndim), weight)
-
-
-def own_rows(weight: Tensor) -> Tensor:
-    """This rank's rows of a parameter sharded by FSDP2; a gradient that sums over all ranks' tokens becomes a mean."""
-    return _mean(_on_device(weight).to_local(), weight)
-
-
-def _on_device(weight: DTensor) -> DTensor:
-    """Where ranks compute and exchange: shards may lie on the host (`strategy.cpu_offload`)."""
-    return weight.to(weight.device_mesh.device_type)
-
-
-def _mean(part: Tensor, weight: DTensor) -> Tensor:
-    if part.requires_grad:
-        part.register_hook(lambda gradient: gradient / weight.device_mesh.size())
-    return part

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.model.attention import packed_arguments
+from r1lab.model.row_check import check_rows
 from r1lab.module.head import AUTO, LinearHead
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.types import Completion, Prompt
@@ -19,9 +20,14 @@ def counted_hidden(body: nn.Module, batch: Batch) -> Tensor:
 
 
 def hidden_states(body: nn.Module, batch: Batch) -> Tensor:
-    """The last hidden states of all tokens, [B,S+T,H]; packed [1,N,H]."""
+    """The last hidden states of all tokens, [B,S+T,H]; packed [1,N,H].
+
+    Raises:
+        ValueError: for an architecture in which a row depends on its padding, or on what is packed beside it.
+    """
     # No attention mask: padding is on the right, so a causal model's counted positions never see it. Packed rows are
     # told apart by their position ids.
+    check_rows(body, batch.position_ids is not None)
     packed = packed_arguments(body.config, batch.position_ids)
     return body(input_ids=batch.input_ids, use_cache=False, **packed).last_hidden_state
 

@@ -64,6 +64,9 @@ class RewardModel(PolicyModule):
     def shard_models(self, shard: Callable) -> None:
         raise ValueError("module=reward_model trains whole: take strategy=single or strategy=ddp")
 
+    def scored_models(self) -> list[PreTrainedModel]:
+        return []  # it computes no logprobs
+
     def make_models(self) -> None:
         super().make_models()
         if self.value_model is None:

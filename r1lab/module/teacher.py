@@ -87,6 +87,11 @@ class Taught(PolicyModule):
             self.teacher = self.make_teacher()
             self.teacher.refuse_other_tokens(self.tokenizer)
 
+    def scored_models(self) -> list[PreTrainedModel]:
+        if self.teacher is None:
+            return super().scored_models()
+        return [*super().scored_models(), self.teacher.model.to(self.device)]
+
     def memory(self) -> dict[str, float]:
         return super().memory() | {"memory/teacher_mib": weights_mib(self.teacher and self.teacher.model)}
 

@@ -1,7 +1,6 @@
 import math
 import os
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from r1lab.loss.grpo import grpo_loss, linear_grpo_loss
 from r1lab.loss.logprob import linear_logprob
 from r1lab.loss.sharded_logprob import sharded_linear_logprob
 from r1lab.module.head import LinearHead
+from tests.module.head_model import HeadModel
 
 VOCABULARY, WIDTH = 23, 6
 COUNTS = (7, 4)  # tokens of each rank
@@ -127,8 +127,7 @@ def head_of_fsdp(rank):
     layer.weight.data, layer.bias.data = weight.detach(), bias.detach()
     fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
     assert isinstance(layer.weight, DTensor) and len(layer.weight.to_local()) < VOCABULARY
-    config = SimpleNamespace(final_logit_softcapping=HEAD["softcap"])
-    model = SimpleNamespace(get_output_embeddings=lambda: layer, config=config)
+    model = HeadModel(layer, final_logit_softcapping=HEAD["softcap"])
     hidden, _, _, ids, *rest = inputs(rank)
     losses, of_hidden, of_head, of_bias = whole()
     for sharded in (False, True):

@@ -1,5 +1,4 @@
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from r1lab.loss.ppo import ppo_loss
 from r1lab.loss.sft import sft_loss
 from r1lab.module import head as module
 from r1lab.module.head import LinearHead
+from tests.module.head_model import HeadModel
 from tests.module.test_grpo import SPREAD
 
 
@@ -50,10 +50,7 @@ def test_auto_is_pytorch_on_a_cpu():
 
 
 def of_head(rows, *, bias=False, softcap=None):
-    """A model of a head alone."""
-    head = torch.nn.Linear(4, rows, bias=bias)
-    config = SimpleNamespace(final_logit_softcapping=softcap)
-    return SimpleNamespace(get_output_embeddings=lambda: head, config=config)
+    return HeadModel(torch.nn.Linear(4, rows, bias=bias), final_logit_softcapping=softcap)
 
 
 def test_of_heads_padded_to_different_lengths_both_rows_count():
@@ -69,14 +66,16 @@ def test_of_heads_padded_to_different_lengths_both_rows_count():
 @pytest.mark.parametrize("part", [{"bias": True}, {"softcap": 30.0}])
 def test_a_head_that_is_more_than_a_product_is_not_distilled_whole(part):
     with pytest.raises(ValueError, match="has a bias or a soft cap: take module.mode=top_k or module.mode=sampled"):
-        LinearHead("torch").distill_loss(of_head(5), torch.ones(2, 4), of_head(5, **part), torch.ones(2, 4))
+        LinearHead("torch").distill_loss(
+            of_head(5), torch.ones(2, 4), of_head(5, **part), torch.ones(2, 4), temperature=1.0, teacher_temperature=1.0
+        )
 
 
 def test_only_the_losses_of_grpo_and_ppo_are_fused(monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     bound = partial(grpo_loss, epsilon_low=0.2)
-    given = SimpleNamespace(get_output_embeddings=lambda: torch.nn.Linear(1, 2)), torch.zeros(1, 1)
+    given = of_head(2), torch.zeros(1, 4)
     assert LinearHead("triton").fuses(bound, *given)
     assert LinearHead("triton").fuses(partial(ppo_loss, epsilon_low=0.2), *given)
     assert not LinearHead("triton").fuses(partial(sft_loss, tokens=1), *given)

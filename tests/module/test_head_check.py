@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch import nn
+
+from r1lab.model import probe
+from r1lab.module.head import LinearHead
+from r1lab.module.head_check import check_head
+from tests.architectures import tiny_model
+from tests.module.head_model import HeadModel
+
+
+class Scaled(HeadModel):
+    """A model that scales its logits by a factor which its config does not name."""
+
+    factor = 1.5
+
+    def forward(self, input_ids, use_cache=False):
+        out = super().forward(input_ids)
+        out.logits = out.logits * self.factor
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_unknown_scale_is_rejected_by_name(dtype):
+    model = Scaled(nn.Linear(4, 16, bias=False)).to(dtype)
+    with pytest.raises(ValueError, match=r"Scaled: its logits are .* nats off those of its output head"):
+        check_head(model)
+    with pytest.raises(ValueError, match="Scaled"):  # at its first use as well, and again
+        LinearHead("torch").logprob(model, torch.ones(2, 4, dtype=dtype), torch.tensor([1, 2]), temperature=1.0)
+
+
+def test_rounding_in_16_bits_is_accepted():
+    for architecture in ("llama", "gemma2", "granite", "phi"):
+        check_head(tiny_model(architecture, torch.bfloat16))
+
+
+def test_hidden_transform_between_body_and_head_is_rejected():
+    class Dense(HeadModel):
+        def forward(self, input_ids, use_cache=False):
+            out = super().forward(input_ids)
+            out.logits = self.head(torch.tanh(self.base_model(input_ids).last_hidden_state))
+            return out
+
+    with pytest.raises(ValueError, match="Dense"):
+        check_head(Dense(nn.Linear(4, 16)))
+
+
+def test_checked_once_per_model_and_config(monkeypatch):
+    monkeypatch.setattr(probe, "_PASSED", set())
+    passes = []
+    models = [tiny_model("llama") for _ in range(2)]
+    for model in models:
+        model.base_model.register_forward_pre_hook(lambda *_: passes.append(probe.is_probing()))
+        check_head(model)
+        check_head(model)
+    assert passes == [True, True]  # the body alone and within the model, of the first one
+    assert not probe.is_probing()
