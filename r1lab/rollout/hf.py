@@ -5,18 +5,20 @@ finished are dropped from the batch and its cache, and sampling costs one softma
 that `generate` itself makes (`TransformersGenerate`) is the reference that the loop is tested against.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.model.probe import evaluating
 from r1lab.rollout.engine import Recorder
 from r1lab.rollout.norms import fused_norms
 from r1lab.rollout.randomness import row_keys, uniform
 from r1lab.rollout.sampling import Sampling, next_token
+from r1lab.rollout.sampling_check import check_sampling, without_generation_defaults
 from r1lab.types import Completion, Prompt
 
 # Dropping finished rows copies the cache, so it waits until this share of the rows has finished.
@@ -28,18 +30,6 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Dropout and the like off inside; the mode of each part of the model is what it was afterwards."""
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def left_pad(prompts: Sequence[Prompt], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -97,6 +87,7 @@ class CachedLoop:
         policy_version: int = 0,
         recorder: Recorder | None = None,
     ) -> list[Completion]:
+        check_sampling(self, model, "set rollout=generate")
         chunk = max(1, self.batch_size // group_size if self.batch_size else len(prompts))
         # Prompts of like length together: less padding, and rows finish at like times.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
@@ -209,6 +200,7 @@ class TransformersGenerate:
     def generate(
         self, model, prompts, *, group_size, sampling, seed, step, policy_version=0, recorder=None
     ) -> list[Completion]:
+        check_sampling(self, model, "take another model")
         if not prompts:
             if self.everyone_done is not None:
                 # The others' passes gather weights, in which this rank takes part.
@@ -218,7 +210,7 @@ class TransformersGenerate:
         stops = stop_tokens(model, self.tokenizer)
         ids, mask = left_pad(prompts, self.tokenizer.pad_token_id or 0, model.device)
         devices = [model.device] if model.device.type == "cuda" else []  # and not the other ranks' GPUs
-        with evaluating(model), torch.random.fork_rng(devices=devices):
+        with evaluating(model), without_generation_defaults(model), torch.random.fork_rng(devices=devices):
             torch.manual_seed((seed * 1_000_003 + step) % 2**63)
             options = {"do_sample": False} if sampling.temperature == 0 else {
                 "do_sample": True, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p
@@ -227,10 +219,9 @@ class TransformersGenerate:
                 ids.repeat_interleave(group_size, 0),
                 attention_mask=mask.repeat_interleave(group_size, 0),
                 synced_gpus=self.everyone_done is not None,
-                # Not the model's own, which may hold a repetition penalty and the like.
                 generation_config=GenerationConfig(
                     max_new_tokens=sampling.max_new_tokens,
-                    eos_token_id=stops,
+                    eos_token_id=stops or None,
                     pad_token_id=self.tokenizer.pad_token_id or 0,
                     return_dict_in_generate=True,
                     output_logits=True,

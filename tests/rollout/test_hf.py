@@ -176,3 +176,15 @@ def exact(model, prompt, vocab, temperature):
         if a != 1:
             out[a, b] = first[a] * next_probs((*prompt, a))[b]
     return out
+
+
+@pytest.mark.parametrize(
+    "default",
+    [{"repetition_penalty": 5.0}, {"no_repeat_ngram_size": 1}, {"min_new_tokens": 12}, {"epsilon_cutoff": 0.5}],
+)
+def test_generate_ignores_the_models_generation_defaults(model, default, monkeypatch):
+    plain = generate(model, TransformersGenerate(TOKENIZER))
+    for name, value in default.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    assert [row.ids for row in generate(model, TransformersGenerate(TOKENIZER))] == [row.ids for row in plain]
+    assert getattr(model.generation_config, next(iter(default))) == next(iter(default.values()))
