@@ -25,12 +25,14 @@ log = logging.getLogger("r1lab.sweeper")
 EPILOG = """\
 examples:
   python -m r1lab.analysis.ablation sweeps/results/beta
+  python -m r1lab.analysis.ablation sweeps/results/*   # all; a pruned sweep and its unpruned twin are compared
   python -m r1lab.analysis.ablation sweeps/results/lr_pruned --against sweeps/results/lr   # and the other way round
   python -m r1lab.analysis.ablation sweeps/results/lr --replay MedianPruner n_warmup_steps=30
   python -m r1lab.analysis.ablation --storage sqlite:///sweeps.db --study beta --output sweeps/results/beta
 
 writes, into the folder of the sweep or --output:
-  table.md     one row a point: mean over seeds with its 95 % interval, difference to the baseline, adjusted p (grids)
+  table.md     one row a point: mean over seeds with its 95 % interval, difference to the baseline, adjusted p (grids);
+               the same for held-out greedy accuracy
   trials.csv   one row a trial and seed
   figure.png   effects with every seed, learning curves; heat map, importance, Pareto front where they apply
   verdict.md   question, set-up, finding, decision, what would change it; with --against also what pruning saves
@@ -43,18 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 1 with one line on stderr where there is no sweep to sum up."""
     options = parser().parse_args(arguments)
     try:
-        source, output = places(options)
-        sweep = load_sweep(source, options.study)
+        found = [places(one) for one in each_folder(options)]
+        sweeps = [load_sweep(source, options.study) for source, _ in found]
         if options.replay:
             name, chosen = pruner(options.replay[0])
-            print(replayed(sweep, name, chosen | settings(options.replay[1:])).told)
+            print(replayed(sweeps[0], name, chosen | settings(options.replay[1:])).told)
             return 0
-        other = load_other(options)
-        paths = write_all(sweep, output, other, Console())
+        given = load_other(options)
+        for sweep, (_, output) in zip(sweeps, found, strict=True):
+            paths = write_all(sweep, output, given or twin(sweep, sweeps), Console())
+            print("wrote " + ", ".join(str(path) for path in paths))
     except (SweepError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("wrote " + ", ".join(str(path) for path in paths))
     return 0
 
 
@@ -83,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("folder", nargs="?", type=Path, help="of the sweep, with its journal.log; or a journal file")
+    result.add_argument("folder", nargs="*", type=Path, help="of each sweep, with its journal.log; or journal files")
     result.add_argument("--storage", metavar="URL", help="a database that holds the study, instead of a folder")
     result.add_argument("--study", metavar="NAME", help="its name; may be left out where there is one")
     result.add_argument("--output", metavar="FOLDER", type=Path, help="where to write; by default the folder")
@@ -123,18 +126,42 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
         ) from error
 
 
+def each_folder(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options once for each folder, or once for a storage.
+
+    Raises:
+        SweepError: several folders with an option that takes one.
+    """
+    single = [f"--{name}" for name in ("output", "study", "against", "replay") if getattr(options, name)]
+    if len(options.folder) > 1 and single:
+        raise SweepError(f"{single[0]} takes one sweep, got {len(options.folder)} folders")
+    return [argparse.Namespace(**vars(options) | {"folder": folder}) for folder in options.folder or [None]]
+
+
 def places(options: argparse.Namespace) -> tuple[str | Path, Path | None]:
-    """(what to read, where to write); None: a replay, which writes nothing.
+    """(what to read, where to write) for one folder; None: a replay, which writes nothing.
 
     Raises:
         SweepError: neither or both of folder and storage, or a storage without a folder to write to.
     """
-    if (options.folder is None) == (options.storage is None):
+    if bool(options.folder) == (options.storage is not None):
         raise SweepError("name the folder of a sweep, or a database with --storage")
-    if options.folder is None and options.output is None and not options.replay:
+    if not options.folder and options.output is None and not options.replay:
         raise SweepError("--storage needs --output, the folder to write to")
     folder = options.folder.parent if options.folder and options.folder.is_file() else options.folder
-    return options.storage or options.folder, options.output or folder
+    return options.storage or options.folder, options.output or folder or None
+
+
+def twin(sweep: Sweep, others: Sequence[Sweep]) -> Sweep | None:
+    """The one sweep among `others` of the same points, steps and seeds of which one is pruned and the other is not."""
+    same = ("params", "steps", "seeds", "objectives")
+    found = [
+        other
+        for other in others
+        if bool(other.record.get("pruner")) != bool(sweep.record.get("pruner"))
+        and all(other.record.get(key) == sweep.record.get(key) for key in same)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def load_other(options: argparse.Namespace) -> Sweep | None:

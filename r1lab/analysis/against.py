@@ -2,7 +2,9 @@
 
 import pandas as pd
 
+from r1lab.analysis.decoding import title
 from r1lab.analysis.effects import effects, of_objective, ranked
+from r1lab.analysis.greedy import greedy_effect, has_greedy
 from r1lab.analysis.number import interval, number
 from r1lab.analysis.replay import replay_of
 from r1lab.analysis.setting import describe, short_names
@@ -64,4 +66,6 @@ def _cost(sweep: Sweep) -> str:
 def _best(sweep: Sweep) -> str:
     best = ranked(sweep, of_objective(effects(sweep), sweep.objectives[0]))[0]
     setting = describe(sweep.settings[best.point], short_names(sweep.treatments)) or "the one point"
-    return f"{setting} with {interval(best.mean)} (n {best.mean.n})"
+    score = title(sweep.record, sweep.objectives[0])
+    greedy = f", held-out greedy {interval(greedy_effect(sweep, best.point).mean)}" if has_greedy(sweep) else ""
+    return f"{setting} with {score} {interval(best.mean)} (n {best.mean.n}){greedy}"

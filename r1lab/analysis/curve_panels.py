@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from r1lab.analysis.curves import BLUE, GREEN, GREY, ORANGE
+from r1lab.analysis.decoding import title as heading
 from r1lab.analysis.effects import Effect, held_at, mean_of, of_objective, ranked, shared_points
 from r1lab.analysis.palette import level_colors, plain, say, shorten
 from r1lab.analysis.setting import describe, key, label, short_names
@@ -22,7 +23,7 @@ def draw_level_curves(axes: Axes, *, sweep: Sweep, param: str) -> None:
     points = shared_points(sweep, param)
     for level in sweep.levels(param):
         draw_band(axes, band(sweep, points[key(level)], metric), colors[key(level)], shorten(label(level), 20))
-    _finish(axes, metric, f"learning curves by {param}{held_at(sweep, param)}", param)
+    _finish(axes, heading(sweep.record, metric), f"learning curves by {param}{held_at(sweep, param)}", param)
 
 
 def draw_best_curves(axes: Axes, *, sweep: Sweep, found: Sequence[Effect]) -> None:
@@ -46,7 +47,7 @@ def draw_best_curves(axes: Axes, *, sweep: Sweep, found: Sequence[Effect]) -> No
                 table[["low", "high"]] = float("nan")
             text = shorten(describe(sweep.settings[point], names) or "all", 90)
             draw_band(axes, table, color, text + " (baseline)" * (point == sweep.baseline))
-    _finish(axes, metric, "learning curves: the best points, and all runs", None)
+    _finish(axes, heading(sweep.record, metric), "learning curves: the best points, and all runs", None)
 
 
 def curve_metric(sweep: Sweep) -> str | None:
@@ -81,9 +82,9 @@ def draw_band(axes: Axes, table: pd.DataFrame, color: str, text: str) -> None:
     axes.fill_between(table["step"], table["low"], table["high"], color=color, alpha=0.15, lw=0, zorder=2)
 
 
-def _finish(axes: Axes, metric: str, title: str, legend_title: str | None) -> None:
+def _finish(axes: Axes, score: str, title: str, legend_title: str | None) -> None:
     axes.set_xlabel("training step", fontsize=9)
-    axes.set_ylabel(metric, fontsize=9)
+    axes.set_ylabel(score, fontsize=9)
     # Single runs are everywhere: their legend is under the panel.
     place = {"loc": "best"} if legend_title else {"loc": "upper left", "bbox_to_anchor": (0, -0.14)}
     axes.legend(fontsize=8, edgecolor="none", framealpha=0.85, title=legend_title, title_fontsize=8, **place)

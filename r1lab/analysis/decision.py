@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from r1lab.analysis.effects import ALPHA, Effect, compared, differences, of_objective, ranked
+from r1lab.analysis.greedy import beside
 from r1lab.analysis.number import interval, number, p_value
 from r1lab.analysis.progress import is_unfinished
 from r1lab.analysis.setting import describe, short_names
@@ -31,13 +32,13 @@ def _decision(sweep: Sweep, first: Sequence[Effect], found: Sequence[Effect]) ->
     unspoiled = [e for e in enough if not _worse_elsewhere(sweep, e, found)]
     if unspoiled:
         best = unspoiled[0]
-        change = interval(best.comparison.difference, sign=True)
+        change = interval(best.comparison.difference, sign=True) + beside(sweep, best.point)
         text = f"change to {name_of(sweep, best)}: it is better by {change}, {rule} (p {p_value(best.p)})."
         return text + _without_shape(best) + _like(sweep, best, first)
     if enough:
         return f"keep the baseline. {name_of(sweep, enough[0])} is better but significantly worse in another objective."
     if better:
-        gained = number(gain(sweep, better[0]), sign=True)
+        gained = number(gain(sweep, better[0]), sign=True) + beside(sweep, better[0].point)
         text = f"{name_of(sweep, better[0])} is significantly better, but its {gained} is below {number(minimum)}"
         return f"keep the baseline. {text}."
     return f"keep the baseline. No level is better ({rule} is the rule); that does not show that they are equal."
@@ -48,9 +49,9 @@ def _of_search(sweep: Sweep, first: Sequence[Effect]) -> str:
     others = [e for e in ranked(sweep, first) if e.comparison and e.comparison.difference.n]
     if not others or gain(sweep, others[0]) <= 0:
         return "keep the baseline: no other point has a better mean."
-    change = interval(others[0].comparison.difference, sign=True)
+    change = f"({interval(others[0].comparison.difference, sign=True)}){beside(sweep, others[0].point)}"
     return (
-        f"keep the baseline, until {name_of(sweep, others[0])} ({change}) is better on seeds of its own: the best of "
+        f"keep the baseline, until {name_of(sweep, others[0])} {change} is better on seeds of its own: the best of "
         f"{len(first)} points is not tested on those that chose it."
     )
 

@@ -9,8 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from r1lab.analysis.ceiling import ceilings, saturated_blocks, saturation
 from r1lab.analysis.curves import BLUE, GREY, VERMILLION
+from r1lab.analysis.decoding import GREEDY, decoding, title
 from r1lab.analysis.effects import Effect, Margin, factors, held_at, margins, matrix, of_objective, shown, values
+from r1lab.analysis.greedy import greedy_effect
 from r1lab.analysis.number import change, interval, number, p_value
 from r1lab.analysis.palette import block_markers, plain, point_colors, shorten
 from r1lab.analysis.setting import describe, key, label, short_names
@@ -21,26 +24,49 @@ from r1lab.metric.mean_interval import MeanInterval
 def draw_effects(axes: Axes, *, sweep: Sweep, found: Sequence[Effect], objective: str) -> None:
     """One line a point: a dot a seed, marked by its block, the mean with its interval above; the baseline dashed."""
     rows = shown(sweep, of_objective(found, objective))
+    notes = [_note(sweep, effect) for effect in rows]
+    _draw_points(axes, sweep, rows, notes)
+    axes.set_xlabel(title(sweep.record, objective), fontsize=9)
+    plain(axes, _title(sweep, rows, found), "x")
+
+
+def draw_greedy(axes: Axes, *, sweep: Sweep, found: Sequence[Effect]) -> None:
+    """The same points in held-out greedy accuracy, and dotted the highest that was measured on their bases."""
+    rows = [greedy_effect(sweep, effect.point) for effect in shown(sweep, of_objective(found, sweep.objectives[0]))]
+    notes = [_greedy_note(sweep, effect) for effect in rows]
+    _draw_points(axes, sweep, rows, notes)
+    known, text = ceilings(sweep).values(), title(sweep.record, GREEDY)
+    if known and len(known) == sweep.seeds["block"].nunique():
+        ceiling = sum(known) / len(known)
+        axes.axvline(ceiling, color=VERMILLION, lw=1, ls=":", zorder=0)
+        text += f" (dotted: highest measured, {number(ceiling)})"
+    # The panel to the left has the names.
+    axes.set_yticklabels([])
+    axes.set_ylabel("")
+    axes.set_xlabel(text, fontsize=9)
+    plain(axes, "greedy: mean, 95 % interval, every seed", "x")
+
+
+def _draw_points(axes: Axes, sweep: Sweep, rows: Sequence[Effect], notes: Sequence[str]) -> None:
     colors, markers = point_colors(sweep, [effect.point for effect in rows]), block_markers(sweep)
     for y, effect in enumerate(rows):
         _draw_mean(axes, y, effect.mean, colors[effect.point])
-        _draw_dots(axes, y, values(sweep, [effect.point], objective), colors[effect.point], markers)
+        _draw_dots(axes, y, values(sweep, [effect.point], effect.objective), colors[effect.point], markers)
         if effect.point == sweep.baseline and effect.mean.mean is not None:
             axes.axvline(effect.mean.mean, color=GREY, lw=1, ls="--", zorder=0)
     names = short_names(sweep.treatments)
     single = len(sweep.treatments) == 1
     texts = [_point_label(sweep, effect.point, names, single) for effect in rows]
-    notes = [_note(sweep, effect) for effect in rows]
     _label_rows(axes, range(len(rows)), texts, notes if sweep.baseline is not None else None)
-    axes.set_xlabel(objective, fontsize=9)
     axes.set_ylabel(sweep.treatments[0] if single else "", fontsize=9)
-    plain(axes, _title(sweep, rows, found), "x")
     _block_legend(axes, sweep, markers)
 
 
 def _title(sweep: Sweep, rows: Sequence[Effect], found: Sequence[Effect]) -> str:
     best = len(of_objective(found, rows[0].objective)) > len(rows)
-    return ("the best points: " if best else "") + "mean, 95 % interval, every seed"
+    sampled = decoding(sweep.record) if "pass_at" in rows[0].objective else ""
+    prefix = ("the best points: " if best else "") + (f"{sampled}: " if sampled else "")
+    return f"{prefix}mean, 95 % interval, every seed"
 
 
 def _point_label(sweep: Sweep, point: int, names: dict[str, str], single: bool) -> str:
@@ -58,6 +84,13 @@ def _note(sweep: Sweep, effect: Effect) -> str:
         return "not paired"
     p = "" if effect.p is None else f"\np {p_value(effect.p)}"
     return change(effect.comparison.difference) + p
+
+
+def _greedy_note(sweep: Sweep, effect: Effect) -> str:
+    note = _note(sweep, effect)
+    word, _, some = saturation(sweep, effect.point).partition(" on ")
+    share = f" on {len(saturated_blocks(sweep, effect.point))} of {sweep.seeds['block'].nunique()}" if some else ""
+    return f"{note}\n{word}{share}" if word else note
 
 
 def _draw_mean(axes: Axes, y: float, mean: MeanInterval, color: str) -> None:
@@ -132,7 +165,7 @@ def draw_margins(axes: Axes, *, sweep: Sweep, objective: str) -> None:
             y += 1
         y += 0.5
     _label_rows(axes, heights, texts, notes if sweep.baseline is not None else None)
-    axes.set_xlabel(objective, fontsize=9)
+    axes.set_xlabel(title(sweep.record, objective), fontsize=9)
     plain(axes, "main effects: marginal means, 95 % intervals, every seed", "x")
     _block_legend(axes, sweep, markers)
 
@@ -141,12 +174,17 @@ def _margin_note(margin: Margin) -> str:
     return interval(margin.difference, sign=True, gap="\n") if margin.difference is not None else ""
 
 
-def draw_matrix(axes: Axes, *, sweep: Sweep, objective: str) -> None:
-    """The means of a two-factor grid; the baseline framed."""
+def draw_matrix(axes: Axes, *, sweep: Sweep, objective: str, scale: Sequence[str]) -> None:
+    """The means of a two-factor grid; the baseline framed.
+
+    Args:
+        scale: columns whose means the colours span, so that panels beside each other can be compared.
+    """
     first, second = factors(sweep)
     table = matrix(sweep, objective).to_numpy()
-    image = axes.imshow(np.ma.masked_invalid(table), cmap="cividis", aspect="auto")
-    low, high = np.nanmin(table), np.nanmax(table)
+    spanned = [matrix(sweep, column).to_numpy() for column in scale]
+    low, high = np.nanmin(spanned), np.nanmax(spanned)
+    image = axes.imshow(np.ma.masked_invalid(table), cmap="cividis", aspect="auto", vmin=low, vmax=high)
     for (i, j), value in np.ndenumerate(table):
         is_dark = np.isfinite(value) and value < (low + high) / 2
         text = number(value)
@@ -161,6 +199,6 @@ def draw_matrix(axes: Axes, *, sweep: Sweep, objective: str) -> None:
     axes.set_ylabel(first, fontsize=9)
     axes.figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02).ax.tick_params(labelsize=8)
     framed = "" if sweep.baseline is None else ", the baseline framed"
-    plain(axes, f"mean {objective}{framed}")
+    plain(axes, f"mean {title(sweep.record, objective)}{framed}")
     axes.grid(False)
     axes.spines[:].set_visible(False)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from r1lab.analysis.decoding import decoding
 from r1lab.analysis.setting import describe, key, short_names
 from r1lab.analysis.sweep import Sweep
 from r1lab.metric.holm import holm
@@ -69,7 +70,7 @@ def effects(sweep: Sweep, columns: Sequence[str] | None = None) -> list[Effect]:
     Args:
         columns: of Sweep.seeds; None: the objectives.
     """
-    found = [_effect(sweep, p, name) for name in columns or sweep.objectives for p in range(len(sweep.settings))]
+    found = [effect_at(sweep, p, name) for name in columns or sweep.objectives for p in range(len(sweep.settings))]
     if sweep.is_search:
         return found
     tested = [i for i, effect in enumerate(found) if effect.comparison and effect.comparison.p is not None]
@@ -82,7 +83,8 @@ def of_objective(found: Sequence[Effect], objective: str) -> list[Effect]:
     return [effect for effect in found if effect.objective == objective]
 
 
-def _effect(sweep: Sweep, point: int, objective: str) -> Effect:
+def effect_at(sweep: Sweep, point: int, objective: str) -> Effect:
+    """One column at one point, without a p value, which depends on all comparisons."""
     mean = mean_of(values(sweep, [point], objective))
     if sweep.baseline is None or point == sweep.baseline:
         return Effect(point, objective, mean)
@@ -120,8 +122,9 @@ def measures(sweep: Sweep) -> dict[str, str]:
     found = {}
     for title, columns in MEASURES:
         noted = [name for name in columns if name in sweep.seeds and sweep.seeds[name].notna().any()]
-        if noted and noted[0] not in sweep.objectives:
-            found[title] = noted[0]
+        if noted and not {noted[0], noted[0].removeprefix("after/")} & set(sweep.objectives):
+            sampling = decoding(sweep.record) if noted[0].endswith("/pass_at_1") else ""
+            found[f"{title}, {sampling}" if sampling else title] = noted[0]
     return found
 
 

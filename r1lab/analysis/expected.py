@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from r1lab.analysis import decoding
 from r1lab.analysis.decision import point_name
 from r1lab.analysis.effects import ALPHA, Effect, effects, measures
+from r1lab.analysis.greedy import beside
 from r1lab.analysis.number import interval, p_value
 from r1lab.analysis.setting import key
 from r1lab.analysis.sweep import Sweep
@@ -20,7 +22,8 @@ def papers(sweep: Sweep, found: Sequence[Effect]) -> str:
 
 def _sentence(sweep: Sweep, entry: dict[str, Any], found: Sequence[Effect]) -> str:
     column = entry.get("measure") or sweep.objectives[0]
-    title = {name: title for title, name in measures(sweep).items()}.get(column, column)
+    titles = {name: title for title, name in measures(sweep).items()}
+    title = titles.get(column, decoding.title(sweep.record, column))
     point = _point(sweep, entry["point"])
     if point is None or sweep.baseline in (None, point):
         return f"{entry['source']} on {entry['point']}: there is nothing to compare."
@@ -33,7 +36,8 @@ def _sentence(sweep: Sweep, entry: dict[str, Any], found: Sequence[Effect]) -> s
         return f"{told}; here not measured."
     outcome = judged(change, effect.p, entry["direction"], sweep.record.get("minimum_effect") or 0.0)
     p = "" if effect.p is None else f", p {p_value(effect.p)}"
-    return f"{told}; here {outcome} ({interval(change, sign=True)}{p})."
+    greedy = beside(sweep, point) if column in sweep.objectives else ""
+    return f"{told}; here {outcome} ({interval(change, sign=True)}{p}){greedy}."
 
 
 def _point(sweep: Sweep, wanted: dict[str, Any]) -> int | None:

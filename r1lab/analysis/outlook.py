@@ -6,6 +6,7 @@ import pandas as pd
 
 from r1lab.analysis.curve_panels import curve_metric
 from r1lab.analysis.decision import name_of, point_name
+from r1lab.analysis.decoding import title
 from r1lab.analysis.effects import ALPHA, Effect, differences, of_objective, ranked, values
 from r1lab.analysis.number import counted, interval, number
 from r1lab.analysis.sweep import Sweep
@@ -39,7 +40,8 @@ def _still_rising(sweep: Sweep) -> str:
         return ""
     steps = counted(int(by_step.index[-1] - by_step.index[-2]), "step")
     return (
-        f"Scores still moved by {number(gain, sign=True)} in the last {steps}: they compare speed, not where it ends."
+        f"{title(sweep.record, metric)} still moved by {number(gain, sign=True)} in the last {steps}: "
+        "it compares speed, not where it ends."
     )
 
 
@@ -107,7 +109,7 @@ def _bases(sweep: Sweep, first: Sequence[Effect]) -> str:
     point = sweep.baseline if sweep.baseline is not None else ranked(sweep, first)[0].point
     scores = values(sweep, [point], first[0].objective)
     where = point_name(sweep, point)
-    text = f"Spread over {name}: {_spread_of(scores)} of {where}"
+    text = f"Spread of {title(sweep.record, first[0].objective)} over {name}: {_spread_of(scores)} of {where}"
     if best is not None:
         change = differences(sweep, best.point, best.objective)
         text += f"; {_spread_of(change)} of the difference of {name_of(sweep, best)}"

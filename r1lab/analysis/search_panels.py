@@ -14,6 +14,7 @@ from matplotlib.colors import Normalize
 from optuna.importance import FanovaImportanceEvaluator
 
 from r1lab.analysis.curves import BLUE, GREY, VERMILLION
+from r1lab.analysis.decoding import title as heading
 from r1lab.analysis.effects import Effect, of_objective
 from r1lab.analysis.number import number
 from r1lab.analysis.palette import plain, shorten
@@ -46,7 +47,7 @@ def importances(sweep: Sweep) -> dict[str, float]:
 
 
 def draw_importance(axes: Axes, *, sweep: Sweep, found: Mapping[str, float]) -> None:
-    title = f"importance for {sweep.objectives[0]} (fANOVA)"
+    title = f"importance for {heading(sweep.record, sweep.objectives[0])} (fANOVA)"
     names = short_names([*sweep.treatments, *sweep.blocks])
     axes.barh(
         range(len(found)), list(found.values()), color=[GREY if n in sweep.blocks else BLUE for n in found], height=0.6
@@ -89,7 +90,7 @@ def draw_parallel(axes: Axes, *, sweep: Sweep) -> None:
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     bar = axes.figure.colorbar(ScalarMappable(colors, cmap), ax=axes, pad=0.01, shrink=0.9)
-    bar.set_label(objective, fontsize=9)
+    bar.set_label(heading(sweep.record, objective), fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
 
@@ -168,7 +169,7 @@ def draw_pareto(axes: Axes, *, sweep: Sweep, found: Sequence[Effect]) -> None:
         axes.scatter(*base, s=60, marker="D", color=GREY, zorder=3, label="the baseline")
     axes.margins(0.1)
     words = ["higher" if sweep.maximize(name) else "lower" for name in names]
-    axes.set_xlabel(f"{names[0]} ({words[0]} is better)", fontsize=9)
-    axes.set_ylabel(f"{names[1]} ({words[1]} is better)", fontsize=9)
+    axes.set_xlabel(f"{heading(sweep.record, names[0])} ({words[0]} is better)", fontsize=9)
+    axes.set_ylabel(f"{heading(sweep.record, names[1])} ({words[1]} is better)", fontsize=9)
     axes.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.13), handlelength=1.2)
     plain(axes, "Pareto front of the means")

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from functools import partial
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from r1lab.analysis.curve_panels import draw_best_curves, draw_level_curves
-from r1lab.analysis.effect_panels import draw_effects, draw_margins, draw_matrix
+from r1lab.analysis.decoding import GREEDY
+from r1lab.analysis.effect_panels import draw_effects, draw_greedy, draw_margins, draw_matrix
 from r1lab.analysis.effects import Effect, factors, is_crossed, margins, of_objective, shown
+from r1lab.analysis.greedy import has_greedy, why_none
+from r1lab.analysis.number import NONE
 from r1lab.analysis.search_panels import draw_importance, draw_parallel, draw_pareto, importances
 from r1lab.analysis.sweep import Sweep, SweepError
 
@@ -17,8 +21,8 @@ Panel = partial[None]
 
 
 def sweep_figure(sweep: Sweep, found: Sequence[Effect]) -> Figure:
-    """Effects with every seed and learning curves; a heat map for two factors, importance and parallel coordinates for
-    a search, the Pareto front for several objectives.
+    """Effects with every seed, the same in greedy, and learning curves; a heat map for two factors, importance and
+    parallel coordinates for a search, the Pareto front for several objectives.
 
     Args:
         found: `r1lab.analysis.effects.effects` of the sweep.
@@ -30,15 +34,28 @@ def sweep_figure(sweep: Sweep, found: Sequence[Effect]) -> Figure:
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     grid = figure.add_gridspec(len(rows), 2, height_ratios=heights)
     for number, row in enumerate(rows):
+        drawn = []
         for place, panel in enumerate(row):
-            panel(figure.add_subplot(grid[number, place] if len(row) == 2 else grid[number, :]))
+            drawn.append(figure.add_subplot(grid[number, place] if len(row) == 2 else grid[number, :]))
+            panel(drawn[-1])
+        if number == 0 and has_greedy(sweep) and "pass_at" in sweep.objectives[0]:
+            _share_range(drawn)
+    if reason := why_none(sweep):
+        figure.supxlabel(f"held-out greedy: {NONE}, {reason}", fontsize=9)
     figure.suptitle(f"{sweep.name}: {sweep.record.get('question') or ''}".rstrip(": "), fontsize=12)
     return figure
 
 
+def _share_range(panels: Sequence[Axes]) -> None:
+    """One range of accuracies, so that a difference is as wide in each panel."""
+    limits = [limit for axes in panels for limit in axes.get_xlim()]
+    for axes in panels:
+        axes.set_xlim(min(limits), max(limits))
+
+
 def panel_rows(sweep: Sweep, found: Sequence[Effect]) -> list[list[Panel]]:
     """One or two panels a row."""
-    names, objective = factors(sweep), sweep.objectives[0]
+    names, objective, greedy = factors(sweep), sweep.objectives[0], has_greedy(sweep)
     effects = [partial(draw_effects, sweep=sweep, found=found, objective=name) for name in sweep.objectives]
     curves = [partial(draw_level_curves, sweep=sweep, param=name) for name in names] or [
         partial(draw_best_curves, sweep=sweep, found=found)
@@ -49,7 +66,13 @@ def panel_rows(sweep: Sweep, found: Sequence[Effect]) -> list[list[Panel]]:
     elif not is_crossed(sweep):
         rows = [[effects[0], partial(draw_best_curves, sweep=sweep, found=found)]]
     elif len(names) == 2:
-        rows = [[effects[0], partial(draw_matrix, sweep=sweep, objective=objective)], curves]
+        scores = (objective, GREEDY) if greedy else (objective,)
+        scales = [scores if "pass_at" in objective else (score,) for score in scores]
+        matrices = [
+            partial(draw_matrix, sweep=sweep, objective=score, scale=scale)
+            for score, scale in zip(scores, scales, strict=True)
+        ]
+        rows = [[effects[0], *matrices], curves]
     elif len(names) > 2:
         strongest = max(names, key=lambda name: _reach(sweep, name, objective))
         rows = [
@@ -62,7 +85,17 @@ def panel_rows(sweep: Sweep, found: Sequence[Effect]) -> list[list[Panel]]:
         # The curves, which stand alone in a search, take the front beside them.
         rows = [*rows[:-1], [rows[-1][0], pareto]] if len(rows[-1]) == 1 else [*rows, [pareto]]
         rows += [effects[i : i + 2] for i in range(1, len(effects), 2)]
-    return rows
+    return _with_greedy(sweep, found, rows) if greedy else rows
+
+
+def _with_greedy(sweep: Sweep, found: Sequence[Effect], rows: list[list[Panel]]) -> list[list[Panel]]:
+    """Greedy accuracy beside the first panel; what was there gets a row of its own."""
+    (first, *others), *more = rows
+    if first.func is draw_margins:
+        greedy = partial(draw_margins, sweep=sweep, objective=GREEDY)
+    else:
+        greedy = partial(draw_greedy, sweep=sweep, found=found)
+    return [[first, greedy], *([others] if others else []), *more]
 
 
 def _importance(sweep: Sweep) -> list[Panel]:

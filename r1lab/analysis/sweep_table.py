@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from r1lab.analysis.ceiling import definition, saturated_blocks
+from r1lab.analysis.decoding import GREEDY, title
 from r1lab.analysis.effects import (
     Effect,
     differences,
@@ -21,6 +23,7 @@ from r1lab.analysis.effects import (
     shown,
     values,
 )
+from r1lab.analysis.greedy import greedy_change, greedy_effect, has_greedy, why_none
 from r1lab.analysis.number import NONE, interval, number, p_value
 from r1lab.analysis.setting import label, short_names
 from r1lab.analysis.sweep import Sweep
@@ -39,15 +42,27 @@ def _row(sweep: Sweep, point: int, by_place: dict[tuple[int, str], Effect]) -> d
     row = {name: label(setting[name]) if name in setting else NONE for name in sweep.treatments}
     for name in sweep.objectives:
         effect = by_place[point, name]
-        row |= {name: interval(effect.mean, gap="\n"), "n": str(effect.mean.n)}
+        heading = title(sweep.record, name)
+        row |= {heading: interval(effect.mean, gap="\n"), "n": str(effect.mean.n)}
         if sweep.baseline is not None:
-            title = "difference" if len(sweep.objectives) == 1 else f"difference in {name}"
-            row[title] = _difference(sweep, effect)
+            change = "difference" if len(sweep.objectives) == 1 else f"difference in {heading}"
+            row[change] = _difference(sweep, effect)
             if not sweep.is_search:
-                row[f"p{title.removeprefix('difference')}"] = p_value(effect.p)
-    for title, column in measures(sweep).items():
-        row[title] = number(mean_of(values(sweep, [point], column)).mean)
+                row[f"p{change.removeprefix('difference')}"] = p_value(effect.p)
+    row |= _greedy(sweep, point)
+    for measure, column in measures(sweep).items():
+        row[measure] = number(mean_of(values(sweep, [point], column)).mean)
     return row | {"trials": states(sweep, point)}
+
+
+def _greedy(sweep: Sweep, point: int) -> dict[str, str]:
+    """Beside the objectives, whose sampled accuracy also rises as the policy loses entropy."""
+    heading = title(sweep.record, GREEDY)
+    row = {heading: interval(greedy_effect(sweep, point).mean, gap="\n")}
+    if sweep.baseline is not None and has_greedy(sweep):
+        change = "baseline" if point == sweep.baseline else greedy_change(sweep, point, gap="\n")
+        row["difference in greedy"] = change or NONE
+    return row
 
 
 def _difference(sweep: Sweep, effect: Effect) -> str:
@@ -79,6 +94,10 @@ def notes(sweep: Sweep, found: Sequence[Effect]) -> list[str]:
         untested = "untested, since the same seeds chose the points"
         lines.append(f"Differences: paired by {pairs}; {untested if sweep.is_search else test}.")
     lines += [] if sweep.is_search else _sign_flips(tested)
+    if reason := why_none(sweep):
+        lines.append(f"Held-out greedy: {NONE}, {reason}.")
+    elif told := definition(sweep):
+        lines.append(told)
     undefined: dict[str, list[str]] = {}
     for effect in found:
         if effect.mean.note:
@@ -121,7 +140,9 @@ def block_table(sweep: Sweep, objective: str) -> pd.DataFrame:
         if point != sweep.baseline:
             change = differences(sweep, point, objective)
             row = {name: label(sweep.settings[point].get(name)) for name in sweep.treatments}
-            row |= {block: interval(mean_interval([d]), sign=True) for block, d in change.groupby("block")}
+            saturated = saturated_blocks(sweep, point) if objective == GREEDY else []
+            for block, pairs in change.groupby("block"):
+                row[block] = interval(mean_interval([pairs]), sign=True) + ", saturated" * (block in saturated)
             rows.append(row | {f"over {unit}": interval(mean_interval([change.groupby("block").mean()]), sign=True)})
     return pd.DataFrame(rows).fillna(NONE)
 
@@ -129,13 +150,14 @@ def block_table(sweep: Sweep, objective: str) -> pd.DataFrame:
 def factor_tables(sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
     """Of a grid with several factors: the main effects, and for two factors the matrix of the means; of one with blocks
     the differences on each."""
-    names, tables = factors(sweep), []
+    names, tables, greedy = factors(sweep), [], [GREEDY] if has_greedy(sweep) else []
     if sweep.blocks and sweep.baseline is not None and not sweep.is_search:
-        title = f"Differences in {sweep.objectives[0]} on each {' and '.join(sweep.blocks)}"
-        tables.append((title, block_table(sweep, sweep.objectives[0])))
+        for column in (sweep.objectives[0], *greedy):
+            heading = f"Differences in {title(sweep.record, column)} on each {' and '.join(sweep.blocks)}"
+            tables.append((heading, block_table(sweep, column)))
     if not is_crossed(sweep) or len(names) < 2:
         return tables
-    for objective in sweep.objectives:
+    for objective in (*sweep.objectives, *greedy):
         rows = [
             {
                 "parameter": margin.param + held_at(sweep, margin.param),
@@ -147,9 +169,9 @@ def factor_tables(sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
             for name in names
             for margin in margins(sweep, name, objective)
         ]
-        tables.append((f"Main effects on {objective}", pd.DataFrame(rows)))
+        tables.append((f"Main effects on {title(sweep.record, objective)}", pd.DataFrame(rows)))
         if len(names) == 2:
-            tables.append((f"Means of {objective}", _matrix_table(sweep, objective)))
+            tables.append((f"Means of {title(sweep.record, objective)}", _matrix_table(sweep, objective)))
     return tables
 
 
@@ -166,8 +188,8 @@ def markdown(sweep: Sweep, found: Sequence[Effect]) -> str:
     """table.md."""
     parts = [f"# {sweep.name}", sweep.record.get("question") or "", _markdown_table(main_table(sweep, found))]
     parts.append("\n".join(f"- {line}" for line in notes(sweep, found)))
-    for title, table in factor_tables(sweep):
-        parts += [f"## {title}", _markdown_table(table)]
+    for heading, table in factor_tables(sweep):
+        parts += [f"## {heading}", _markdown_table(table)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -180,15 +202,15 @@ def _markdown_table(table: pd.DataFrame) -> str:
 
 def print_tables(sweep: Sweep, found: Sequence[Effect], console: Console) -> None:
     """The main table, in several where the terminal is too narrow for it, then those of the factors."""
-    title = f"{sweep.name}: {sweep.record.get('question') or ''}".rstrip(": ")
+    heading = f"{sweep.name}: {sweep.record.get('question') or ''}".rstrip(": ")
     table = main_table(sweep, found).rename(columns=short_names(sweep.treatments))
     for part in _fitting(table, len(sweep.treatments), console):
-        console.print(_rich(title, part))
-        title = "what else was noted"
+        console.print(_rich(heading, part))
+        heading = "what else was noted"
     for line in notes(sweep, found):
         console.print(line, style="dim", highlight=False, markup=False)
-    for title, table in factor_tables(sweep):
-        console.print(_rich(title, table))
+    for heading, table in factor_tables(sweep):
+        console.print(_rich(heading, table))
 
 
 def _fitting(table: pd.DataFrame, fixed: int, console: Console) -> list[pd.DataFrame]:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from r1lab.analysis.against import against_lines, pruning_decision
+from r1lab.analysis.ceiling import definition
 from r1lab.analysis.decision import decision, name_of, point_name
+from r1lab.analysis.decoding import GREEDY, title
 from r1lab.analysis.effects import (
     Effect,
     differences,
@@ -18,7 +20,8 @@ from r1lab.analysis.effects import (
     values,
 )
 from r1lab.analysis.expected import papers
-from r1lab.analysis.number import counted, interval, number, p_value
+from r1lab.analysis.greedy import beside, greedy_change, greedy_effect, has_greedy, why_none
+from r1lab.analysis.number import NONE, counted, interval, number, p_value
 from r1lab.analysis.outlook import what_would_change_it
 from r1lab.analysis.progress import progress, wall_hours
 from r1lab.analysis.setting import describe, short_names
@@ -41,7 +44,7 @@ def verdict(sweep: Sweep, found: Sequence[Effect], other: Sweep | None = None) -
         "Decision": f"{decision(sweep, found)} {pruning_decision(sweep, other)}",
         "What would change it": what_would_change_it(sweep, found),
     }
-    return "".join(f"- **{title}:** {' '.join(text.split())}\n" for title, text in parts.items())
+    return "".join(f"- **{part}:** {' '.join(text.split())}\n" for part, text in parts.items())
 
 
 def set_up(sweep: Sweep) -> str:
@@ -58,46 +61,73 @@ def set_up(sweep: Sweep) -> str:
 
 def finding(sweep: Sweep, found: Sequence[Effect]) -> str:
     text = " ".join(_objective_finding(sweep, of_objective(found, name)) for name in sweep.objectives)
-    text += _front(sweep) + _held_out(sweep, of_objective(found, sweep.objectives[0])) + _secondary(sweep)
+    text += _greedy(sweep, found) + _front(sweep)
+    text += _held_out(sweep, of_objective(found, sweep.objectives[0])) + _secondary(sweep)
     if sweep.record.get("reported"):
         text += f" Reported: {sweep.record['reported'].strip().rstrip('.')}."
     return f"{text} {papers(sweep, found)}".rstrip()
 
 
+def _greedy(sweep: Sweep, found: Sequence[Effect]) -> str:
+    """Greedy accuracy of the points of the first sentence, and what `saturated` means."""
+    if reason := why_none(sweep):
+        return f" Held-out greedy: {NONE}, {reason}."
+    if sweep.baseline is None:
+        order = ranked(sweep, of_objective(found, sweep.objectives[0]))
+        told = [f"{name_of(sweep, e)} {interval(greedy_effect(sweep, e.point).mean)}" for e in order[:TOLD]]
+        return f" Held-out greedy: {'; '.join(told)}."
+    first = _first(sweep, of_objective(found, sweep.objectives[0]))
+    changes = [(name_of(sweep, effect), greedy_change(sweep, effect.point)) for effect in first]
+    told = "; ".join(f"{name} {change}" for name, change in changes if change)
+    meaning = f" {definition(sweep)}" if "saturated" in told else ""
+    return (
+        f" Held-out greedy: baseline {interval(greedy_effect(sweep, sweep.baseline).mean)}; "
+        f"against it {told or 'nothing could be paired'}.{meaning}"
+    )
+
+
+def _first(sweep: Sweep, found: Sequence[Effect]) -> list[Effect]:
+    """The differences that are told one by one: the best point's, then the surest of a grid, the best of a search."""
+    order = [e for e in ranked(sweep, found) if e.comparison and e.comparison.difference.n]
+    # Of those without a test the largest.
+    by_certainty = sorted(order, key=lambda e: (e.p is None, e.p or 0.0, -abs(e.comparison.difference.mean)))
+    others = order if sweep.is_search else by_certainty
+    return [*order[:1], *(effect for effect in others if effect not in order[:1])][:TOLD]
+
+
 def _objective_finding(sweep: Sweep, found: Sequence[Effect]) -> str:
-    order, name = ranked(sweep, found), found[0].objective
+    order, name = ranked(sweep, found), title(sweep.record, found[0].objective)
     base = next((effect for effect in order if effect.point == sweep.baseline), None)
     if base is None:
         return f"{name}: best {_mean(sweep, order[0])}, worst {_mean(sweep, order[-1])}." if order else f"{name}: none."
     compared = [effect for effect in order if effect.comparison and effect.comparison.difference.n]
-    if not sweep.is_search:
-        # After the best one the surest first, and of those without a test the largest; of a search the best.
-        compared.sort(key=lambda e: (e.p is None, e.p or 0.0, -abs(e.comparison.difference.mean)))
-    best = [effect for effect in order if effect in compared][:1]
-    first = [*best, *(effect for effect in compared if effect not in best)][:TOLD]
-    told = [_difference(sweep, effect) for effect in first]
+    told = [_difference(sweep, effect) for effect in _first(sweep, found)]
     significant = sum(effect.is_significant for effect in compared)
     text = f"{name}: baseline {_mean(sweep, base)}; against it {'; '.join(told) or 'nothing could be paired'}"
     if len(compared) > TOLD:
         text += f"; and {len(compared) - TOLD} more"
     tested = sum(effect.p is not None for effect in compared)
     text += "." if sweep.is_search else f". Significant after Holm: {significant} of {tested}."
-    return text + _main_effects(sweep, name)
+    return text + _main_effects(sweep, found[0].objective)
 
 
 def _main_effects(sweep: Sweep, objective: str) -> str:
-    """Of a whole grid of several factors: each level's difference, over all levels of the others."""
+    """Of a whole grid of several factors: each level's difference, over all levels of the others, and in greedy."""
     names = factors(sweep)
     if not is_crossed(sweep) or len(names) < 2 or not is_complete(sweep):
         return ""
+    text, scores = "", [objective, GREEDY] if has_greedy(sweep) and objective == sweep.objectives[0] else [objective]
     short = short_names(sweep.treatments)
-    told = [
-        f"{describe({name: margin.level}, short)} {interval(margin.difference, sign=True)}"
-        for name in names
-        for margin in margins(sweep, name, objective)
-        if margin.difference is not None
-    ]
-    return f" Over all levels of the other factors, unadjusted: {'; '.join(told)}." if told else ""
+    for score in scores:
+        told = [
+            f"{describe({name: margin.level}, short)} {interval(margin.difference, sign=True)}"
+            for name in names
+            for margin in margins(sweep, name, score)
+            if margin.difference is not None
+        ]
+        what = f" in {title(sweep.record, score)}" if len(scores) > 1 else ""
+        text += f" Over all levels of the other factors{what}, unadjusted: {'; '.join(told)}." if told else ""
+    return text
 
 
 def _front(sweep: Sweep) -> str:
@@ -119,17 +149,23 @@ def _held_out(sweep: Sweep, found: Sequence[Effect]) -> str:
     named = {column, column.removeprefix("after/")} & set(sweep.objectives)
     if best is None or named or differences(sweep, best.point, column).empty:
         return ""
-    shown = interval(mean_of(differences(sweep, best.point, column)), sign=True)
-    title = "the best point" if best is order[0] else "the best other point"
-    return f" Held-out pass@1 of {name_of(sweep, best)}, {title}: {shown} against the baseline's, unadjusted."
+    shown = interval(mean_of(differences(sweep, best.point, column)), sign=True) + beside(sweep, best.point)
+    which = "the best point" if best is order[0] else "the best other point"
+    score = _titles(sweep)[column].replace("held", "Held", 1)
+    return f" {score} of {name_of(sweep, best)}, {which}: {shown} against the baseline's, unadjusted."
 
 
 def _secondary(sweep: Sweep) -> str:
     """The other outcomes that the sweep names: the baseline's, and the largest differences to it, untested."""
-    titles = {column: title for title, column in measures(sweep).items()}
-    columns = sweep.record.get("secondary") or []
-    told = "".join(f" {titles.get(column, column)}: {_outcome(sweep, column)}." for column in columns)
+    titles, columns = _titles(sweep), sweep.record.get("secondary") or []
+    headings = {column: titles.get(column) or title(sweep.record, column) for column in columns}
+    told = "".join(f" {heading}: {_outcome(sweep, column)}." for column, heading in headings.items())
     return f" Beside it, unadjusted:{told}" if told else ""
+
+
+def _titles(sweep: Sweep) -> dict[str, str]:
+    """Column -> heading, of what the tables have beside the objectives."""
+    return {column: name for name, column in measures(sweep).items()}
 
 
 def _outcome(sweep: Sweep, column: str) -> str:

@@ -34,11 +34,24 @@ def test_a_database_and_a_second_sweep(write_sweep, beta_sweep, tmp_path, capsys
     assert capsys.readouterr().err == "error: --storage needs --output, the folder to write to\n"
 
 
+def test_folders_are_summed_up_together_and_twins_compared(write_sweep, beta_sweep, tmp_path, capsys):
+    lr = {"kind": "interval", "low": 0.0, "high": 1.0, "log": False}
+    for name, pruner in (("full", None), ("cut", "MedianPruner")):
+        writer = write_sweep(tmp_path / name, {"lr": lr}, seeds=[1], sampler="tpe", pruner=pruner)
+        writer.trial({"lr": 0.5}, {1: 0.5})
+    folders = [tmp_path / name for name in ("beta", "full", "cut")]
+    assert main(list(map(str, folders))) == 0
+    beta, full, cut = ((folder / "verdict.md").read_text() for folder in folders)
+    assert "cut against full" in full and "cut against full" in cut and "against full" not in beta
+    assert capsys.readouterr().out.count("wrote ") == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "name the folder of a sweep, or a database with --storage"),
         (["nowhere"], "there is no folder nowhere"),
+        (["beta", "beta", "--output", "x"], "--output takes one sweep, got 2 folders"),
         (["beta", "--study", "gamma"], "there is no study gamma in beta: there are beta"),
         (["beta", "--against", "nowhere"], "there is no folder nowhere"),
     ],

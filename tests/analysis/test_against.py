@@ -15,8 +15,8 @@ def test_steps_saved_by_pruning(write_sweep, tmp_path):
     assert (steps_used(a), steps_used(b)) == (220, 400)
     assert against_lines(a, b) == [
         "cut against full: 45% of the steps saved.",
-        "cut: 220 steps, 1 of 2 trials pruned; best a=1 with 0.600 [-0.671, 1.871] (n 2).",
-        "full: 400 steps, 0 of 2 trials pruned; best a=1 with 0.600 [-0.671, 1.871] (n 2).",
+        "cut: 220 steps, 1 of 2 trials pruned; best a=1 with validation/pass_at_1 0.600 [-0.671, 1.871] (n 2).",
+        "full: 400 steps, 0 of 2 trials pruned; best a=1 with validation/pass_at_1 0.600 [-0.671, 1.871] (n 2).",
     ]
     assert against_lines(a, None) == [] and pruning_decision(a, None) == ""
 

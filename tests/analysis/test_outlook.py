@@ -26,7 +26,9 @@ def test_spread_of_bases_beside_that_of_seeds(write_sweep, tmp_path):
         writer.trial({"a": 2, "model.name": base}, {1: low + gain, 2: low + 0.2 + gain})
     sweep = load_sweep(writer.folder)
     text = what_would_change_it(sweep, effects(sweep))
-    assert "Spread over model.name: sd 0.265 between bases and 0.141 between seeds of a=1" in text
+    assert (
+        "Spread of validation/pass_at_1 over model.name: sd 0.265 between bases and 0.141 between seeds of a=1" in text
+    )
     assert "sd 0.071 between bases and 0.000 between seeds of the difference of a=2." in text
 
 

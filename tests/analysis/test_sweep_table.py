@@ -18,6 +18,7 @@ def test_a_row_a_point(beta_sweep):
         "n": "3",
         "difference": "+0.200\n[-0.048, +0.448]",
         "p": "0.148",
+        "held-out greedy": "–",
         "held-out pass@1": "0.800",
         "format": "0.900",
         "completion length": "20.0",
@@ -33,6 +34,7 @@ def test_notes_say_what_is_undefined(beta_sweep):
         "Brackets: 95 % t interval of the mean over seeds; unadjusted. n: runs that count.",
         "Differences: paired by seed; p: two-sided paired t test, after Holm over 2 comparisons.",
         "Exact sign-flip test beside it, unadjusted: smallest p 0.250; with 3 pairs it cannot fall below 0.250.",
+        "Held-out greedy: –, the scores after training lack it.",
         "No interval of the difference, all 3 pairs are equal; p by the sign-flip test: 0.1.",
     ]
 

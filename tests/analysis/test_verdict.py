@@ -15,6 +15,7 @@ def test_five_lines(beta_sweep):
     assert lines[2] == (
         "- **Finding:** validation/pass_at_1: baseline beta=0.001 0.600 [0.352, 0.848] (n 3); against it "
         "beta=0 +0.200 [-0.048, +0.448] (p 0.148); beta=0.1 -0.200 (p 0.250). Significant after Holm: 0 of 2. "
+        "Held-out greedy: –, the scores after training lack it. "
         "Held-out pass@1 of beta=0, the best point: +0.200 [-0.048, +0.448] against the baseline's, unadjusted. "
         "Reported: no effect."
     )
@@ -30,7 +31,8 @@ def test_without_a_baseline_the_best_and_the_worst(write_sweep, tmp_path):
     sweep = load_sweep(writer.folder)
     # .6 +- 12.706205 * .141421 / sqrt(2)
     assert finding(sweep, effects(sweep)) == (
-        "validation/pass_at_1: best a=1 0.600 [-0.671, 1.871] (n 2), worst a=2 0.200 (n 1)."
+        "validation/pass_at_1: best a=1 0.600 [-0.671, 1.871] (n 2), worst a=2 0.200 (n 1). "
+        "Held-out greedy: –, the scores after training lack it."
     )
 
 
