@@ -1,7 +1,7 @@
 """python -m r1lab.generate checkpoint=PATH: what a policy says, to a prompt on the screen or over a split as Parquet.
 
-`prompt="7 + 5 * 3"` prints completions. `split=heldout output=FOLDER` writes shards of `shard_size` prompts; one that
-is already there is kept, so that the same command goes on where it was interrupted. meta.json beside them says how they
+`prompt="38 * 3 + 7 - 6"` prints completions. `split=heldout output=FOLDER` writes shards of `shard_size` prompts; one
+that is already there is kept, so that the same command goes on where it was interrupted. meta.json beside them says how they
 were made, and a command with other settings is refused. Draws are keyed by prompt: the shards are the same however
 often it was interrupted.
 
@@ -76,7 +76,7 @@ def generate(config: DictConfig) -> None:
     if given["num_samples"] < 1:
         raise ValueError(f"num_samples must be at least 1, got {given['num_samples']}")
     if (given["prompt"] is None) == (given["split"] is None):
-        raise ValueError('give either prompt="7 + 5 * 3" or split=heldout')
+        raise ValueError('give either prompt="38 * 3 + 7 - 6" or split=heldout')
     if given["split"] is not None and given["output"] is None:
         raise ValueError("split needs output=FOLDER, where the Parquet files go")
     if given["prompt"] is not None and (given["output"] or given["logprobs"]):

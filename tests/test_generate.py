@@ -41,13 +41,13 @@ def files(folder):
 
 
 def test_a_prompt_in_the_template_of_the_run(run_generate, capsys):
-    run_generate('prompt="7 + 5 * 8"', "num_samples=3")
+    run_generate('prompt="38 * 3 + 7 - 6"', "num_samples=3")
     first, *completions = capsys.readouterr().out.splitlines()
-    assert first == "User: 7 + 5 * 8 Assistant:"
+    assert first == "User: 38 * 3 + 7 - 6 Assistant:"
     assert len(completions) == 3 and len(set(completions)) == 3
-    run_generate('prompt="7 + 5 * 8"', "num_samples=3")
+    run_generate('prompt="38 * 3 + 7 - 6"', "num_samples=3")
     assert capsys.readouterr().out.splitlines() == [first, *completions]
-    run_generate('prompt="7 + 5 * 8"', "num_samples=2", "temperature=0")
+    run_generate('prompt="38 * 3 + 7 - 6"', "num_samples=2", "temperature=0")
     _, *greedy = capsys.readouterr().out.splitlines()
     assert len(greedy) == 2 and len(set(greedy)) == 1
 

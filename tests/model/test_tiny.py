@@ -9,7 +9,7 @@ def test_one_token_a_word():
     assert len(tokenizer) == 121
     for word in ("<think>", "</think>", "<answer>", "</answer>", "User:", "Assistant:", "*", ",", "0", "99", *FILLER):
         assert len(tokenizer.encode(word)) == 1
-    assert len(tokenizer.encode("User: 7 + 5 * 8 Assistant:")) == 7
+    assert len(tokenizer.encode("User: 7 + 5 * 4 Assistant:")) == 7
 
 
 def test_nothing_is_added_and_the_end_is_left_out_of_texts():

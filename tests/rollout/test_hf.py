@@ -37,7 +37,7 @@ TOKENIZER = tiny_tokenizer()
 PROMPTS = [
     Prompt(tuple(TOKENIZER.encode(text)), text, "", index=index)
     for index, text in (
-        (3, "User: 7 + 5 * 8 Assistant:"),
+        (3, "User: 7 + 5 * 4 Assistant:"),
         (0, "User: 1 - 2 Assistant:"),
         (11, "User: 90 * 3 + 4 - 7 * 5 Assistant:"),
         (7, "User: 8 Assistant:"),
