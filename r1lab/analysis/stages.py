@@ -34,6 +34,10 @@ TITLES = {
     "teraflop": "teraflop of the stage",
     "teacher_tokens": "teacher tokens",
 }
+SAMPLED = (
+    "The verdicts are on pass@1 of samples, which also rises as a policy loses entropy; where greedy has another sign, "
+    "or is at its ceiling in both, they do not show that one policy solves more."
+)
 # What is no share.
 UNBOUNDED = {"reasoning_length", "teraflop", "teacher_tokens", *(name for name in TITLES if "_kl/" in name)}
 
@@ -92,6 +96,7 @@ def verdicts(
     """Markdown, a line a pair: which of the two has the higher pass@1, where the interval over seeds says so.
 
     An interval that holds 0 settles nothing. Unadjusted for the number of pairs. Empty where no pair was measured.
+    The difference in greedy accuracy stands beside it: sampled pass@1 also rises as a policy loses entropy.
     """
     lines = []
     for first, second in pairs:
@@ -103,9 +108,13 @@ def verdicts(
             word = "no verdict, " + (result.note or "no interval")
         else:
             word = "better" if result.low > 0 else "worse" if result.high < 0 else "not told apart"
-        lines.append(f"* {first} against {second}: **{word}**, pass@1 {interval(result, sign=True)}")
+        greedy = paired(scores, first, second, "greedy")
+        beside = f"; greedy {interval(mean_interval([greedy]), sign=True)}" if greedy else ""
+        lines.append(f"* {first} against {second}: **{word}**, pass@1 {interval(result, sign=True)}{beside}")
+    notes = [SAMPLED] if any("; greedy " in line for line in lines) else []
     if len(lines) > 1:
-        lines.append(f"\nEach interval is its pair's own, unadjusted for there being {len(lines)}.")
+        notes.append(f"Each interval is its pair's own, unadjusted for there being {len(lines)}.")
+    lines += [f"\n{note}" for note in notes]
     return "\n".join(lines) + "\n" if lines else ""
 
 

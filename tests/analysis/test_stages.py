@@ -69,3 +69,12 @@ def test_a_verdict_is_what_the_interval_says(tmp_path):
     for each in (seeds, one):
         contrast_figure(each, pairs, tmp_path / "contrasts.png")
     assert [path.name for path in tmp_path.iterdir()] == ["contrasts.png"]
+
+
+def test_a_verdict_has_greedy_beside_the_sampled_score():
+    def both(sampled, greedy):
+        return {"pass_at_1": {"value": sampled}, "greedy": {"value": greedy}}
+
+    seeds = {"a": [both(0.9, 0.95), both(0.9, 0.96)], "b": [both(0.8, 0.97), both(0.8, 0.98)]}
+    line, _, note = verdicts(seeds, [["a", "b"]]).splitlines()
+    assert line.endswith("pass@1 +0.100; greedy -0.020") and note.startswith("The verdicts are on pass@1 of samples")
