@@ -1,9 +1,9 @@
 """python -m r1lab.generate checkpoint=PATH: what a policy says, to a prompt on the screen or over a split as Parquet.
 
 `prompt="38 * 3 + 7 - 6"` prints completions. `split=heldout output=FOLDER` writes shards of `shard_size` prompts; one
-that is already there is kept, so that the same command goes on where it was interrupted. meta.json beside them says how they
-were made, and a command with other settings is refused. Draws are keyed by prompt: the shards are the same however
-often it was interrupted.
+that is already there is kept, so that the same command goes on where it was interrupted. meta.json beside them says
+how they were made, and a command with other settings is refused. Draws are keyed by prompt: the shards are the same
+however often it was interrupted.
 
 Columns, one row a completion: prompt_index, kind, difficulty, language (the prompt's), prompt, answer, number (of the
 completion among its prompt's), completion, completion_ids, length (tokens), truncated, accuracy (the task's score, 0
