@@ -1,4 +1,6 @@
-"""Tasks of reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760) by name, scored by their own scorers.
+"""Tasks of reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760) by name.
+
+Answers are scored by the data sets' own scorers, whose full score `r1lab.task.gym_rules` must confirm.
 
 An item is made by a dataset of size one whose seed comes from (split, index, attempt), every split from its own range
 of seeds. A hash of the question says which split it belongs to, and a question of another split is passed over for the
@@ -11,6 +13,7 @@ import ast
 import dataclasses
 import difflib
 import hashlib
+import json
 import random
 import re
 import sys
@@ -22,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from r1lab.task import gym_rules
 from r1lab.task.expression import FUNCTIONS, is_plain_formula
 from r1lab.task.protocol import SPLITS
 from r1lab.task.template import Template
@@ -93,7 +97,8 @@ class ReasoningGym:
 
     Raises:
         ImportError: reasoning-gym is not installed.
-        ValueError: unknown name or parameter (with the nearest ones), or a value that the dataset refuses.
+        ValueError: unknown name or parameter (with the nearest ones), a dataset that cannot be scored soundly, or a
+            value that the dataset refuses.
     """
 
     def __init__(
@@ -134,7 +139,7 @@ class ReasoningGym:
         return Prompt(
             ids=tuple(self.tokenizer.encode(text, add_special_tokens=False)),
             text=text,
-            answer=str(entry["answer"]),
+            answer=_right_answer(self.name, entry),
             index=index,
             kind=self.name,
             difficulty=difficulty(entry["metadata"], int(split == "harder")),
@@ -143,23 +148,36 @@ class ReasoningGym:
         )
 
     def is_correct(self, prompt: Prompt, answer: str) -> float:
-        """The dataset's own score, in 0..1: many give part of it for an answer that is nearly right."""
+        """1 for a right answer, by `r1lab.task.gym_rules`; else the dataset's own score if it is below 1, or 0.
+
+        Many datasets give part of the score to an answer that is nearly right.
+        """
         split = prompt.columns["split"]
         entry = self._entry(split, prompt.index)
-        if answer != entry["answer"] and not self._may_be_scored(answer):
+        answer = answer.strip()
+        if not answer:
+            return 0.0
+        if gym_rules.same_text(answer, entry["answer"] or ""):
+            return 1.0
+        if not self._may_be_scored(answer):
             return 0.0
         try:
-            return float(self._scorers[split].score_answer(answer, entry))
+            score = float(self._scorers[split].score_answer(answer, entry))
+            if score >= 1:
+                return float(gym_rules.agrees(self.name, answer, entry))
         except ImportError:
             raise
         except Exception:
             # Several scorers raise on text that they cannot parse, and such an answer is wrong.
             return 0.0
+        return score if score > 0 else 0.0  # NaN is neither
 
     def _may_be_scored(self, answer: str) -> bool:
         formula = self.name in _READ_AS_FORMULA
-        return not _HUGE_NUMBER.search(answer) and (
-            not formula or is_plain_formula(answer, _READ_AS_FORMULA[self.name])
+        return (
+            not _HUGE_NUMBER.search(answer)
+            and gym_rules.has_form(self.name, answer)
+            and (not formula or is_plain_formula(answer, _READ_AS_FORMULA[self.name]))
         )
 
     def _make_entry(self, split: str, index: int) -> dict[str, Any]:
@@ -168,7 +186,8 @@ class ReasoningGym:
             seed = _seed(split, index, attempt)
             with _own_generators(seed):
                 entry = self._dataset(config, seed)[0]
-            if split_of(entry["question"]) == split:
+            # An empty answer cannot be given: a completion without text between its tags has none.
+            if split_of(entry["question"]) == split and entry["answer"] != "":
                 return entry
         raise ValueError(
             f"reasoning-gym dataset {self.name!r} makes too few different questions for the split {split!r}: "
@@ -219,7 +238,17 @@ def _config_class(name: str) -> type:
     if name not in datasets:
         nearest = difflib.get_close_matches(name, datasets, n=3, cutoff=0.4) or sorted(datasets)[:3]
         raise ValueError(f"reasoning-gym has no dataset {name!r} (task.name); nearest: {', '.join(nearest)}")
+    if name in gym_rules.REJECTED:
+        raise ValueError(f"task.name={name} cannot be scored soundly: {gym_rules.REJECTED[name]}")
     return datasets[name][1]
+
+
+def _right_answer(name: str, entry: Mapping[str, Any]) -> str:
+    """The entry's own answer, or an example of one; empty where it has neither."""
+    right = entry["answer"]
+    if right is None:
+        right = entry["metadata"].get(gym_rules.EXAMPLES.get(name), "")
+    return right if isinstance(right, str) else json.dumps(right)
 
 
 def _seed(split: str, index: int, attempt: int) -> int:
