@@ -19,6 +19,7 @@ from r1lab.rollout.sampling import Sampling
 from r1lab.task.protocol import Task
 
 _LOOKED_AT = 1000  # prompts, for a kind that a reward is for
+_CHECKED = 100  # prompts, for columns and answers that a checker takes
 
 
 def build_reward(
@@ -180,6 +181,15 @@ def _checked_by(task: Task, checker: Mapping[str, Any] | None) -> Task:
         own = {"is_correct": task.is_correct} if "is_correct" in takes and "is_correct" not in checker else {}
         task.is_correct = make(checker, **own)
     return task
+
+
+def check_prompts(task: Task) -> None:
+    """Raise what the checker of the task, or of a part, rejects about the first prompts, before anything is sampled."""
+    for part in getattr(task, "parts", {}).values():
+        check_prompts(part)
+    if check := getattr(task.is_correct, "check", None):
+        for index in range(_CHECKED):
+            check(task.sample("train", index))
 
 
 def rollout_sampling(config: Mapping[str, Any]) -> Sampling:

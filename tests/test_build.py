@@ -9,6 +9,7 @@ from r1lab.build import (
     build_policy_parts,
     build_reward,
     build_task,
+    check_prompts,
     evaluation_sampling,
     made_once,
     make,
@@ -18,6 +19,7 @@ from r1lab.build import (
 from r1lab.load import policy_hash
 from r1lab.model.tiny import tiny_tokenizer
 from r1lab.rollout.sampling import Sampling
+from r1lab.task.mixed import Mixed
 from r1lab.types import Completion, Prompt
 from tests.conftest import compose_run
 
@@ -149,6 +151,18 @@ def test_the_checker_of_the_accuracy_is_the_tasks(checker, scores):
     reward = build_reward(config["reward"], task, tiny_tokenizer())
     completions = [Completion((1,), f"<answer> {answer} </answer>", False) for answer in ("12", "12.0")]
     assert reward([PROMPTS[0]] * 2, completions).terms["accuracy"] == scores
+
+
+def test_prompts_that_a_checker_cannot_score_are_rejected(tmp_path):
+    file = tmp_path / "sums.jsonl"
+    file.write_text('{"question": "a", "answer": "12", "numbers": [3, 4], "target": 12}\n'
+                    '{"question": "b", "answer": "12", "numbers": "34", "target": 12}')  # fmt: skip
+    config = compose_run(tmp_path, "task=dataset", "reward=[countdown,format]", f"task.files.train={file}")
+    task = build_task(config, type("Lengths", (), {"encode": lambda self, text, **_: [0]})())
+    with pytest.raises(ValueError, match="column numbers holds '34'"):
+        check_prompts(task)
+    with pytest.raises(ValueError, match="column numbers holds '34'"):
+        check_prompts(Mixed({"part": lambda: task}, {"part": 1.0}))
 
 
 def test_each_part_of_a_mix_may_have_a_checker(tmp_path):

@@ -36,19 +36,30 @@ class Exact:
 class Numeric:
     """A number within `max(absolute, relative * |right|)` of the right one, compared as exact fractions.
 
-    Numbers are `-7`, `1,234.5`, `2.5e-3` and `3/4`, up to 100 characters.
+    The tolerances count by their decimal digits: 0.1 is 1/10, not the nearest float. Numbers are `-7`, `1,234.5`,
+    `2.5e-3` and `3/4`, up to 100 characters.
     """
 
     def __init__(self, relative: float = 0.0, absolute: float = 0.0):
-        if relative < 0 or absolute < 0:
-            raise ValueError(f"tolerances must be at least 0, got relative={relative} and absolute={absolute}")
-        self.relative, self.absolute = Fraction(relative), Fraction(absolute)
+        self.relative, self.absolute = _tolerance("relative", relative), _tolerance("absolute", absolute)
 
     def __call__(self, prompt: Prompt, answer: str) -> float:
-        right, given = number(prompt.answer), number(answer)
+        right, given = self.check(prompt), number(answer)
+        return float(given is not None and abs(given - right) <= max(self.absolute, self.relative * abs(right)))
+
+    def check(self, prompt: Prompt) -> Fraction:
+        """The right answer. Raises ValueError where it is no number."""
+        right = number(prompt.answer)
         if right is None:
             raise ValueError(f"the right answer {prompt.answer[:100]!r} is no number; take reward=exact")
-        return float(given is not None and abs(given - right) <= max(self.absolute, self.relative * abs(right)))
+        return right
+
+
+def _tolerance(name: str, value: float) -> Fraction:
+    exact = number(str(value))
+    if exact is None or exact < 0:
+        raise ValueError(f"{name}={value!r} of reward=numeric must be a number of at least 0")
+    return exact
 
 
 def number(text: str) -> Fraction | None:
@@ -64,7 +75,12 @@ class Choice:
     """One letter of several, as `B`, `b`, `(B)`, `B.` or `B)`; nothing beside it."""
 
     def __call__(self, prompt: Prompt, answer: str) -> float:
-        right, given = _CHOICE.fullmatch(prompt.answer.strip()), _CHOICE.fullmatch(answer.strip())
+        right, given = self.check(prompt), _CHOICE.fullmatch(answer.strip())
+        return float(given is not None and given[1].upper() == right)
+
+    def check(self, prompt: Prompt) -> str:
+        """The right letter, upper case. Raises ValueError where the right answer is no letter."""
+        right = _CHOICE.fullmatch(prompt.answer.strip())
         if right is None:
             raise ValueError(f"the right answer {prompt.answer[:100]!r} is no letter; take reward=exact")
-        return float(given is not None and given[1].upper() == right[1].upper())
+        return right[1].upper()

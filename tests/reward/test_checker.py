@@ -55,6 +55,26 @@ def test_numeric_within_a_tolerance():
         Numeric(relative=-1)
 
 
+@pytest.mark.parametrize(
+    ("right", "at_the_bound", "options"),
+    [
+        ("1", "1.3", {"absolute": 0.3}),
+        ("1", "1.7", {"absolute": 0.7}),
+        ("100", "115", {"relative": 0.15}),
+        ("1000000", "1000001", {"relative": 1e-6}),
+    ],
+)
+def test_bounds_are_decimal(right, at_the_bound, options):
+    assert Numeric(**options)(prompt(right), at_the_bound) == 1.0
+    assert Numeric(**options)(prompt(right), f"{at_the_bound}{'.' * ('.' not in at_the_bound)}001") == 0.0
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), True, None])
+def test_tolerances_that_are_none(value):
+    with pytest.raises(ValueError, match="absolute=.* of reward=numeric must be a number of at least 0"):
+        Numeric(absolute=value)
+
+
 def test_choice():
     assert [Choice()(prompt("B"), text) for text in ("B", "b", "(B)", "B.", "B)", " B:")] == [1.0] * 6
     wrong = ("A", "A B", "B or C", "BC", "", "B.)", "Β", "Ｂ", "the answer is B", "**B**")  # two look-alikes
