@@ -21,7 +21,7 @@ from r1lab.model.reward_model import last_token_scores
 from r1lab.model.value import ValueModel, value_model
 from r1lab.module.base import PolicyModule
 from r1lab.module.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
-from r1lab.reward.model import PARTS, seen_part
+from r1lab.reward.model import PARTS, check_padding, seen_part
 from r1lab.rollout.collate import microbatches
 from r1lab.types import Completion, Prompt
 
@@ -57,6 +57,7 @@ class RewardModel(PolicyModule):
         for name, value, known in (("loss", loss, PREFERENCE_LOSSES), ("sees", sees, PARTS)):
             if value not in known:
                 raise ValueError(f"module.{name}={value!r} must be one of {', '.join(known)}")
+        check_end(self.tokenizer)
         self.loss, self.sees, self.microbatch_tokens = loss, sees, microbatch_tokens
         # Mean and mean square of the scores of the last training pairs, for who makes a reward of them.
         self.register_buffer("score_moments", torch.tensor([0.0, 1.0]))
@@ -188,15 +189,19 @@ class RewardModelScorer:
         max_length: int,
         moments: Sequence[float] = (0.0, 1.0),
     ):
+        check_end(tokenizer)
         self.policy, self.head, self.tokenizer = policy.requires_grad_(False), head.requires_grad_(False), tokenizer
         self.pointwise, self.batch_size, self.max_length = pointwise, batch_size, max_length
         self.mean, square = moments
         self.std = max(square - self.mean**2, 1e-12) ** 0.5
 
-    @torch.no_grad()
     def score(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
         """B prompts' texts and the B texts that answer them -> B scores."""
-        rows = [row[-self.max_length :] for row in scored_ids(self.tokenizer, prompts, texts)]
+        return self.score_rows([row[-self.max_length :] for row in scored_ids(self.tokenizer, prompts, texts)])
+
+    @torch.no_grad()
+    def score_rows(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """The scores of B rows of ids."""
         scores: list[float] = []
         for start in range(0, len(rows), self.batch_size):
             inputs = padded(
@@ -217,7 +222,8 @@ def load_reward_model(
 
     Raises:
         CheckpointError: if there is none, or it is no reward model's.
-        ValueError, ImportError: for another dtype or precision, or one without bitsandbytes.
+        ValueError, ImportError: for another dtype or precision, one without bitsandbytes, or a model whose scores
+            depend on padding.
     """
     kind = dtype_of(dtype, "scorer.dtype")
     check_precision(quantize, "scorer.quantize")
@@ -233,7 +239,7 @@ def load_reward_model(
     head = ValueModel(weights["head.weight"].shape[1], None)
     head.load_state_dict(weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return RewardModelScorer(
+    scorer = RewardModelScorer(
         quantized(cast(policy, kind), quantize).to(device),
         head.to(device),
         tokenizer,
@@ -243,6 +249,17 @@ def load_reward_model(
         # A checkpoint from before there were moments keeps its raw scores.
         moments=state["score_moments"].tolist() if "score_moments" in state else (0.0, 1.0),
     )
+    if batch_size > 1:
+        check_padding(scorer.score_rows, scorer.policy, tokenizer)
+    return scorer
+
+
+def check_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError where a tokenizer has no token that ends a text, which is the one that is scored."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "a reward model scores the end-of-sequence token, and the tokenizer has none; set its eos_token"
+        )
 
 
 def scored_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
@@ -253,10 +270,10 @@ def scored_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], texts
     return [[*prompt, *text, tokenizer.eos_token_id] for prompt, text in zip(prompt_ids, text_ids, strict=True)]
 
 
-def padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids int64 [B, S], padded on the right, and their lengths int64 [B]."""
+def padded(rows: Sequence[Sequence[int]], pad_id: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids int64 [B, S], padded on the right by any id, and their lengths int64 [B]."""
     width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows], device=device)
+    ids = torch.tensor([[*row, *[pad_id or 0] * (width - len(row))] for row in rows], device=device)
     return ids, torch.tensor([len(row) for row in rows], device=device)
 
 

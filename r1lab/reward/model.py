@@ -4,11 +4,18 @@ DeepSeek-R1 (arXiv 2501.12948v2): the helpful reward model sees the final summar
 judge the reasoning; the safe one sees the whole response. Each general prompt belongs to one of the two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from r1lab.dtype import dtype_of
 from r1lab.model.quantize import check_precision
@@ -64,38 +71,98 @@ def seen_part(prompt: Prompt, completion: Completion, sees: str) -> str:
 class SequenceClassifier:
     """A sequence-classification model with one output as a scorer.
 
+    A text has the score that transformers gives to it alone. Decoders are scored at their last token that is not the
+    config's padding, so padding must not be mistaken for text, nor text for padding: rows are padded with an id that
+    none of them holds, and the config names that id during the pass.
+
     Args:
         model, tokenizer: `num_labels` 1; the text follows its prompt.
-        batch_size: texts a forward pass. max_length: tokens of prompt and text together; what is over is cut off the
-            left end, where the prompt stands.
+        batch_size: texts a forward pass. max_length: tokens of prompt and text together, or fewer if the model has
+            fewer positions; what is over is cut off the left end of the text, special tokens aside.
+
+    Raises:
+        ValueError: for another number of outputs.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, max_length: int):
         if model.config.num_labels != 1:
             raise ValueError(f"a reward model has one output, this one has {model.config.num_labels}")
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
-        self.batch_size, self.max_length = batch_size, max_length
+        self.batch_size = batch_size
+        self.max_length = min(max_length, tokenizer.model_max_length)
+        self.tokenizer.truncation_side = "left"
+        self.config_pad = model.config.get_text_config().pad_token_id
 
-    @torch.no_grad()
     def score(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
         """B prompts and B texts -> B scores."""
-        scores: list[float] = []
-        for start in range(0, len(texts), self.batch_size):
-            rows = range(start, min(start + self.batch_size, len(texts)))
-            scores += self.model(**self._inputs([prompts[b] + texts[b] for b in rows])).logits[:, 0].tolist()
-        return scores
+        return self.score_rows([self._row(prompt + text) for prompt, text in zip(prompts, texts, strict=True)])
 
-    def _inputs(self, texts: list[str]) -> dict[str, torch.Tensor]:
-        """Left out are `token_type_ids`, which decoders do not take."""
-        rows = [self.tokenizer.encode(text)[-self.max_length :] for text in texts]
-        width = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id
-        return {
-            "input_ids": torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=self.model.device),
-            "attention_mask": torch.tensor(
-                [[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.model.device
-            ),
-        }
+    def score_rows(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """The scores of B rows of ids."""
+        rows = [self._without_end(row) for row in rows]
+        batches = (rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
+        return [score for batch in batches for score in self._scores(batch)]
+
+    @torch.no_grad()
+    def _scores(self, rows: list[list[int]]) -> list[float]:
+        pad = self._unused_id(rows)
+        if pad is None and len(rows) > 1:
+            return [score for row in rows for score in self._scores([row])]
+        width, device = max(map(len, rows)), self.model.device
+        # Left out are `token_type_ids`, which decoders do not take.
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+        with _padding_id(self.model.config, pad):
+            return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].tolist()
+
+    def _row(self, text: str) -> list[int]:
+        row = self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
+        if not row:
+            first = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+            row = [next((token for token in first if token is not None), None)]
+            if row == [None]:
+                raise ValueError(
+                    "the reward model cannot score an empty text: its tokenizer has no BOS and no EOS token"
+                )
+        return row
+
+    def _without_end(self, row: Sequence[int]) -> list[int]:
+        """A row up to its last token that is not the config's padding, where transformers scores it."""
+        end = len(row)
+        while end > 1 and row[end - 1] == self.config_pad:
+            end -= 1
+        return list(row[:end])
+
+    def _unused_id(self, rows: Sequence[Sequence[int]]) -> int | None:
+        """An id to pad with: the tokenizer's or the config's own if no row holds it, else any ordinary one."""
+        # Some models look for the end of the text by its id, others for places of images.
+        ends = {*_ids(self.tokenizer.eos_token_id), *_ids(self.model.config.get_text_config().eos_token_id)}
+        used = ends.union(*rows)
+        own = [pad for pad in (self.tokenizer.pad_token_id, self.config_pad) if pad is not None and pad >= 0]
+        ordinary = (
+            i
+            for i in range(self.model.get_input_embeddings().weight.shape[0])
+            if i not in self.tokenizer.all_special_ids
+        )
+        return next((pad for pad in (*own, *ordinary) if pad not in used), None)
+
+
+def _ids(ids: int | Sequence[int] | None) -> Sequence[int]:
+    return () if ids is None else [ids] if isinstance(ids, int) else ids
+
+
+@contextmanager
+def _padding_id(config: PreTrainedConfig, pad: int | None) -> Iterator[None]:
+    """A model's config names `pad` as its padding inside."""
+    configs = [config, config.get_text_config()]
+    before = [each.pad_token_id for each in configs]
+    try:
+        for each in configs:
+            each.pad_token_id = pad
+        yield
+    finally:
+        for each, own in zip(configs, before, strict=True):
+            each.pad_token_id = own
 
 
 def load_classifier(
@@ -103,10 +170,36 @@ def load_classifier(
 ) -> SequenceClassifier:
     """A reward model from a folder or the hub, on the GPU where there is one; its trunk in 8bit or nf4 if asked.
 
-    Raises ValueError for another dtype or precision, ImportError for a precision without bitsandbytes.
+    Raises:
+        ValueError: for another dtype or precision, or a model whose scores depend on padding.
+        ImportError: for a precision without bitsandbytes.
     """
     kind = dtype_of(dtype, "scorer.dtype")
     check_precision(quantize, "scorer.quantize")
     model = AutoModelForSequenceClassification.from_pretrained(name, dtype=kind)
     model = quantized(model, quantize).to("cuda" if torch.cuda.is_available() else "cpu")
-    return SequenceClassifier(model, AutoTokenizer.from_pretrained(name), batch_size, max_length)
+    scorer = SequenceClassifier(model, AutoTokenizer.from_pretrained(name), batch_size, max_length)
+    if batch_size > 1:
+        check_padding(scorer.score_rows, model, scorer.tokenizer)
+    return scorer
+
+
+def check_padding(
+    score_rows: Callable[[list[list[int]]], list[float]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise ValueError where a model scores rows of ids otherwise side by side than alone."""
+    config = model.config.get_text_config()
+    special = {*tokenizer.all_special_ids, *_ids(config.eos_token_id), *_ids(config.pad_token_id)}
+    ordinary = [i for i in range(model.get_input_embeddings().weight.shape[0]) if i not in special]
+    end = list(_ids(config.eos_token_id))[:1]
+    rows = [ordinary[length : 2 * length] + end for length in (1, 2, 5, 12, 30) if 2 * length <= len(ordinary)]
+    together, alone = score_rows(rows), [score_rows([row])[0] for row in rows]
+    # Kernels of other shapes round otherwise.
+    scale = max(map(abs, alone), default=0.0)
+    bound = max(1e-4 * scale, max(1e-5, 8 * torch.finfo(model.dtype).eps) * max(1.0, scale))
+    apart = max((abs(x - y) for x, y in zip(together, alone, strict=True)), default=0.0)
+    if not apart <= bound:
+        raise ValueError(
+            f"scorer.name: {type(model).__name__} scores a text otherwise beside longer ones, where it is padded, than "
+            f"alone: {apart:.3g} apart, above {bound:.1g}; set scorer.batch_size=1"
+        )

@@ -5,7 +5,7 @@ import torch
 from r1lab.analysis.run import load_run
 from r1lab.build import build_policy_parts, make
 from r1lab.module.checkpoint import CheckpointError, load_checkpoint
-from r1lab.module.reward_model import load_reward_model, scored_ids
+from r1lab.module.reward_model import check_end, load_reward_model, scored_ids
 from r1lab.reward.model import LearnedReward
 from r1lab.types import Completion
 
@@ -48,6 +48,19 @@ def test_the_trained_one_scores_as_it_did_in_training(helpful):
     # The scale of what it was trained on, which are pairs like these.
     both = torch.cat([chosen, rejected])
     assert abs(both.mean().item()) < 0.5 and 0.5 < both.std().item() < 2
+
+
+def test_a_score_depends_neither_on_padding_nor_on_neighbours(helpful):
+    scorer = load_reward_model(str(helpful), **LOADED)
+    texts = ["apple river stone apple river", "apple", "", "river stone"]
+    alone = [scorer.score(["User:"], [text])[0] for text in texts]
+    own, others = scorer.tokenizer.pad_token_id, scorer.tokenizer.convert_tokens_to_ids(["apple", "User:"])
+    for pad in (own, *others, None):
+        scorer.tokenizer.pad_token_id = pad
+        assert scorer.score(["User:"] * 4, texts) == pytest.approx(alone, abs=1e-4)
+    scorer.tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="scores the end-of-sequence token, and the tokenizer has none"):
+        check_end(scorer.tokenizer)
 
 
 def test_a_folder_means_its_best_checkpoint_and_others_are_refused(helpful, tiny_run, tmp_path):
