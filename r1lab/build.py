@@ -49,7 +49,7 @@ def build_reward(
             cause = error.__cause__ or error  # Hydra's own says the name again
             told = f"reward.{name}._target_={term['_target_']} cannot be loaded ({type(cause).__name__}: "
             told += f"{' '.join(str(cause).split())[:200]})"
-            if isinstance(cause, ModuleNotFoundError):
+            if isinstance(cause, ModuleNotFoundError) and f"{term['_target_']}.".startswith(f"{cause.name}."):
                 told += ": your own file must lie in the folder you start from"
             raise ValueError(told) from error
         if not callable(target):

@@ -32,21 +32,22 @@ MAY_IMPORT = {
     "types": set(),
     "run_folder": set(),
     "dtype": set(),
+    "packages": set(),
     "advantage": set(),
     "loss": set(),
     # Definitions say what is refused, and what is handed back.
     "kernel": {"loss"},
-    "model": {"dtype"},
+    "model": {"dtype", "packages"},
     "strategy": {"dtype"},
     "metric": set(),
     # The bilingual tasks ask in the words that the bilingual base has.
-    "task": {"types", "model.bilingual"},
+    "task": {"types", "packages", "model.bilingual"},
     # A learned reward may be in few bits.
-    "reward": {"types", "dtype", "model.quantize"},
+    "reward": {"types", "dtype", "packages", "model.quantize"},
     # A probe of a model, before it is sampled.
     "rollout": {"types", "model.probe"},
     # Passes that probe a model are no part of what a run computes.
-    "callback": {"types", "model.probe"},
+    "callback": {"types", "packages", "model.probe"},
     # The tiny bases' corpora write those bases' words, about those bases' tasks.
     # What a teacher stored is of its own tokens.
     "data": {"types", "task", "rollout.collate", "model.tiny", "model.bilingual", "model.tokenizer"},

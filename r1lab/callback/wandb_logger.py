@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from r1lab.packages import needed
+
 
 def wandb_logger(*, save_dir: str | Path, offline: bool, resumed: str | None, **options: Any) -> WandbLogger:
     """Lightning's logger for W&B.
@@ -18,12 +20,11 @@ def wandb_logger(*, save_dir: str | Path, offline: bool, resumed: str | None, **
         options: of `WandbLogger` and `wandb.init`: project, name, entity, tags.
 
     Raises:
-        ValueError: if wandb is not installed, or if it would go online and has no key.
+        ImportError: if wandb, or a module that it imports, is not installed.
+        ValueError: if it would go online and has no key.
     """
-    try:
+    with needed("logger=wandb", "wandb", "pip install wandb"):
         import wandb
-    except ImportError as error:
-        raise ValueError("logger=wandb needs the package: pip install wandb") from error
     online = not offline and os.environ.get("WANDB_MODE", "online") not in ("offline", "dryrun", "disabled")
     if online and not _has_key(wandb):
         raise ValueError("W&B has no API key: run `wandb login`, or stay offline with logger.wandb.offline=true")

@@ -15,8 +15,10 @@ from transformers import PreTrainedModel
 
 from r1lab.model.quantize import check_precision, dequantize
 from r1lab.model.quantize import quantize as quantized
+from r1lab.packages import absent, needed
 
 ALL = "all-linear"
+_PEFT = ("adapter.rank", "peft", "pip install 'r1lab[quantized]'")
 
 
 def check_adapter(*, rank: int | None, alpha: float, targets: str | Sequence[str], quantize: str | None, **_: Any):
@@ -34,7 +36,7 @@ def check_adapter(*, rank: int | None, alpha: float, targets: str | Sequence[str
         raise ValueError(f"adapter.targets={targets} must be {ALL}, or a list of names such as [q_proj,v_proj]")
     check_precision(quantize, "adapter.quantize")
     if find_spec("peft") is None:
-        raise ImportError("adapter.rank needs the package peft: pip install 'r1lab[quantized]'")
+        raise absent(*_PEFT)
 
 
 def with_adapters(
@@ -65,7 +67,8 @@ def with_adapters(
     check_adapter(**settings)
     if rank is None:
         return model
-    from peft import LoraConfig, inject_adapter_in_model
+    with needed(*_PEFT):
+        from peft import LoraConfig, inject_adapter_in_model
 
     quantized(model.requires_grad_(False), quantize)
     # Without the body's config: by it peft takes the linear layers of a mixture's shared experts for routed ones.

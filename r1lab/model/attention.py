@@ -1,5 +1,7 @@
 """Which attention a model computes with: names of `model.attention` against what the machine and the model can do."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -7,12 +9,14 @@ from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_p
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_4_available, is_torch_flex_attn_available
 
 import r1lab.model.packed_attention  # noqa: F401  registers varlen and flex
+from r1lab.packages import needed
 
 # name: its package, whether transformers finds that, and the least major compute capability of a GPU for it
 FLASH = {
     "flash_attention_4": ("flash-attn-4", is_flash_attn_4_available, 9),
     "flash_attention_2": ("flash-attn", is_flash_attn_2_available, 8),
 }
+_OTHER = "reinstall it, or set model.attention=auto"
 FLEX_WIDTH = 16  # of the narrowest head that torch's flex attention compiles for
 NAMES = ("auto", "sdpa", "eager", *reversed(FLASH), "flex", "varlen")
 
@@ -37,7 +41,10 @@ def use_attention(model: PreTrainedModel, name: str | None) -> None:
         name = next(fits, packed)
     elif reason := _unfit(name, model):
         raise ValueError(f"model.attention={name}: {reason}")
-    model.set_attn_implementation(name)
+    # transformers imports flash attention here.
+    imports = needed(f"model.attention={name}", FLASH[name][0], _OTHER) if name in FLASH else nullcontext()
+    with imports:
+        model.set_attn_implementation(name)
 
 
 def check_attention(name: str | None, dtype: torch.dtype) -> None:

@@ -22,16 +22,19 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils.checkpoint import checkpoint
 
+from r1lab.packages import absent, needed
+
 PRECISIONS = ("8bit", "nf4")
 BLOCK = 64  # the smallest block of both: the fewest outliers a scale
 
 
 def bitsandbytes(setting: str) -> ModuleType:
     """The package; ImportError, in one line that names the setting, where it is missing."""
+    package = (setting, "bitsandbytes", "pip install 'r1lab[quantized]'")
     if find_spec("bitsandbytes") is None:
-        raise ImportError(f"{setting} needs the package bitsandbytes: pip install 'r1lab[quantized]'")
-    import bitsandbytes
-
+        raise absent(*package)
+    with needed(*package):
+        import bitsandbytes
     return bitsandbytes
 
 

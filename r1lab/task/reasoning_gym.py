@@ -19,18 +19,20 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from r1lab.packages import needed
 from r1lab.task import gym_rules
 from r1lab.task.expression import FUNCTIONS, is_plain_formula
 from r1lab.task.protocol import SPLITS
 from r1lab.task.template import Template
 from r1lab.types import Prompt
 
+_NEEDED = partial(needed, "task=reasoning_gym", "reasoning-gym", "pip install 'r1lab[reasoning-gym]'")
 # Tenths of all questions that belong to each split. Train is drawn from most, and so finds its own soonest.
 _SHARES = {"train": 4, "validation": 2, "heldout": 2, "harder": 2}
 # Seeds of a split. All of them stay below 2**32, the limit of NumPy's seeds, which some datasets use.
@@ -96,7 +98,7 @@ class ReasoningGym:
     A pickled one has no tokenizer: it scores answers, and samples no prompts.
 
     Raises:
-        ImportError: reasoning-gym is not installed.
+        ImportError: reasoning-gym, or a module that it imports, is not installed.
         ValueError: unknown name or parameter (with the nearest ones), a dataset that cannot be scored soundly, or a
             value that the dataset refuses.
     """
@@ -162,9 +164,10 @@ class ReasoningGym:
         if not self._may_be_scored(answer):
             return 0.0
         try:
-            score = float(self._scorers[split].score_answer(answer, entry))
-            if score >= 1:
-                return float(gym_rules.agrees(self.name, answer, entry))
+            with _NEEDED():
+                score = float(self._scorers[split].score_answer(answer, entry))
+                if score >= 1:
+                    return float(gym_rules.agrees(self.name, answer, entry))
         except ImportError:
             raise
         except Exception:
@@ -184,7 +187,7 @@ class ReasoningGym:
         config = self._split_config(split)
         for attempt in range(_ATTEMPTS):
             seed = _seed(split, index, attempt)
-            with _own_generators(seed):
+            with _own_generators(seed), _NEEDED():
                 entry = self._dataset(config, seed)[0]
             # An empty answer cannot be given: a completion without text between its tags has none.
             if split_of(entry["question"]) == split and entry["answer"] != "":
@@ -208,7 +211,8 @@ class ReasoningGym:
 
     def _dataset(self, config: Mapping[str, Any], seed: int):
         try:
-            return _library().create_dataset(self.name, **config, seed=seed, size=1)
+            with _NEEDED():
+                return _library().create_dataset(self.name, **config, seed=seed, size=1)
         except (AssertionError, TypeError, ValueError) as error:
             raise ValueError(f"reasoning-gym dataset {self.name!r} refuses {dict(config)}: {error}") from error
 
@@ -225,11 +229,8 @@ class ReasoningGym:
 
 
 def _library() -> ModuleType:
-    try:
+    with _NEEDED():
         import reasoning_gym
-    except ImportError as error:
-        needed = "task=reasoning_gym needs the package reasoning-gym: pip install 'r1lab[reasoning-gym]'"
-        raise ImportError(needed) from error
     return reasoning_gym
 
 
