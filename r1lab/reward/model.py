@@ -138,12 +138,9 @@ class SequenceClassifier:
         # Some models look for the end of the text by its id, others for places of images.
         ends = {*_ids(self.tokenizer.eos_token_id), *_ids(self.model.config.get_text_config().eos_token_id)}
         used = ends.union(*rows)
-        own = [pad for pad in (self.tokenizer.pad_token_id, self.config_pad) if pad is not None and pad >= 0]
-        ordinary = (
-            i
-            for i in range(self.model.get_input_embeddings().weight.shape[0])
-            if i not in self.tokenizer.all_special_ids
-        )
+        size, special = self.model.get_input_embeddings().weight.shape[0], set(self.tokenizer.all_special_ids)
+        own = [pad for pad in (self.tokenizer.pad_token_id, self.config_pad) if pad is not None and 0 <= pad < size]
+        ordinary = (i for i in range(size) if i not in special)
         return next((pad for pad in (*own, *ordinary) if pad not in used), None)
 
 

@@ -171,6 +171,16 @@ def test_encoders_keep_their_special_tokens(config_class, size):
     assert short.score([""] * 2, ["a long text", "_text"]) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_padding_token_beyond_the_embedding_pads_nothing():
+    model = tiny_classifier(LlamaConfig, **LLAMA, pad_token_id=None, eos_token_id=0)
+    tokenizer = byte_tokenizer(None)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 259
+    scorer = SequenceClassifier(model, tokenizer, batch_size=2, max_length=64)
+    expected = [alone_in_transformers(model, tokenizer, text) for text in ("a longer text", "b")]
+    assert scorer.score([""] * 2, ["a longer text", "b"]) == pytest.approx(expected, abs=1e-5)
+
+
 def test_rows_that_leave_no_id_to_pad_with_are_scored_one_by_one():
     model = tiny_classifier(LlamaConfig, **LLAMA, pad_token_id=None, eos_token_id=0)
     scorer = SequenceClassifier(model, byte_tokenizer(None), batch_size=2, max_length=512)
