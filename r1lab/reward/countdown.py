@@ -25,7 +25,8 @@ class Countdown:
     """1.0 where the answer is an expression of the prompt's columns `numbers` that equals its `target`, else 0.0.
 
     `numbers` is a list of whole numbers and `target` a number. Both may be floats, as Parquet holds them (3.0), or text
-    ("3"). A given number below 0 is written with its sign: `4 + -3`, `(-3) * 4`.
+    ("3"). A number that stands alone is a list of one. A given number below 0 is written with its sign: `4 + -3`,
+    `(-3) * 4`.
 
     use_all: every number exactly once.
     """
@@ -52,7 +53,7 @@ class Countdown:
             )
         given, told = prompt.columns["numbers"], prompt.columns["target"]
         listed = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping))
-        numbers = [_exact(number) for number in given] if listed else []
+        numbers = [_exact(number) for number in (given if listed else [given])]
         if not numbers or any(number is None or number.denominator > 1 for number in numbers):
             raise ValueError(
                 f"reward=countdown: the column numbers holds {str(given)[:100]!r}, and it must be a list of whole "

@@ -98,10 +98,17 @@ def test_numbers_below_zero():
     assert Countdown()(PROMPT, "-3 + 5*5") == Countdown()(PROMPT, "-7 + 3*5 + 7 + 7") == 0.0
 
 
+@pytest.mark.parametrize("numbers", [34, "34", 34.0])
+def test_number_without_a_list_is_a_list_of_one(numbers):
+    prompt = Prompt((1,), "q", "", columns={"numbers": numbers, "target": 34})
+    assert Countdown()(prompt, "34") == 1.0
+    assert Countdown()(prompt, "3 * 4") == Countdown()(prompt, "30 + 4") == 0.0
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"numbers": "34", "target": 12}, "column numbers holds '34', and it must be a list of whole numbers"),
+        ({"numbers": "3 4", "target": 12}, "column numbers holds '3 4', and it must be a list of whole numbers"),
         ({"numbers": "[3, 4]", "target": 12}, "column numbers"),
         ({"numbers": [], "target": 12}, "column numbers"),
         ({"numbers": [3.5, 4], "target": 12}, "column numbers holds '\\[3.5, 4\\]'"),
@@ -109,7 +116,6 @@ def test_numbers_below_zero():
         ({"numbers": [3, float("nan")], "target": 12}, "column numbers"),
         ({"numbers": [True, 4], "target": 4}, "column numbers"),
         ({"numbers": {"a": 3}, "target": 3}, "column numbers"),
-        ({"numbers": 34, "target": 12}, "column numbers"),
         ({"numbers": [[3, 4]], "target": 12}, "column numbers"),
         ({"numbers": [3, 4], "target": "twelve"}, "column target holds 'twelve', and it must be a number"),
         ({"numbers": [3, 4], "target": float("inf")}, "column target"),
