@@ -156,12 +156,12 @@ def test_the_checker_of_the_accuracy_is_the_tasks(checker, scores):
 def test_prompts_that_a_checker_cannot_score_are_rejected(tmp_path):
     file = tmp_path / "sums.jsonl"
     file.write_text('{"question": "a", "answer": "12", "numbers": [3, 4], "target": 12}\n'
-                    '{"question": "b", "answer": "12", "numbers": "34", "target": 12}')  # fmt: skip
+                    '{"question": "b", "answer": "12", "numbers": "3 4", "target": 12}')  # fmt: skip
     config = compose_run(tmp_path, "task=dataset", "reward=[countdown,format]", f"task.files.train={file}")
     task = build_task(config, type("Lengths", (), {"encode": lambda self, text, **_: [0]})())
-    with pytest.raises(ValueError, match="column numbers holds '34'"):
+    with pytest.raises(ValueError, match="column numbers holds '3 4'"):
         check_prompts(task)
-    with pytest.raises(ValueError, match="column numbers holds '34'"):
+    with pytest.raises(ValueError, match="column numbers holds '3 4'"):
         check_prompts(Mixed({"part": lambda: task}, {"part": 1.0}))
 
 
