@@ -33,7 +33,7 @@ from r1lab.build import evaluation_sampling
 from r1lab.entry import run
 from r1lab.evaluate import override
 from r1lab.load import Loaded, load, policy_hash
-from r1lab.model.tokenizer import vocabulary_hash
+from r1lab.model.tokenizer import encode_prompt, encode_text, vocabulary_hash
 from r1lab.module.evaluation import expand, sample
 from r1lab.module.logprobs import top_k_rows
 from r1lab.reward.accuracy import Accuracy
@@ -119,17 +119,13 @@ def stored_logprobs(logprobs: str | None, k: int | None) -> int:
 def make_prompt(loaded: Loaded, question: str) -> Prompt:
     """A question of one's own in the task's template. Raises ValueError for words that the tokenizer cannot write."""
     text = loaded.task.template(question)
-
-    def ids(text: str) -> list[int]:
-        return loaded.tokenizer.encode(text, add_special_tokens=False)
-
     try:
-        return Prompt(ids=tuple(ids(text)), text=text, answer="")
+        return Prompt(ids=tuple(encode_prompt(loaded.tokenizer, text)), text=text, answer="")
     except Exception as error:  # tokenizers has no error of its own
         unknown = []
         for word in text.split():
             try:
-                ids(word)
+                encode_text(loaded.tokenizer, word)
             except Exception:
                 unknown.append(word)
         words = ", ".join(map(repr, dict.fromkeys(unknown))) or error

@@ -40,10 +40,10 @@ MAY_IMPORT = {
     "model": {"dtype", "packages"},
     "strategy": {"dtype"},
     "metric": set(),
-    # The bilingual tasks ask in the words that the bilingual base has.
-    "task": {"types", "packages", "model.bilingual"},
-    # A learned reward may be in few bits.
-    "reward": {"types", "dtype", "packages", "model.quantize"},
+    # The bilingual tasks ask in the words that the bilingual base has; prompts begin as the tokenizer has it.
+    "task": {"types", "packages", "model.bilingual", "model.tokenizer"},
+    # A learned reward may be in few bits, and reads text as its tokenizer has it.
+    "reward": {"types", "dtype", "packages", "model.quantize", "model.tokenizer"},
     # A probe of a model, before it is sampled.
     "rollout": {"types", "model.probe"},
     # Passes that probe a model are no part of what a run computes.

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from r1lab.data.base import TaskData
+from r1lab.model.tokenizer import encode_prompts, eos_of
 from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.task.protocol import Task
 
@@ -61,10 +62,10 @@ def in_microbatches(
 ) -> list[Batch]:
     """The documents of these numbers, each ended by the end-of-sequence token."""
     texts = [documents.document(i) for i in numbers]
-    prompts, completions = (
-        tokenizer(list(side), add_special_tokens=False)["input_ids"] for side in zip(*texts, strict=True)
-    )
-    rows = [(prompt, [*ids, tokenizer.eos_token_id]) for prompt, ids in zip(prompts, completions, strict=True)]
+    prompts, completions = zip(*texts, strict=True)
+    prompt_ids, end = encode_prompts(tokenizer, prompts), eos_of(tokenizer)
+    completion_ids = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
+    rows = [(prompt, [*ids, end]) for prompt, ids in zip(prompt_ids, completion_ids, strict=True)]
     lengths = [len(prompt) + len(ids) for prompt, ids in rows]
     parts = microbatches(lengths, microbatch_tokens, packed=padding_free)
     columns = [zip(*(rows[i] for i in part), strict=True) for part in parts]

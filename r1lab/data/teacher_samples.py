@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from r1lab.data.base import TaskData
 from r1lab.data.filters import keep, make_filters
 from r1lab.data.prompts import PromptStream
-from r1lab.model.tokenizer import refuse_other_tokens, vocabulary_hash
+from r1lab.model.tokenizer import encode_prompt, encode_text, eos_of, refuse_other_tokens, vocabulary_hash
 from r1lab.task.protocol import Task
 from r1lab.types import TOP, Prompt, TaughtCompletion
 
@@ -86,15 +86,12 @@ class TeacherSamples:
         return pq.read_table(path, columns=["prompt", *own, *(TOP if self.top_k else ())])
 
     def _taught(self, row: Mapping[str, Any]) -> TaughtCompletion:
-        prompt = self._ids(row["prompt"])
+        prompt = tuple(encode_prompt(self.tokenizer, row["prompt"]))
         if self.same_tokens:
             return TaughtCompletion(prompt, tuple(row["completion_ids"]), *(row[name] for name in TOP if self.top_k))
         # One that the length limit ended has no end to be learnt.
-        end = () if row["truncated"] else (self.tokenizer.eos_token_id,)
-        return TaughtCompletion(prompt, self._ids(row["completion"]) + end)
-
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        end = () if row["truncated"] else (eos_of(self.tokenizer),)
+        return TaughtCompletion(prompt, (*encode_text(self.tokenizer, row["completion"]), *end))
 
 
 def _meta_of(folder: Path, paths: Sequence[Path]) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from r1lab.model.adapter import adapter_settings, merged, with_adapters
 from r1lab.model.attention import check_attention, use_attention
 from r1lab.model.moe import cast
 from r1lab.model.smollm2 import smollm2_folder
+from r1lab.model.tokenizer import with_padding
 
 SHIPPED = Path(__file__).parent
 NAMED = ("tiny", "tiny_bilingual", "smollm2")  # what `model_folder` knows by name
@@ -42,14 +43,8 @@ def model_folder(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id, with a pad token (the end-of-sequence token where it has none).
-
-    Padding is told apart by length and never by id, so that the two may be the same.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(name))
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    """The tokenizer of a folder or hub id, with a pad token: see `with_padding`."""
+    return with_padding(AutoTokenizer.from_pretrained(model_folder(name)), f"model.name={name}")
 
 
 def load_policy(

@@ -1,17 +1,106 @@
-"""Whether two tokenizers write the same tokens."""
+"""How text becomes the ids of a prompt or of a completion, and whether two tokenizers write the same tokens."""
 
 import hashlib
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:  # tasks are unpickled in processes that have no need of transformers
+    from transformers import PreTrainedTokenizerBase
 
 
-def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Encode a prompt as its model was trained to read text: behind the tokens that the tokenizer puts first (BOS).
+
+    A text that begins with these tokens (a chat template often does) keeps the ones it has. Tokens that the tokenizer
+    puts last (EOS) are left out, because the policy continues the prompt.
+
+    Raises:
+        ValueError: if the text has no token, or the tokenizer changes a text that it adds special tokens to.
+    """
+    ids = encode_text(tokenizer, text)
+    return _behind(_tokens_before(ids, tokenizer.encode(text)), ids, text)
+
+
+def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """`encode_prompt` of many texts at a time, which is faster."""
+    if not texts:
+        return []
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    first = _tokens_before(rows[0], tokenizer.encode(texts[0]))
+    return [_behind(first, ids, text) for ids, text in zip(rows, texts, strict=True)]
+
+
+def encode_whole(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Encode a whole text for a model that judges it: with all special tokens that the tokenizer adds, each once."""
+    ids, whole = encode_text(tokenizer, text), list(tokenizer.encode(text))
+    first = _tokens_before(ids, whole)
+    return whole[len(first) :] if ids[: len(first)] == first else whole
+
+
+def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Encode a completion, or a part of one: no special token is added."""
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _behind(first: list[int], ids: list[int], text: str) -> list[int]:
+    if not ids:
+        raise ValueError(f"the prompt {text!r} has no token: give it some text")
+    return ids if ids[: len(first)] == first else first + ids
+
+
+def _tokens_before(ids: list[int], whole: Sequence[int]) -> list[int]:
+    """The tokens of `whole` before `ids`; the last place counts, so that a text that is a BOS token has one before."""
+    for start in reversed(range(len(whole) - len(ids) + 1)):
+        if list(whole[start : start + len(ids)]) == ids:
+            return list(whole[:start])
+    raise ValueError(
+        "the tokenizer writes a text otherwise where it adds special tokens, so that its BOS token cannot be told: "
+        "use a tokenizer whose post-processor only adds tokens before and after a text"
+    )
+
+
+def eos_of(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The id of the end-of-sequence token, which ends every text that is trained on.
+
+    Raises:
+        ValueError: if the tokenizer has none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "the tokenizer has no eos_token, and each text to be learnt needs an end: set eos_token in the model's "
+            "tokenizer_config.json"
+        )
+    return tokenizer.eos_token_id
+
+
+def with_padding(tokenizer: "PreTrainedTokenizerBase", name: str) -> "PreTrainedTokenizerBase":
+    """Give a tokenizer without a pad token its end-of-sequence token as one.
+
+    Padding is told apart by length and never by id, so that the two may be the same.
+
+    Args:
+        name: the setting and value that chose the tokenizer, for the error.
+
+    Raises:
+        ValueError: if it has neither.
+    """
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                f"{name}: its tokenizer has neither a pad_token nor an eos_token, so that rows cannot be padded and "
+                "completions cannot end: set eos_token in the model's tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def vocabulary_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
     """SHA-256 of which token has which id: equal where logprobs of one model are of the other's tokens."""
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
-def refuse_other_tokens(student: PreTrainedTokenizerBase, of_teacher: str, name: str) -> None:
+def refuse_other_tokens(student: "PreTrainedTokenizerBase", of_teacher: str, name: str) -> None:
     """Raise ValueError where the `vocabulary_hash` of a teacher is not that of the student's tokenizer.
 
     name: the setting and value that chose the teacher.

@@ -1,12 +1,14 @@
 """What the tiny bilingual base's gate asks of it: what working is worth, how it reckons, how it mixes languages."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.model.bilingual import LANGUAGES, SYMBOLS
+from r1lab.model.tokenizer import encode_prompt, encode_text
 from r1lab.module.evaluation import evaluate, sample
 from r1lab.module.forced import SHARES, forced_accuracy
 from r1lab.module.head import AUTO, LinearHead
@@ -63,13 +65,10 @@ def step_accuracy(
     head: LinearHead = AUTO,
 ) -> float:
     """Mean probability of each step's result, after a prompt and a right working in one language up to there."""
-
-    def ids(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False)
-
+    ids = partial(encode_text, tokenizer)
     write = LANGUAGES[language].write
     batch = collate(
-        [ids(text(chain, language)) for chain in chains],
+        [encode_prompt(tokenizer, text(chain, language)) for chain in chains],
         [ids(write(f"<think> {chain.working()}")) for chain in chains],
         tokenizer.pad_token_id,
     ).to(model.device)

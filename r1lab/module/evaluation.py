@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r1lab.metric.interval import bootstrap_interval
 from r1lab.metric.majority_vote import cons_at_k
 from r1lab.metric.pass_at_k import pass_at_k
+from r1lab.model.tokenizer import encode_text
 from r1lab.reward.accuracy import Accuracy
 from r1lab.reward.format import Format, parts_of
 from r1lab.rollout.engine import RolloutEngine
@@ -201,4 +202,4 @@ def _mean(values: np.ndarray) -> float:
 def reasoning_length(prompt: Prompt, completion: Completion, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of the text inside <think> and </think>; 0 without both tags."""
     reasoning = parts_of(prompt, completion).reasoning
-    return len(tokenizer.encode(reasoning, add_special_tokens=False)) if reasoning else 0
+    return len(encode_text(tokenizer, reasoning)) if reasoning else 0

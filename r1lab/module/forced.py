@@ -6,10 +6,12 @@ is the policy's own, greedily: which operation comes next, its operand, every re
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.model.tokenizer import encode_prompt, encode_text
 from r1lab.module.evaluation import evaluate
 from r1lab.task.arithmetic import Chain
 
@@ -34,16 +36,13 @@ def forced_accuracy(
         text: the prompt of a chain.
         write: a chain and symbols -> the words in which a working of it begins. read: the symbol of an answer's word.
     """
-
-    def ids(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False)
-
+    ids = partial(encode_text, tokenizer)
     groups: dict[int, list[Chain]] = {}
     for chain in chains:
         groups.setdefault(len(chain.steps), []).append(chain)
     right = 0
     for length, group in groups.items():
-        rows = [ids(text(chain)) for chain in group]
+        rows = [encode_prompt(tokenizer, text(chain)) for chain in group]
         num_steps = int(share * length + 0.5)
         if num_steps:
             begun = [ids(f"<think> {write(chain, str(chain.first))}") for chain in group]

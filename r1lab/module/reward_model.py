@@ -18,6 +18,7 @@ from r1lab.model.moe import cast
 from r1lab.model.quantize import check_precision
 from r1lab.model.quantize import quantize as quantized
 from r1lab.model.reward_model import last_token_scores
+from r1lab.model.tokenizer import encode_prompts, eos_of
 from r1lab.model.value import ValueModel, value_model
 from r1lab.module.base import PolicyModule
 from r1lab.module.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
@@ -264,10 +265,9 @@ def check_end(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def scored_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
     """The ids that are scored: prompt, text, and the end-of-sequence token, whose hidden state has seen both."""
-    prompt_ids, text_ids = (
-        tokenizer(list(side), add_special_tokens=False)["input_ids"] if side else [] for side in (prompts, texts)
-    )
-    return [[*prompt, *text, tokenizer.eos_token_id] for prompt, text in zip(prompt_ids, text_ids, strict=True)]
+    prompt_ids, end = encode_prompts(tokenizer, prompts), eos_of(tokenizer)
+    text_ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [[*prompt, *text, end] for prompt, text in zip(prompt_ids, text_ids, strict=True)]
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int | None, device: torch.device) -> tuple[Tensor, Tensor]:

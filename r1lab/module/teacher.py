@@ -41,8 +41,14 @@ class Teacher:
         return counted_hidden(self.model.base_model, batch)
 
     def refuse_other_tokens(self, student: PreTrainedTokenizerBase) -> None:
-        """Raises ValueError where its tokens are not the student's."""
+        """Raises ValueError where its tokens are not the student's, or its prompts begin with other ones."""
         refuse_other_tokens(student, vocabulary_hash(self.tokenizer), f"module.teacher.name={self.name}")
+        if self.tokenizer.encode("") != student.encode(""):
+            raise ValueError(
+                f"module.teacher.name={self.name} adds other special tokens to a text than the student "
+                f"({self.tokenizer.encode('')}, not {student.encode('')}), so that it would judge prompts "
+                "without its BOS token: set add_bos_token alike in both tokenizer_config.json"
+            )
 
 
 def load_teacher(name: str, dtype: str | None, quantize: str | None) -> Teacher:

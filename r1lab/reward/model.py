@@ -20,6 +20,7 @@ from transformers import (
 from r1lab.dtype import dtype_of
 from r1lab.model.quantize import check_precision
 from r1lab.model.quantize import quantize as quantized
+from r1lab.model.tokenizer import encode_whole
 from r1lab.reward.format import parts_of
 from r1lab.types import Completion, Prompt
 
@@ -116,7 +117,9 @@ class SequenceClassifier:
             return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].tolist()
 
     def _row(self, text: str) -> list[int]:
-        row = self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
+        row = encode_whole(self.tokenizer, text)
+        if len(row) > self.max_length:  # cut on the left, behind the special tokens that begin it
+            row = self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
         if not row:
             first = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
             row = [next((token for token in first if token is not None), None)]

@@ -47,7 +47,11 @@ def collate(
     """Rows of prompt and completion ids as one `Batch`, padded or packed.
 
     experts: [S+T-1,L,K] a row, of all but its last token.
+
+    Raises ValueError where there is no pad token.
     """
+    if pad_id is None:
+        raise ValueError("the tokenizer has no pad_token to fill rows with: set its pad_token, or its eos_token")
     rows = [[*prompt, *completion] for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
     length = max(map(len, completion_ids))
     starts = torch.tensor([[len(prompt)] for prompt in prompt_ids])

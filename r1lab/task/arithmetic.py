@@ -13,6 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from r1lab.model.tokenizer import encode_prompt
 from r1lab.task.protocol import SPLITS
 from r1lab.task.template import Template
 from r1lab.types import Prompt
@@ -120,7 +121,7 @@ class Arithmetic:
         chain = self.chain(split, index)
         text = self.text(chain)
         return Prompt(
-            ids=tuple(self.tokenizer.encode(text, add_special_tokens=False)),
+            ids=tuple(encode_prompt(self.tokenizer, text)),
             text=text,
             answer=chain.answer,
             index=index,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from r1lab.model.bilingual import LANGUAGES, SYMBOLS
+from r1lab.model.tokenizer import encode_prompt
 from r1lab.task.arithmetic import Arithmetic, Chain
 from r1lab.types import Prompt
 
@@ -43,7 +44,7 @@ class Bilingual(Arithmetic):
         chain, language = self.chain(split, index), self.language(split, index)
         text = self.text(chain, language)
         return Prompt(
-            ids=tuple(self.tokenizer.encode(text, add_special_tokens=False)),
+            ids=tuple(encode_prompt(self.tokenizer, text)),
             text=text,
             answer=LANGUAGES[language].write(chain.answer),
             index=index,

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from r1lab.model.tokenizer import encode_prompt
 from r1lab.task.arithmetic import split_of
 from r1lab.task.protocol import SPLITS
 from r1lab.task.template import Template
@@ -74,7 +75,7 @@ class Dataset:
         text = self.template(row["question"])
         fields = self.defaults | {key: row[key] for key in _FIELDS if key in row}
         return Prompt(
-            ids=tuple(self.tokenizer.encode(text, add_special_tokens=False)),
+            ids=tuple(encode_prompt(self.tokenizer, text)),
             text=text,
             index=index,
             columns={key: value for key, value in row.items() if key not in _FIELDS},

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from r1lab.model.bilingual import LANGUAGES, SYMBOLS
+from r1lab.model.tokenizer import encode_prompt
 from r1lab.task.arithmetic import split_of
 from r1lab.task.bilingual import Bilingual, check_languages
 from r1lab.task.protocol import SPLITS
@@ -140,7 +141,7 @@ class General:
         request, language = self.random_request(rng, split), self.random_language(rng)
         text = self.text(request, language)
         return Prompt(
-            ids=tuple(self.tokenizer.encode(text, add_special_tokens=False)),
+            ids=tuple(encode_prompt(self.tokenizer, text)),
             text=text,
             answer=LANGUAGES[language].write(good_reply(request, rng)),
             index=index,

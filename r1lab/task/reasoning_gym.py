@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from r1lab.model.tokenizer import encode_prompt
 from r1lab.packages import needed
 from r1lab.task import gym_rules
 from r1lab.task.expression import FUNCTIONS, is_plain_formula
@@ -139,7 +140,7 @@ class ReasoningGym:
         entry = self._entry(split, index)
         text = self.template(entry["question"])
         return Prompt(
-            ids=tuple(self.tokenizer.encode(text, add_special_tokens=False)),
+            ids=tuple(encode_prompt(self.tokenizer, text)),
             text=text,
             answer=_right_answer(self.name, entry),
             index=index,

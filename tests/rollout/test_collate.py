@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from r1lab.rollout.collate import collate, microbatches
@@ -63,3 +64,8 @@ def test_no_budget_is_one_microbatch_and_a_row_over_the_budget_stands_alone():
     assert [sorted(part) for part in microbatches([3, 9, 4], 0)] == [[0, 1, 2]]
     assert microbatches([30, 20, 1], 10) == [[0], [1], [2]]
     assert microbatches([], 10) == []
+
+
+def test_rows_need_a_pad_token():
+    with pytest.raises(ValueError, match="the tokenizer has no pad_token to fill rows with: set its pad_token"):
+        collate([(2, 3), (2,)], [(4,), (5, 6)], None)

@@ -16,7 +16,6 @@ TEMPLATE = Template("User: {question} Assistant:")
 
 class Characters:
     def encode(self, text, add_special_tokens=True):
-        assert not add_special_tokens
         return [ord(c) for c in text]
 
 

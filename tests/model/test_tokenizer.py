@@ -1,0 +1,76 @@
+"""Prompts begin as the tokenizer has it, and completions are left alone."""
+
+import pytest
+
+from r1lab.data.documents import in_microbatches
+from r1lab.model.policy import load_tokenizer
+from r1lab.model.tokenizer import encode_prompt, encode_prompts, encode_text, encode_whole, eos_of, with_padding
+from r1lab.module.reward_model import scored_ids
+from r1lab.task.arithmetic import Arithmetic
+from r1lab.task.template import Template
+from tests.model.byte_tokenizer import BOS, EOS, START, tokenizer
+
+
+@pytest.mark.parametrize(
+    ("form", "first"),
+    [
+        (None, []),
+        ("$A <eos>", []),
+        ("<bos> $A", [BOS]),
+        ("<bos> $A <eos>", [BOS]),
+        ("<bos> <start> $A <eos>", [BOS, START]),
+    ],
+)
+def test_a_prompt_has_what_the_tokenizer_puts_first_once(form, first):
+    writes = tokenizer(form)
+    text = encode_text(writes, "a b")
+    assert len(text) == 3 and min(text) > START
+    assert encode_prompt(writes, "a b") == first + text
+    begun = "".join(writes.convert_ids_to_tokens(first)) + "a b"
+    assert encode_prompt(writes, begun) == first + text
+    assert encode_prompts(writes, ["a b", begun]) == [first + text] * 2 and encode_prompts(writes, []) == []
+    # A model that judges a text is given all that its tokenizer adds.
+    assert encode_whole(writes, "a b") == encode_whole(writes, begun) == writes.encode("a b")
+
+
+def test_a_prompt_that_is_the_bos_token_has_one():
+    assert encode_prompt(tokenizer("<bos> $A <eos>"), "<bos>") == [BOS]
+    assert encode_prompts(tokenizer("<bos> $A"), ["<bos>", "a"])[1][0] == BOS
+
+
+def test_tasks_documents_and_reward_models_encode_prompts_so():
+    writes = with_padding(tokenizer("<bos> $A <eos>"), "model.name=x")
+    operands = {"+": (2, 5)}
+    task = Arithmetic(writes, Template("Q: {question}"), [1], [2], operands, "{chain}")
+    assert task.sample("train", 0).ids == (BOS, *encode_text(writes, task.sample("train", 0).text))
+
+    class Documents:
+        def document(self, index):
+            return "a", "b"
+
+    (batch,) = in_microbatches(Documents(), [0], writes, 0, False)
+    a, b = (encode_text(writes, letter)[0] for letter in "ab")
+    assert batch.input_ids.tolist() == [[BOS, a, b, EOS]] and batch.completion_ids.tolist() == [[b, EOS]]
+    assert scored_ids(writes, ["a"], ["b"]) == [[BOS, a, b, EOS]]
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_bilingual"])
+def test_the_shipped_tokenizers_add_nothing(name):
+    writes = load_tokenizer(name)
+    assert encode_prompt(writes, "<answer>") == writes.encode("<answer>", add_special_tokens=False)
+
+
+def test_a_prompt_without_a_token_is_rejected():
+    with pytest.raises(ValueError, match="the prompt '' has no token: give it some text"):
+        encode_prompt(tokenizer("<bos> $A"), "")
+
+
+def test_padding_and_end(tmp_path):
+    writes = tokenizer(None)
+    assert with_padding(writes, "model.name=x").pad_token_id == eos_of(writes) == EOS
+    bare = tokenizer(None, eos_token=None)
+    with pytest.raises(ValueError, match="no eos_token, and each text to be learnt needs an end: set eos_token in"):
+        eos_of(bare)
+    bare.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"model.name={tmp_path}: its tokenizer has neither a pad_token nor an eos_"):
+        load_tokenizer(str(tmp_path))
