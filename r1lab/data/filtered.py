@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from r1lab.task.columns import text_of
+
 
 class FilteredDocuments:
     """Endless documents of several sources; document `index` follows from (seed, index) alone.
@@ -61,6 +63,19 @@ def _order(key: str, length: int) -> list[int]:
 
 
 def read_documents(path: str | Path) -> list[tuple[str, str]]:
-    """(prompt, completion) texts of a Parquet file, in its order."""
-    table = pq.read_table(path, columns=["prompt", "completion"])
-    return list(zip(*(table[name].to_pylist() for name in ("prompt", "completion")), strict=True))
+    """(prompt, completion) texts of a Parquet file, in its order.
+
+    Raises:
+        ValueError: a missing column, a value that is no text (see `r1lab.task.columns.text_of`), an empty prompt.
+    """
+    names = ("prompt", "completion")
+    if missing := set(names) - set(columns := pq.read_schema(path).names):
+        raise ValueError(f"{path} has no column {' and no '.join(sorted(missing))}; it has {', '.join(columns)}")
+    table = pq.read_table(path, columns=list(names))
+    prompts, completions = (
+        [text_of(value, f"row {row} of {path}, column {name},") for row, value in enumerate(table[name].to_pylist(), 1)]
+        for name in names
+    )
+    if "" in prompts:
+        raise ValueError(f"row {prompts.index('') + 1} of {path}, column prompt, is empty: give it some text")
+    return list(zip(prompts, completions, strict=True))

@@ -56,12 +56,15 @@ def length(row: Row, *, least: int, most: int) -> bool:
 FILTERS = {f.__name__: f for f in (correct, wellformed, one_language, no_repetition, paragraphs, no_code, length)}
 
 
-def make_filters(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Filter]:
-    """Filters by name, in order, with their settings.
+def make_filters(settings: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Filter]:
+    """Filters by name, in order, with their settings; None: no filter.
 
     Raises:
         ValueError: for a name that is none, and settings that are not those of the filter, or not of its kind.
     """
+    settings = {} if settings is None else settings
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"filters must be a mapping {{name: {{option: value}}}}, or null for none, got {settings!r}")
     if unknown := set(settings) - set(FILTERS):
         raise ValueError(f"there is no filter {', '.join(sorted(unknown))}; there are {', '.join(FILTERS)}")
     for name, options in settings.items():

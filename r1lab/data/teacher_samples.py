@@ -20,6 +20,16 @@ from r1lab.task.protocol import Task
 from r1lab.types import TOP, Prompt, TaughtCompletion
 
 _LONG = ("sampling_logprobs", *TOP)  # which no filter reads
+_NEEDED = {  # by the filters and the student
+    "prompt",
+    "completion",
+    "completion_ids",
+    "length",
+    "truncated",
+    "accuracy",
+    "wellformed",
+    "language_consistency",
+}
 
 
 class TeacherSamples:
@@ -130,13 +140,16 @@ def _check_stored(
 def _kept(path: Path, filters: Mapping[str, Callable], per_prompt: int) -> list[int]:
     """Numbers of the rows of a shard that the filters leave; a prompt's samples all lie in one shard."""
     try:
-        short = [name for name in pq.read_schema(path).names if name not in _LONG]
+        columns = pq.read_schema(path).names
+        short = [name for name in columns if name not in _LONG]
         table = pq.read_table(path, columns=short)
     except pa.ArrowException as error:
         raise ValueError(
             f"{path} is damaged ({' '.join(str(error).split())[:80]}): delete it, and give the r1lab.generate command "
             "that wrote it again"
         ) from None
+    if missing := sorted(_NEEDED - set(columns)):
+        raise ValueError(f"{path} has no column {', '.join(missing)}: python -m r1lab.generate writes them all")
     rows = [{**row, "row": i} for i, row in enumerate(table.to_pylist())]
     return [row["row"] for row in keep(rows, filters, per_prompt=per_prompt)[0]]
 

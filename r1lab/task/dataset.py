@@ -9,18 +9,22 @@ from typing import Any
 
 from r1lab.model.tokenizer import encode_prompt
 from r1lab.task.arithmetic import split_of
+from r1lab.task.columns import plain, question_of, text_of, whole_number
 from r1lab.task.protocol import SPLITS
 from r1lab.task.template import Template
 from r1lab.types import Prompt
 
 _FIELDS = ("answer", "kind", "language", "difficulty")
+_READ = {"question": question_of, "answer": text_of, "kind": text_of, "language": text_of, "difficulty": whole_number}
 
 
 class Dataset:
     """The rows of files: a split goes through its rows in an order of its own, again and again, never twice in a round.
 
     A row has `question` and `answer`, may have `kind`, `language` and `difficulty`, and keeps all else, as well as its
-    question, as columns for rewards (`tests` for reward=code, `numbers` and `target` for reward=countdown).
+    question, as columns for rewards (`tests` for reward=code, `numbers` and `target` for reward=countdown). Questions
+    and answers are text or whole numbers, a question may also be a chat of one user turn; columns become plain data,
+    see `r1lab.task.columns`.
     `is_correct` is the same text; `task.checker` or a choice of `reward` is another.
 
     Args:
@@ -31,8 +35,8 @@ class Dataset:
         kind, language: of rows that do not say.
 
     Raises:
-        ValueError: a file that is missing or of another form, a row without a question or an answer, an empty split, or
-            a question in two splits.
+        ValueError: a file that is missing or of another form, a row without a question or an answer, a value of another
+            type, an empty split, or a question in two splits.
     """
 
     name = "dataset"
@@ -42,17 +46,18 @@ class Dataset:
         tokenizer,
         template: Template,
         path: str | None,
-        files: Mapping[str, str | None],
+        files: Mapping[str, str | None] | None,
         kind: str,
         language: str,
     ):
+        files = files or {}
         if unknown := sorted(set(files) - set(SPLITS)):
             raise ValueError(f"task.files: there is no split {', '.join(unknown)}; there are {', '.join(SPLITS)}")
         files = {split: file for split, file in files.items() if file}
         if not path and "train" not in files:
             raise ValueError("task=dataset needs task.path, a file, or task.files.train, and more of task.files")
         self.tokenizer, self.template = tokenizer, template
-        self.defaults = {"kind": kind, "language": language}
+        self.defaults = {"kind": text_of(kind, "task.kind"), "language": text_of(language, "task.language")}
         self.rows: dict[str, list[dict[str, Any]]] = {}
         if path:
             rows = _read(path, "task.path")
@@ -111,7 +116,7 @@ class Dataset:
 
 
 def _read(path: str, setting: str) -> list[dict[str, Any]]:
-    """The rows of a file, those fields that `Prompt` has in its types; without what is null."""
+    """The rows of a file, fields of `Prompt` in its types and all else as plain data; without what is null."""
     file, told = Path(path), f"{setting}={path}"
     if not file.is_file():
         raise ValueError(f"{told} is no file")
@@ -122,7 +127,7 @@ def _read(path: str, setting: str) -> list[dict[str, Any]]:
 
         try:
             rows = pyarrow.parquet.read_table(file).to_pylist()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
             raise ValueError(f"{told} cannot be read as Parquet: {error}") from error
     else:
         raise ValueError(f"{told} must end in .jsonl or .parquet")
@@ -149,11 +154,7 @@ def _checked(row: Any, told: str) -> dict[str, Any]:
     row = {key: value for key, value in row.items() if value is not None}
     if missing := [column for column in ("question", "answer") if column not in row]:
         raise ValueError(f"{told} has no {' and no '.join(missing)}; it has {', '.join(row) or 'nothing'}")
-    for column in ("question", "answer", "kind", "language"):
-        if column in row:
-            row[column] = str(row[column])
+    row = {column: _READ.get(column, plain)(value, f"{told}, column {column},") for column, value in row.items()}
     if empty := [column for column in ("question", "answer") if not row[column].strip()]:
         raise ValueError(f"{told} has an empty {' and an empty '.join(empty)}")
-    if type(row.get("difficulty", 0)) is not int:
-        raise ValueError(f"{told}: difficulty must be a whole number, got {row['difficulty']!r}")
-    return row
+    return {column: value for column, value in row.items() if value is not None}

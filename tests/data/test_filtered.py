@@ -57,3 +57,18 @@ def test_what_cannot_be_mixed(source):
         FilteredDocuments(source("a", 0), seed=1)
     with pytest.raises(ValueError, match="sources.a.weight must be a whole number from 1, got 0"):
         FilteredDocuments(source("a", 3, 0), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": "a", "text": "b"}], "a.parquet has no column completion; it has prompt, text"),
+        ([{"prompt": "a", "completion": "b"}, {"prompt": "", "completion": "c"}], "row 2 .* column prompt, is empty"),
+        ([{"prompt": "a", "completion": None}], "row 1 .*, column completion, must be text .*, got None"),
+        ([{"prompt": [{"role": "user"}], "completion": "b"}], "row 1 .*, column prompt, must be text"),
+    ],
+)
+def test_documents_must_be_text(tmp_path, rows, message):
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=message):
+        FilteredDocuments({"a": {"path": str(tmp_path / "a.parquet"), "weight": 1}}, seed=1)

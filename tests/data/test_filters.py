@@ -108,3 +108,9 @@ def test_reasoning_in_figures_may_be_kept():
 def test_settings_that_are_not_the_filter_s(settings, told):
     with pytest.raises(ValueError, match=re.escape(told)):
         make_filters(settings)
+
+
+def test_null_is_no_filter():
+    assert make_filters(None) == {}
+    with pytest.raises(ValueError, match=r"filters must be a mapping .*, or null for none, got \['correct'\]"):
+        make_filters(["correct"])

@@ -1,9 +1,13 @@
+import dataclasses
+import datetime
+import decimal
 import json
 import pickle
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 
 from r1lab.task.dataset import Dataset
 from r1lab.task.template import Template
@@ -68,7 +72,7 @@ def test_a_file_of_a_split_goes_before_the_hash(tmp_path):
         ("a.jsonl", '\n{"text": "a"}', "row 1 .* has no question and no answer; it has text"),
         ("a.jsonl", '{"question": "a", "answer": "b"}\n{', "line 2 of .* is no JSON"),
         ("a.jsonl", "[1]", "no object with columns"),
-        ("a.jsonl", '{"question": "a", "answer": "b", "difficulty": "x"}', "difficulty must be a whole number"),
+        ("a.jsonl", '{"question": "a", "answer": "b", "difficulty": "x"}', "column difficulty, must be a whole number"),
         ("a.jsonl", '{"question": "a", "answer": "b"}', "the split .* has no row"),
         ("a.jsonl", '{"question": " ", "answer": ""}', "row 1 of .* has an empty question and an empty answer"),
         ("a.jsonl", b'{"question": "\xe9", "answer": "b"}', "is not in UTF-8, at byte 14: save it as UTF-8"),
@@ -95,3 +99,28 @@ def test_wrong_settings(tmp_path):
         dataset(heldout=file)
     with pytest.raises(ValueError, match="a question is in both train and harder"):
         dataset(train=file, harder=file)
+
+
+def test_columns_are_plain_data_and_load_safely(tmp_path):
+    day, price = datetime.date(2026, 1, 1), decimal.Decimal("0.50")
+    rows = [{"question": [{"role": "user", "content": "a"}], "answer": 5.0, "day": day, "more": [{"price": price}]}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    prompt = dataset(train=tmp_path / "a.parquet").sample("train", 0)
+    assert (prompt.text, prompt.answer) == ("Q: a", "5")
+    assert prompt.columns == {"question": "a", "day": "2026-01-01", "more": [{"price": 0.5}]}
+    torch.save(dataclasses.asdict(prompt), tmp_path / "a.pt")
+    assert torch.load(tmp_path / "a.pt", weights_only=True)["columns"] == prompt.columns
+
+
+def test_wrong_values_are_rejected_with_row_and_column(tmp_path):
+    rows = [{"question": "a", "answer": "1"}, {"question": "b", "answer": ["1"]}]
+    file = lines(tmp_path / "a.jsonl", rows)
+    with pytest.raises(
+        ValueError, match=rf"^row 2 of task.path={file}, column answer, must be text .*\['1'\] \(list\)"
+    ):
+        dataset(file)
+    file = lines(tmp_path / "b.jsonl", [{"question": "a", "answer": "1", "language": 3.5}])
+    with pytest.raises(ValueError, match="^row 1 of task.files.train=.*, column language, must be text"):
+        dataset(train=file)
+    with pytest.raises(ValueError, match=r"^task.kind must be text or a whole number, got None"):
+        Dataset(Lengths(), Template("Q: {question}"), str(file), None, None, "en")
