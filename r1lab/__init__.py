@@ -53,7 +53,8 @@ Packages; the same word names the package, its folder in conf, its folder in tes
 
 Entry files: entry.py (Hydra and errors of one line), limits.py (numbers that no run can have), build.py (config ->
 objects); of memory what a plan reads (plan_inputs.py), the plans (planner.py) and what is said of them (advice.py).
-Beside them run_folder.py (where a run lives), dtype.py (dtypes by name) and packages.py (which package is missing).
+Beside them run_folder.py (where a run lives), dtype.py (dtypes by name), packages.py (which package is missing) and
+plain_pickle.py (what loads without running code).
 Only entry files know Hydra and OmegaConf: everything else takes plain arguments. An algorithm's parameters have no
 default in code where the YAML sets them.
 

@@ -33,12 +33,14 @@ MAY_IMPORT = {
     "run_folder": set(),
     "dtype": set(),
     "packages": set(),
+    "plain_pickle": set(),
     "advantage": set(),
     "loss": set(),
     # Definitions say what is refused, and what is handed back.
     "kernel": {"loss"},
     "model": {"dtype", "packages"},
-    "strategy": {"dtype"},
+    # A folder of shards is verified as a file is.
+    "strategy": {"dtype", "plain_pickle"},
     "metric": set(),
     # The bilingual tasks ask in the words that the bilingual base has; prompts begin as the tokenizer has it.
     "task": {"types", "packages", "model.bilingual", "model.tokenizer"},
@@ -51,7 +53,7 @@ MAY_IMPORT = {
     # The tiny bases' corpora write those bases' words, about those bases' tasks.
     # What a teacher stored is of its own tokens.
     "data": {"types", "task", "rollout.collate", "model.tiny", "model.bilingual", "model.tokenizer"},
-    "module": {"types", "dtype", *STAGES},
+    "module": {"types", "dtype", "plain_pickle", *STAGES},
     # A pruner is replayed by the name that conf gives it.
     "analysis": {"types", "run_folder", "entry", "module", "callback.line_file", *STAGES},
     "sweeper": {"run_folder", "entry"},

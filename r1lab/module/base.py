@@ -19,7 +19,7 @@ from r1lab.model.memory import MIB, memory_mib, trainable, trained, weights_mib
 from r1lab.model.moe import biases, cast, routers, set_biases
 from r1lab.model.routing import Routing
 from r1lab.model.row_check import check_rows
-from r1lab.module.checkpoint import load_state, save_state
+from r1lab.module.checkpoint import load_state, note_prompt_start, save_state
 from r1lab.module.evaluation import evaluate
 from r1lab.module.head import LinearHead
 from r1lab.module.head_check import check_head
@@ -374,4 +374,6 @@ class PolicyModule(L.LightningModule):
         save_state(self, checkpoint, self.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.restore(load_state(checkpoint))
+        state = load_state(checkpoint)
+        note_prompt_start(state, self.tokenizer)
+        self.restore(state)

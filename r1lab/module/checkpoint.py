@@ -1,8 +1,10 @@
 """Checkpoints: one self-contained file with policy, optimizer, loop state, config and tokenizer, never half written."""
 
 import errno
+import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,12 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.model.policy import NAMED, pack_model, pack_tokenizer, rebuild, unpack_tokenizer
+from r1lab.plain_pickle import unsafe_types, verify
+from r1lab.strategy.folder import META
+
+log = logging.getLogger("r1lab.module")
 
 _KEY = "r1lab"
-_OF_SHARDS = "meta.pt"  # in a folder of shards Lightning writes here what is no tensor of model or optimizer
 _NEEDED = {"config", "model", "tokenizer"}
 
 
@@ -31,6 +36,7 @@ def save_state(module: L.LightningModule, checkpoint: dict[str, Any], state: dic
         "config": module.run_config,
         "model": pack_model(module.policy),
         "tokenizer": pack_tokenizer(module.tokenizer),
+        "special_tokens": list(module.tokenizer.encode("")),  # which prompts begin with, as far as they come first
         **state,
     }
 
@@ -46,13 +52,23 @@ def load_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return checkpoint[_KEY]
 
 
+def note_prompt_start(state: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn where a run was trained before prompts began with the tokenizer's BOS token, and resumes with it."""
+    added = tokenizer.encode("")
+    if "special_tokens" not in state and added and added[0] == tokenizer.bos_token_id:
+        log.warning(
+            f"the checkpoint is of a version of r1lab whose prompts lacked the BOS token {tokenizer.bos_token!r} that "
+            "the tokenizer puts first: from here on they have it. Start the run again for one kind of prompt"
+        )
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a Lightning checkpoint, its tensors on the CPU, read without running any code that it may hold.
 
     A folder of shards has an index that torch reads as a pickle, which may: only of those that are trusted.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, or something else.
+        CheckpointError: if the file is missing, damaged, or something else, or holds what runs code.
     """
     path = Path(path)
     if not is_checkpoint(path):
@@ -61,7 +77,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         read = _read_shards if path.is_dir() else partial(torch.load, map_location="cpu", weights_only=True)
         checkpoint = read(path)
     except (Exception, CheckpointException) as error:  # torch raises what its parsers come upon
-        raise damaged(path, error) from error
+        file = path / META if path.is_dir() else path
+        raise (unsafe(path, types) if (types := unsafe_types(file)) else damaged(path, error)) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a Lightning checkpoint: it has no state_dict")
     return checkpoint
@@ -73,20 +90,32 @@ def damaged(path: Path, error: BaseException) -> CheckpointError:
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]  # a rank's
     first_sentence = str(error).split(". ")[0].split("\n")[0]
+    told = f"{path} is damaged, or no checkpoint ({type(error).__name__}: {first_sentence})"
+    return CheckpointError(told + _or_the_best(path))
+
+
+def unsafe(path: Path, types: Sequence[str]) -> CheckpointError:
+    """What to raise for a checkpoint that is whole and holds types that are not loaded."""
+    return CheckpointError(
+        f"{path} is not damaged, but holds {', '.join(types)}, which torch loads only by running code that the file "
+        "names. torch.load(..., weights_only=False) reads a file whose origin you trust" + _or_the_best(path)
+    )
+
+
+def _or_the_best(path: Path) -> str:
     best = path.with_name("best.ckpt")
-    other = f"; go on from ckpt_path={best}, the best one" if best.exists() and best != path else ""
-    return CheckpointError(f"{path} is damaged, or no checkpoint ({type(error).__name__}: {first_sentence}){other}")
+    return f"; go on from ckpt_path={best}, the best one" if best.exists() and best != path else ""
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is there, or a folder that the ranks of a run wrote."""
-    return path.is_file() or (path / _OF_SHARDS).is_file()
+    return path.is_file() or (path / META).is_file()
 
 
 def _read_shards(folder: Path) -> dict[str, Any]:
     """A folder of shards as the one file that it stands for, but for the optimizer's state. Torch's index of the shards
     is a pickle: of a folder from others, trust is asked."""
-    checkpoint = torch.load(folder / _OF_SHARDS, map_location="cpu", weights_only=True)
+    checkpoint = torch.load(folder / META, map_location="cpu", weights_only=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
         dcp_to_torch_save(folder, Path(place, "whole"))
         found = torch.load(Path(place, "whole"), map_location="cpu", weights_only=True)
@@ -144,7 +173,12 @@ def slim(path: str | Path, out: str | Path) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, syncs, then renames: a process that dies meanwhile leaves the old file as it was."""
+    """Writes beside the target, syncs, then renames: a process that dies meanwhile leaves the old file as it was.
+
+    The first file is loaded before it is renamed, so that a run whose checkpoints would not load ends at the first.
+    """
+
+    verified = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
@@ -155,7 +189,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if not self.verified:
+                verify(temporary, checkpoint)
+                self.verified = True
             os.replace(temporary, path)
+        except ValueError:
+            temporary.unlink(missing_ok=True)
+            raise
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
             # torch may report a failed write as a RuntimeError from its archive writer.

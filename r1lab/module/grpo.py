@@ -27,6 +27,7 @@ from r1lab.module.base import PolicyModule
 from r1lab.module.dynamic_sampling import Group, Stream, fill
 from r1lab.module.evaluation import expand, reasoning_length
 from r1lab.module.logprobs import completion_logprobs, counted_hidden
+from r1lab.plain_pickle import refuse_unsafe
 from r1lab.reward.format import Format
 from r1lab.reward.weighted import WeightedSum
 from r1lab.rollout.collate import Batch, collate, microbatches
@@ -247,7 +248,11 @@ class GRPO(PolicyModule):
         """Sample, score and prepare a batch; also the seconds that sampling, in it the gathering of weights to sample
         from, and the passes of models over the batch took."""
         self.sampling_seconds = self.gathering_seconds = 0.0
-        rollout = Rollout.of(self.next_groups(stream))
+        groups = self.next_groups(stream)
+        if self.updates_per_rollout > 1:  # a half-used rollout is part of the checkpoint
+            prompts = [vars(group.prompt) for group in groups]
+            refuse_unsafe(prompts, "prompts", "make it a number or text where the task makes its prompts")
+        rollout = Rollout.of(groups)
 
         scored = time.perf_counter()
         if self.updates_per_rollout > 1 or self.kl_placement == "reward":

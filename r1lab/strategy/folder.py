@@ -5,16 +5,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from r1lab.plain_pickle import verify
+
+META = "meta.pt"  # where Lightning writes what is no tensor of model or optimizer
+
 
 class WholeFolder:
     """Over a Lightning strategy: a folder is written beside its target, then renamed, so that a run that dies
     meanwhile leaves the old one as it was.
+
+    The first folder is verified before it is renamed, as files are.
 
     Attributes:
         is_folder: whether checkpoints are.
     """
 
     is_folder: bool
+    verified = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         path = Path(self.broadcast(filepath))
@@ -27,6 +34,7 @@ class WholeFolder:
         self.barrier()
         super().save_checkpoint(checkpoint, new, storage_options)
         self.barrier()
+        self._verify(new, checkpoint)
         if self.is_global_zero:
             discard(old)
             if path.exists():
@@ -34,6 +42,21 @@ class WholeFolder:
             os.rename(new, path)
             discard(old)
         self.barrier()
+
+    def _verify(self, folder: Path, checkpoint: dict[str, Any]) -> None:
+        """Load what is no tensor of model or optimizer, once a run. Raises ValueError in all ranks alike."""
+        if self.verified:
+            return
+        error = None
+        if self.is_global_zero and (folder / META).is_file():
+            try:
+                verify(folder / META, checkpoint)
+            except ValueError as told:
+                error = str(told)
+                discard(folder)
+        if error := self.broadcast(error):
+            raise ValueError(error)
+        self.verified = True
 
 
 def discard(path: Path) -> None:

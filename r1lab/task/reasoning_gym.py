@@ -28,6 +28,7 @@ import numpy as np
 from r1lab.model.tokenizer import encode_prompt
 from r1lab.packages import needed
 from r1lab.task import gym_rules
+from r1lab.task.columns import plain
 from r1lab.task.expression import FUNCTIONS, is_plain_formula
 from r1lab.task.protocol import SPLITS
 from r1lab.task.template import Template
@@ -147,7 +148,7 @@ class ReasoningGym:
             kind=self.name,
             difficulty=difficulty(entry["metadata"], int(split == "harder")),
             columns={"question": entry["question"], "split": split}
-            | {column: entry["metadata"][column] for column in self.columns},
+            | {column: plain(entry["metadata"][column], f"column {column}") for column in self.columns},
         )
 
     def is_correct(self, prompt: Prompt, answer: str) -> float:

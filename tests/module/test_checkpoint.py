@@ -1,3 +1,4 @@
+import datetime
 import errno
 import os
 
@@ -6,7 +7,8 @@ import torch
 
 import r1lab
 from r1lab.module import checkpoint
-from r1lab.module.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint, slim
+from r1lab.module.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint, note_prompt_start, slim
+from tests.model.byte_tokenizer import tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,8 @@ def test_missing_damaged_and_foreign_files(last, tmp_path):
         "missing": "there is no checkpoint at",
         "other": "not one of r1lab's",
         "list": "not a Lightning checkpoint",
-        "code": "damaged, or no checkpoint",
+        # A file that is whole was called damaged.
+        "code": "code.ckpt is not damaged, but holds .*Foreign, which torch loads only by running code",
         "half": "damaged, or no checkpoint",
         "empty": "damaged, or no checkpoint",
         "text": "damaged, or no checkpoint",
@@ -74,6 +77,32 @@ def test_missing_damaged_and_foreign_files(last, tmp_path):
         # A run that is to go on with it says so too, before Lightning trips over it.
         with pytest.raises(CheckpointError, match="weights alone" if name == "other" else reason):
             AtomicCheckpointIO().load_checkpoint(path)
+
+
+def test_the_first_file_is_loaded_before_it_replaces_another(tmp_path):
+    writes, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"x": 1}, path)
+    unsafe = {"r1lab": {"rollouts": [{"prompts": [{"columns": {"ok": 1, "day": datetime.date(2026, 1, 1)}}]}]}}
+    with pytest.raises(
+        ValueError, match=r"was not written, .* checkpoint.r1lab.rollouts\[0\].prompts\[0\].columns.day \(da"
+    ):
+        writes.save_checkpoint(unsafe, path)
+    assert content(tmp_path) == {"last.ckpt": 1}
+    loaded = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "verify", lambda *given: loaded.append(given))
+        for x in (2, 3):
+            writes.save_checkpoint({"x": x}, path)
+    assert len(loaded) == 1 and content(tmp_path) == {"last.ckpt": 3}
+
+
+def test_a_run_from_before_prompts_had_a_bos_token_is_told(caplog):
+    old, new = {"step": 3}, {"step": 3, "special_tokens": [0]}
+    note_prompt_start(new, tokenizer("<bos> $A"))
+    note_prompt_start(old, tokenizer("$A <eos>"))
+    assert not caplog.messages
+    note_prompt_start(old, tokenizer("<bos> $A <eos>"))
+    assert "prompts lacked the BOS token '<bos>'" in caplog.text
 
 
 def content(folder):

@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from datetime import date
 
 import pandas as pd
 import pytest
@@ -233,3 +235,17 @@ def test_kinds_of_a_mixture_have_metrics_of_their_own(train_small, tmp_path):
         assert (own.min(axis=1) <= run.metrics[name]).all() and (run.metrics[name] <= own.max(axis=1)).all()
     assert {f"validation/pass_at_1/{kind}" for kind in names} <= set(run.metrics)
     assert {f"pass_at_1/{kind}_low" for kind in names} <= set(run.summary["after"]["heldout"])
+
+
+def test_prompts_that_no_checkpoint_can_store_end_the_run_at_the_first_rollout(train_small, tmp_path, monkeypatch):
+    sample = Arithmetic.sample
+
+    def dated(self, split, index):
+        prompt = sample(self, split, index)
+        return replace(prompt, columns={**prompt.columns, "day": date(2026, 1, 1)})
+
+    monkeypatch.setattr(Arithmetic, "sample", dated)
+    with pytest.raises(
+        ValueError, match=r"^prompts\[0\].columns.day \(datetime.date\) cannot be stored in a checkpoint"
+    ):
+        train_small(tmp_path, *SPREAD, "module.num_minibatches=2")

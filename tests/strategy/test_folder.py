@@ -1,8 +1,10 @@
+import datetime
 from pathlib import Path
 
 import pytest
+import torch
 
-from r1lab.strategy.folder import WholeFolder, discard, restore_old
+from r1lab.strategy.folder import META, WholeFolder, discard, restore_old
 
 
 class Writes:
@@ -58,3 +60,17 @@ def test_what_was_taken_away_is_put_back(tmp_path):
     for each in (tmp_path / ".last.ckpt.old", path, path):
         discard(each)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_folder_is_loaded_before_it_replaces_another(tmp_path, monkeypatch):
+    def write(self, checkpoint, path, storage_options):
+        path.mkdir()
+        torch.save(checkpoint, path / META)
+
+    monkeypatch.setattr(Writes, "save_checkpoint", write)
+    path = tmp_path / "last.ckpt"
+    Strategy().save_checkpoint({"x": 1}, path)
+    with pytest.raises(ValueError, match=r"was not written, .* holds checkpoint.x \(datetime.date\)"):
+        Strategy().save_checkpoint({"x": datetime.date(2026, 1, 1)}, path)
+    assert torch.load(path / META, weights_only=True) == {"x": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
