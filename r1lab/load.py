@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from r1lab.build import build_policy_parts, make
 from r1lab.entry import CONF, plain
+from r1lab.model.capacity import check_token_ids
 from r1lab.model.policy import NAMED
 from r1lab.module.checkpoint import checkpoint_file, load_checkpoint
 from r1lab.rollout.engine import RolloutEngine
@@ -72,6 +73,7 @@ def load(
         task = plain(OmegaConf.create({"model": config["model"], "task": dict(task)}))["task"]
         # A checker that the rewards brought is for the answers of the task they were for.
         config = config | {"task": task, "reward": {}}
+    check_token_ids(policy, tokenizer, f"checkpoint={checkpoint}")
     parts = build_policy_parts(config, tokenizer)
     policy = policy.to("cuda" if torch.cuda.is_available() else "cpu")
     return Loaded(policy, tokenizer, parts["task"], parts["engine"], config, file)

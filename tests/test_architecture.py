@@ -45,9 +45,9 @@ MAY_IMPORT = {
     # The bilingual tasks ask in the words that the bilingual base has; prompts begin as the tokenizer has it.
     "task": {"types", "packages", "model.bilingual", "model.tokenizer"},
     # A learned reward may be in few bits, and reads text as its tokenizer has it.
-    "reward": {"types", "dtype", "packages", "model.quantize", "model.tokenizer"},
-    # A probe of a model, before it is sampled.
-    "rollout": {"types", "model.probe"},
+    "reward": {"types", "dtype", "packages", "model.quantize", "model.tokenizer", "model.capacity"},
+    # A probe of a model before it is sampled, and what is sampled must fit the model.
+    "rollout": {"types", "model.probe", "model.capacity"},
     # Passes that probe a model are no part of what a run computes.
     "callback": {"types", "packages", "model.probe"},
     # The tiny bases' corpora write those bases' words, about those bases' tasks.

@@ -32,10 +32,10 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -
 
 
 def encode_whole(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Encode a whole text for a model that judges it: with all special tokens that the tokenizer adds, each once."""
-    ids, whole = encode_text(tokenizer, text), list(tokenizer.encode(text))
-    first = _tokens_before(ids, whole)
-    return whole[len(first) :] if ids[: len(first)] == first else whole
+    """Encode a whole text for a model that judges it: with all special tokens that the tokenizer adds, BOS once."""
+    ids = list(tokenizer.encode(text))
+    doubled = len(ids) > 1 and ids[0] == ids[1] == getattr(tokenizer, "bos_token_id", None)
+    return ids[1:] if doubled else ids
 
 
 def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.model.capacity import check_token_ids
 from r1lab.model.flops import forward_cost
 from r1lab.model.memory import MIB, memory_mib, trainable, trained, weights_mib
 from r1lab.model.moe import biases, cast, routers, set_biases
@@ -111,6 +112,8 @@ class PolicyModule(L.LightningModule):
         """Make what is missing."""
         if self.policy is None:
             self.policy = self._make_policy()
+            name = self.run_config.get("model", {}).get("name")
+            check_token_ids(self.policy, self.tokenizer, f"model.name={name}")
 
     def shard_models(self, shard: Callable[..., nn.Module]) -> None:
         """Put all that is trained, and the reference, in shards.

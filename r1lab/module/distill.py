@@ -26,6 +26,7 @@ from torch import Tensor
 from r1lab.loss.distill import DIVERGENCES, check_divergence
 from r1lab.loss.sft import sft_loss
 from r1lab.loss.sparse_distill import sampled_divergence, top_k_divergence
+from r1lab.model.capacity import check_batch
 from r1lab.module.logprobs import counted_hidden, scatter
 from r1lab.module.teacher import Taught, Teacher
 from r1lab.rollout.collate import Batch, collate, microbatches
@@ -132,7 +133,9 @@ class Distill(Taught):
         sums = dict.fromkeys(("total", DATA, STUDENT, "sft", "balance"), torch.zeros((), device=self.device))
         for number, ((source, rows), real) in enumerate(microbatches, 1):
             ids = [row.prompt_ids for row in rows], [row.ids for row in rows]
-            collated = collate(*ids, self.tokenizer.pad_token_id, packed=self.padding_free).to(self.device)
+            collated = collate(*ids, self.tokenizer.pad_token_id, packed=self.padding_free)
+            check_batch(self.policy, collated)
+            collated = collated.to(self.device)
             with self.exchange(number == len(microbatches)), self.watch(collated, real):
                 size = tokens[source], sequences
                 losses = as_forward(partial(self.losses, source, rows, collated, *size, number), self.policy)

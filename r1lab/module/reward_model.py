@@ -13,6 +13,7 @@ from r1lab.dtype import dtype_of
 from r1lab.loss.preference import PREFERENCE_LOSSES
 from r1lab.metric.interval import bootstrap_interval
 from r1lab.model.adapter import adapter_settings
+from r1lab.model.capacity import check_sequences, check_token_ids
 from r1lab.model.memory import trainable
 from r1lab.model.moe import cast
 from r1lab.model.quantize import check_precision
@@ -155,6 +156,7 @@ class RewardModel(PolicyModule):
         sides = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
         texts = [seen_part(prompt, Completion((), text, truncated=False), self.sees) for prompt, text in sides]
         ids = scored_ids(self.tokenizer, [prompt.text for prompt, _ in sides], texts)
+        check_sequences(self.policy, ids)
         rows = list(zip(ids[::2], ids[1::2], strict=True))
         return rows, microbatches([2 * max(map(len, row)) for row in rows], self.microbatch_tokens)
 
@@ -203,6 +205,7 @@ class RewardModelScorer:
     @torch.no_grad()
     def score_rows(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """The scores of B rows of ids."""
+        check_sequences(self.policy, rows)
         scores: list[float] = []
         for start in range(0, len(rows), self.batch_size):
             inputs = padded(
@@ -237,6 +240,7 @@ def load_reward_model(
     settings = config["module"]
     if settings.get("loss") not in PREFERENCE_LOSSES or not weights:
         raise CheckpointError(f"{path} is no reward model; experiment=reward_model trains one")
+    check_token_ids(policy, tokenizer, f"scorer.name={name}")
     head = ValueModel(weights["head.weight"].shape[1], None)
     head.load_state_dict(weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"

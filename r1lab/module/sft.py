@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from r1lab.loss.sft import sft_loss
 from r1lab.model.attention import packed_arguments
+from r1lab.model.capacity import check_batch
 from r1lab.model.memory import weights_mib
 from r1lab.model.moe import load_metrics, load_of, routers
 from r1lab.model.mtp import MultiTokenPrediction
@@ -59,6 +60,8 @@ class SFT(PolicyModule):
 
     def training_step(self, batch: list[Batch], batch_idx: int) -> None:
         started = time.perf_counter()
+        for part in batch:
+            check_batch(self.policy, part)
         sizes = [torch.tensor([part.completion_mask.sum(), len(part.completion_ids)]) for part in batch]
         tokens, sequences = self.summed(sum(sizes).to(self.device)).tolist()
         self.optimizers().zero_grad()

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.dtype import dtype_of
 from r1lab.model.attention import use_attention
+from r1lab.model.capacity import check_token_ids
 from r1lab.model.memory import weights_mib
 from r1lab.model.moe import cast
 from r1lab.model.policy import load_policy, load_tokenizer
@@ -70,6 +71,7 @@ def load_teacher(name: str, dtype: str | None, quantize: str | None) -> Teacher:
     else:
         model, tokenizer, _ = load_checkpoint(file)
         model = cast(model, kind) if kind else model
+    check_token_ids(model, tokenizer, f"module.teacher.name={name}")
     use_attention(model, "auto")
     return Teacher(name, quantized(model.eval().requires_grad_(False), quantize), tokenizer)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.model.capacity import check_sequences
 from r1lab.model.probe import evaluating
 from r1lab.rollout.engine import Recorder
 from r1lab.rollout.norms import fused_norms
@@ -87,6 +88,7 @@ class CachedLoop:
         policy_version: int = 0,
         recorder: Recorder | None = None,
     ) -> list[Completion]:
+        check_sequences(model, [prompt.ids for prompt in prompts], sampling.max_new_tokens)
         check_sampling(self, model, "set rollout=generate")
         chunk = max(1, self.batch_size // group_size if self.batch_size else len(prompts))
         # Prompts of like length together: less padding, and rows finish at like times.
@@ -207,6 +209,7 @@ class TransformersGenerate:
                 nothing = torch.zeros(1, 1, dtype=torch.long, device=model.device)
                 model.generate(nothing, max_new_tokens=1, synced_gpus=True, pad_token_id=0)
             return []
+        check_sequences(model, [prompt.ids for prompt in prompts], sampling.max_new_tokens)
         stops = stop_tokens(model, self.tokenizer)
         ids, mask = left_pad(prompts, self.tokenizer.pad_token_id or 0, model.device)
         devices = [model.device] if model.device.type == "cuda" else []  # and not the other ranks' GPUs

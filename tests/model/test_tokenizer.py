@@ -29,8 +29,14 @@ def test_a_prompt_has_what_the_tokenizer_puts_first_once(form, first):
     begun = "".join(writes.convert_ids_to_tokens(first)) + "a b"
     assert encode_prompt(writes, begun) == first + text
     assert encode_prompts(writes, ["a b", begun]) == [first + text] * 2 and encode_prompts(writes, []) == []
-    # A model that judges a text is given all that its tokenizer adds.
-    assert encode_whole(writes, "a b") == encode_whole(writes, begun) == writes.encode("a b")
+
+
+@pytest.mark.parametrize("form", [None, "$A <eos>", "<bos> $A", "<bos> $A <eos>"])
+def test_a_text_to_be_judged_has_all_that_the_tokenizer_adds_once(form):
+    writes = tokenizer(form)
+    assert encode_whole(writes, "a b") == writes.encode("a b")
+    if form and form.startswith("<bos>"):
+        assert encode_whole(writes, "<bos>a b") == writes.encode("a b")
 
 
 def test_a_prompt_that_is_the_bos_token_has_one():
