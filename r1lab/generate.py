@@ -41,6 +41,7 @@ from r1lab.reward.format import Format
 from r1lab.reward.language_consistency import consistency_of
 from r1lab.rollout.sampling import Sampling
 from r1lab.run_folder import config_hash, write_whole
+from r1lab.task.different import question_key
 from r1lab.types import TOP, Completion, Prompt
 
 # The step that keys the draws, next to that of evaluations (-1): no draw is shared with either them or training.
@@ -187,6 +188,7 @@ def write_split(
         },
     )
     starts = range(0, num_prompts, shard_size)
+    questions: set[str] = set()
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         progress = bar.add_task("sampling", total=num_prompts * num_samples)
         advance = partial(bar.advance, progress)
@@ -194,9 +196,11 @@ def write_split(
             indices = range(first + start, first + min(start + shard_size, num_prompts))
             path = folder / f"shard-{number:05}-of-{len(starts):05}.parquet"
             if path.exists():
+                questions.update(pq.read_table(path, columns=["prompt"])["prompt"].unique().to_pylist())
                 advance(len(indices) * num_samples)
                 continue
             prompts = [loaded.task.sample(split, i) for i in indices]
+            questions.update(map(question_key, prompts))
             completions = sample(
                 loaded.policy,
                 loaded.engine,
@@ -212,7 +216,8 @@ def write_split(
             if top_k:
                 rows = with_top_k(rows, loaded, expanded, completions, k=top_k, temperature=temperature)
             write_shard(path, rows)
-    print(f"{num_prompts * num_samples} completions in {len(starts)} files in {folder}")
+    repeats = f" of {len(questions)} different prompts ({num_prompts} asked for)" * (len(questions) < num_prompts)
+    print(f"{num_prompts * num_samples} completions{repeats} in {len(starts)} files in {folder}")
 
 
 def claim(folder: Path, meta: dict[str, Any]) -> None:

@@ -75,6 +75,7 @@ from r1lab.strategy.folder import restore_old
 from r1lab.strategy.fsdp import FSDP
 from r1lab.strategy.lost_rank import LostRank, is_of_a_lost_rank
 from r1lab.strategy.precision import precision_plugin
+from r1lab.task.different import first_prompts
 
 _LARGE = 50_000_000  # parameters from which on a step of the default size takes minutes on a CPU
 
@@ -512,7 +513,7 @@ def drift(config: dict[str, Any], parts: dict[str, Any], module: L.LightningModu
         return {}
     adapted = adapter_settings(module.policy) is not None
     base = None if adapted else policy_maker(config)().to(module.whole().device).eval()
-    prompts = [parts["task"].sample(evaluation["splits"][0], i) for i in range(evaluation["kl_prompts"])]
+    prompts = first_prompts(parts["task"], evaluation["splits"][0], evaluation["kl_prompts"])
     options = {"sampling": evaluation_sampling(config), "seed": evaluation["seed"], "head": module.head}
     found = kl_to_base(module.whole(), base, parts["tokenizer"], parts["engine"], prompts, **options)
     return {"kl_to_base": found}
@@ -526,6 +527,7 @@ def score_base(config: dict[str, Any], parts: dict[str, Any], *run: Any) -> dict
     asked = {
         "policy": policy_hash(module.policy),
         **{key: config[key] for key in ("task", "evaluation")},
+        "each_question": "once",  # older scores counted those that came again
         "engine": config["rollout"]["engine"],
         "versions": versions(),
     }

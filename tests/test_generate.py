@@ -9,6 +9,7 @@ from r1lab.load import load
 from r1lab.module.evaluation import sample
 from r1lab.rollout.hf import CachedLoop
 from r1lab.rollout.sampling import Sampling
+from r1lab.task.arithmetic import Arithmetic
 from r1lab.types import Completion
 
 
@@ -137,6 +138,14 @@ def test_interrupted_and_gone_on_with(write, tmp_path, monkeypatch):
     assert calls[2:] == [[6]]
     assert files(folder)[kept.name] == before[kept.name]
     assert write() == whole and len(calls) == 3
+
+
+def test_prompts_that_come_again_are_told(write, capsys, monkeypatch):
+    original = Arithmetic.sample
+    monkeypatch.setattr(Arithmetic, "sample", lambda self, split, index: original(self, split, index % 4))
+    for _ in range(2):  # the second time all shards are there
+        write()
+        assert "14 completions of 4 different prompts (7 asked for) in 3 files" in capsys.readouterr().out
 
 
 def test_a_shard_is_named_when_it_is_whole(write, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
+from r1lab.task.different import first_prompts
 from r1lab.task.protocol import Task
 
 
@@ -13,7 +14,8 @@ class TaskData(L.LightningDataModule):
 
     Args:
         task: where prompts come from.
-        validation_prompts: how many prompts of the validation split are scored, the same each time.
+        validation_prompts: how many prompts of the validation split are drawn, the same each time; each different one
+            is scored once.
     """
 
     def __init__(self, task: Task, *, validation_prompts: int):
@@ -24,8 +26,9 @@ class TaskData(L.LightningDataModule):
         self.first_step = 0  # the training step that the first batch is for, above 0 in a run that goes on
 
     def val_dataloader(self) -> DataLoader:
-        mine = range(self.trainer.global_rank, self.validation_prompts, self.trainer.world_size)
-        return DataLoader([[self.task.sample("validation", i) for i in mine]], batch_size=None)
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        prompts = first_prompts(self.task, "validation", self.validation_prompts, log_repeats=rank == 0)
+        return DataLoader([prompts[rank::ranks]], batch_size=None)
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx: int):
         # Prompts and microbatches are put on the device one by one, when their turn comes.

@@ -16,6 +16,7 @@ from r1lab.data.corpus import think
 from r1lab.data.prompts import PROMPTS_A_SEED
 from r1lab.model.bilingual import LANGUAGES
 from r1lab.model.tiny import FILLER
+from r1lab.task.different import different, pair_key
 from r1lab.task.general import COURTESIES, CURT, TOPICS, General, Request, good_reply, request_of
 from r1lab.task.protocol import Task
 from r1lab.types import Prompt
@@ -150,7 +151,8 @@ class PreferenceData(TaskData):
     Args:
         preferences: where they come from. task: that their prompts are of.
         batch_size: pairs a step over all ranks. seed: of the run; each trains on pairs of its own.
-        validation_prompts: how many pairs of the validation split are scored, the same each time.
+        validation_prompts: how many pairs of the validation split are drawn, the same each time; each different one is
+            scored once.
     """
 
     def __init__(self, preferences: Preferences, task: Task, *, batch_size: int, seed: int, validation_prompts: int):
@@ -169,5 +171,6 @@ class PreferenceData(TaskData):
         return DataLoader(batches, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        mine = range(self.trainer.global_rank, self.validation_prompts, self.trainer.world_size)
-        return DataLoader([[self.preferences.pair("validation", i) for i in mine]], batch_size=None)
+        pairs = (self.preferences.pair("validation", i) for i in range(self.validation_prompts))
+        mine = different(pairs, pair_key)[self.trainer.global_rank :: self.trainer.world_size]
+        return DataLoader([mine], batch_size=None)

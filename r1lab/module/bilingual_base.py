@@ -16,22 +16,24 @@ from r1lab.module.logprobs import completion_logprobs
 from r1lab.reward.language_consistency import VocabularyConsistency
 from r1lab.rollout.collate import collate
 from r1lab.task.arithmetic import Chain
+from r1lab.task.different import first_prompts
 from r1lab.types import Completion, Prompt
 
 PROBLEMS = 512
 
 
 def measure_bilingual_base(module, data) -> dict:
-    """The measures on `PROBLEMS` problems of the validation split, and the corpus that made the base.
+    """The measures on the different ones of `PROBLEMS` problems of the validation split, and the corpus that made the
+    base.
 
     forced: by share of the working, over prompts of both languages, each begun in its own. results: by language, the
     probability of the right result after a right working in it. consistency: by language of the prompt, the share of
     that language's words in the base's own reasoning. sampled: its own samples' scores.
     """
     task, tokenizer, policy = data.task, module.tokenizer, module.whole()
-    prompts = [task.sample("validation", i) for i in range(PROBLEMS)]
-    chains = [task.chain("validation", i) for i in range(PROBLEMS)]
-    languages = dict(zip(chains, (prompt.language for prompt in prompts), strict=True))
+    prompts = first_prompts(task, "validation", PROBLEMS)
+    languages = {task.chain("validation", prompt.index): prompt.language for prompt in prompts}
+    chains = list(languages)
     options = {
         "text": lambda chain: task.text(chain, languages[chain]),
         "write": lambda chain, symbols: LANGUAGES[languages[chain]].write(symbols),

@@ -14,6 +14,7 @@ from r1lab.reward.accuracy import Accuracy
 from r1lab.reward.format import Format, parts_of
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.rollout.sampling import Sampling
+from r1lab.task.different import different, first_prompts, question_key
 from r1lab.task.protocol import SPLITS, Task
 from r1lab.types import Completion, Prompt
 
@@ -39,7 +40,9 @@ def evaluate(
     advance: Callable[[int], None] | None = None,
     gather: Callable[[list], list] = list,
 ) -> dict[str, float]:
-    """Sample each prompt `num_samples` times, score strictly (see `Accuracy`), and sum up.
+    """Sample each different prompt `num_samples` times, score strictly (see `Accuracy`), and sum up.
+
+    A question that comes again is scored once (see `r1lab.task.different`), so that intervals are over questions.
 
     Args:
         ks: pass_at_k and cons_at_k are measured for each, 1 <= k <= num_samples.
@@ -50,26 +53,28 @@ def evaluate(
         pass_at_1 with pass_at_1_low and pass_at_1_high (95 % bootstrap over prompts), greedy (accuracy of the greedy
         completion), format (share of well-formed completions), completion_length, wrong_completion_length (of wrong
         answers; 0 where there is none), reasoning_length (tokens inside <think>, 0 without it),
-        wellformed_reasoning_length (among well-formed completions alone), truncated (share), num_prompts, and for each
-        k above 1 pass_at_k and cons_at_k with intervals. Lengths are means, in tokens. Where prompts are of several
-        kinds, also pass_at_1/<kind> with its interval.
+        wellformed_reasoning_length (among well-formed completions alone), truncated (share), num_prompts (different
+        ones), and for each k above 1 pass_at_k and cons_at_k with intervals. Lengths are means, in tokens. Where
+        prompts are of several kinds, also pass_at_1/<kind> with its interval.
 
     Raises:
         ValueError: if a k is below 1 or exceeds `num_samples`.
     """
-    if num_samples < 1 or not prompts:
-        raise ValueError(
-            f"evaluation needs prompts and samples, got {len(prompts)} prompts and {num_samples} samples of each"
-        )
+    if num_samples < 1:
+        raise ValueError(f"evaluation.num_samples must be at least 1, got {num_samples}")
     if wrong := [k for k in ks if not 1 <= k <= num_samples]:
         raise ValueError(f"pass@{wrong[0]} needs 1 <= k <= evaluation.num_samples, got {num_samples} samples a prompt")
+    prompts = different(prompts, question_key)
     options = {"is_correct": is_correct, "seed": seed, "advance": advance}
     rows = measure(model, tokenizer, engine, prompts, sampling=sampling, num_samples=num_samples, **options)
     if greedy:
         first = Sampling(temperature=0.0, max_new_tokens=sampling.max_new_tokens)
         likeliest = measure(model, tokenizer, engine, prompts, sampling=first, num_samples=1, **options)
         rows = [{**row, "greedy": best["correct"]} for row, best in zip(rows, likeliest, strict=True)]
-    return summarise(sorted(gather(rows), key=lambda row: row["index"]), ks)
+    everyones = sorted(gather(rows), key=lambda row: row["index"])  # a rank may have none
+    if not everyones:
+        raise ValueError("evaluation needs prompts, and there is none: raise evaluation.num_prompts")
+    return summarise(everyones, ks)
 
 
 def measure(
@@ -141,7 +146,7 @@ def evaluate_splits(
     num_prompts: int,
     **options: Any,
 ) -> dict[str, dict[str, float]]:
-    """`evaluate` on the first `num_prompts` prompts of each split, which are the same for every run; by split.
+    """`evaluate` on the different ones of the first `num_prompts` prompts of each split; the same for every run.
 
     Of the splits in `SPLITS` those are left out that the task does not have.
     """
@@ -149,7 +154,7 @@ def evaluate_splits(
     if not splits:
         raise ValueError(f"the task {task.name} has no split {', '.join(asked)}; it has {', '.join(task.splits)}")
     # All are made before the first is sampled, so that a split which does not exist is told at once.
-    prompts = {split: [task.sample(split, i) for i in range(num_prompts)] for split in splits}
+    prompts = {split: first_prompts(task, split, num_prompts) for split in splits}
     return {split: evaluate(model, tokenizer, engine, prompts[split], task.is_correct, **options) for split in splits}
 
 
@@ -170,7 +175,8 @@ def sample(
     """
     chunk = max(1, AT_A_TIME // num_samples)
     completions: list[Completion] = []
-    for start in range(0, len(prompts), chunk):
+    # A rank without prompts may be needed for the passes of the others.
+    for start in range(0, max(len(prompts), 1), chunk):
         part = prompts[start : start + chunk]
         completions += engine.generate(model, part, group_size=num_samples, sampling=sampling, seed=seed, step=step)
         if advance is not None:

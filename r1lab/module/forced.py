@@ -67,9 +67,10 @@ def _continue(model: PreTrainedModel, rows: list[list[int]], num_tokens: int) ->
 
 
 def measure_base(module, data) -> dict:
-    """What the tiny base's gate asks of it, on 512 problems of the validation split, and the corpus that made it."""
+    """What the tiny base's gate asks of it, on the different ones of 512 problems of the validation split, and the
+    corpus that made it."""
     task, tokenizer = data.task, module.tokenizer
-    chains = [task.chain("validation", i) for i in range(512)]
+    chains = list(dict.fromkeys(task.chain("validation", i) for i in range(512)))
     sampled = evaluate(
         module.whole(),
         tokenizer,

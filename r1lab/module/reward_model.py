@@ -25,6 +25,7 @@ from r1lab.module.base import PolicyModule
 from r1lab.module.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
 from r1lab.reward.model import PARTS, check_padding, seen_part
 from r1lab.rollout.collate import microbatches
+from r1lab.task.different import different, pair_key
 from r1lab.types import Completion, Prompt
 
 _HEAD = "value_model."
@@ -112,7 +113,7 @@ class RewardModel(PolicyModule):
     def evaluate(
         self, pairs: Sequence[Preference], gather: Callable[[Any], list] = lambda own: [own]
     ) -> dict[str, float]:
-        """How well the pairs are told.
+        """How well the different pairs are told.
 
         Args:
             gather: one rank's scores -> those of each rank.
@@ -123,7 +124,7 @@ class RewardModel(PolicyModule):
             length_accuracy, the share of pairs that are told by the number of tokens alone, longer or shorter as does
             better: what there is to be told beyond it.
         """
-        rows, parts = self.parts(pairs)
+        rows, parts = self.parts(different(pairs, pair_key))
         scored: list[list[float]] = []
         for part in parts:
             longer = torch.tensor([len(rows[i][0]) - len(rows[i][1]) for i in part], device=self.device)

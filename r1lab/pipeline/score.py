@@ -19,6 +19,7 @@ from r1lab.reward.accuracy import Accuracy
 from r1lab.reward.format import Format
 from r1lab.reward.language_consistency import consistency_of
 from r1lab.rollout.sampling import Sampling
+from r1lab.task.different import question_key
 from r1lab.task.protocol import Task
 from r1lab.types import Completion, Prompt
 
@@ -132,7 +133,7 @@ def held_out(task: Task, num_prompts: int) -> list[Prompt]:
     found: dict[str, Prompt] = {}
     for index in range(MOST_DRAWS * num_prompts):
         prompt = task.sample("heldout", index)
-        found.setdefault(prompt.text, prompt)
+        found.setdefault(question_key(prompt), prompt)
         if len(found) == num_prompts:
             break
     return list(found.values())

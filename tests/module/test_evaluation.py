@@ -134,10 +134,48 @@ def test_splits():
     got = evaluate_splits(None, TOKENIZER, Scripted(), Task(), **options)
     assert list(got) == ["heldout", "harder"]
     assert [got[split]["pass_at_1"] for split in got] == [0.25, 0.0]
-    assert [got[split]["num_prompts"] for split in got] == [2, 2]
+    # The second prompt of `harder` is the first again.
+    assert [got[split]["num_prompts"] for split in got] == [2, 1]
     # A task without harder problems is scored on the others.
     Task.splits = ("heldout",)
     assert list(evaluate_splits(None, TOKENIZER, Scripted(), Task(), **options)) == ["heldout"]
+
+
+def test_a_question_that_comes_again_is_scored_once(caplog):
+    class Rounds:
+        splits = ("heldout",)
+
+        def sample(self, split, index):
+            return replace(PROMPTS[index % 3], index=index)
+
+        is_correct = staticmethod(is_correct)
+
+    options = {"num_samples": 4, "sampling": SAMPLING, "seed": 5, "ks": [1, 2]}
+    with caplog.at_level("INFO", "r1lab.task"):
+        got = evaluate_splits(None, TOKENIZER, Scripted(), Rounds(), splits=["heldout"], num_prompts=512, **options)
+    assert got["heldout"] == scores(ks=[1, 2]) and got["heldout"]["num_prompts"] == 3
+    assert caplog.messages == ["heldout: 3 different prompts of 512 asked for; each is scored once"]
+    again = evaluate(None, TOKENIZER, Scripted(), [*PROMPTS, *PROMPTS], is_correct, **options)
+    assert again == got["heldout"]
+
+
+def test_a_rank_without_prompts_takes_part():
+    """Of 3 different prompts on 4 ranks the last has none, and all come to the scores of one rank alone."""
+    shares = [PROMPTS[rank::4] for rank in range(4)]
+    rows = [[], [], [], []]
+    settings = {"sampling": SAMPLING, "num_samples": 4, "seed": 5}
+    for rank, share in enumerate(shares):
+
+        def note(own, rank=rank):
+            rows[rank] = own
+            return [row for part in rows for row in part]
+
+        engine = Scripted()
+        got = evaluate(None, TOKENIZER, engine, share, is_correct, gather=note, **settings)
+        assert engine.calls  # with no prompts, too: the passes of the others may need it
+    assert got == scores()
+    with pytest.raises(ValueError, match="there is none: raise evaluation.num_prompts"):
+        evaluate(None, TOKENIZER, Scripted(), [], is_correct, **settings)
 
 
 def test_reasoning_length_counts_tokens_between_the_tags():
