@@ -52,6 +52,7 @@ from r1lab.limits import check_numbers
 from r1lab.load import policy_hash
 from r1lab.loss.kl import kl_warning
 from r1lab.model.adapter import adapter_settings
+from r1lab.model.capacity import check_sequences
 from r1lab.model.quantize import quantized_weights, refuse_sharded
 from r1lab.module.checkpoint import AtomicCheckpointIO, damaged, is_checkpoint
 from r1lab.module.distill import Distill
@@ -76,7 +77,9 @@ from r1lab.strategy.fsdp import FSDP
 from r1lab.strategy.lost_rank import LostRank, is_of_a_lost_rank
 from r1lab.strategy.precision import precision_plugin
 from r1lab.task.different import first_prompts
+from r1lab.task.protocol import Task
 
+_LONGEST = 64  # questions of a data set, by characters, among which is the longest prompt
 _LARGE = 50_000_000  # parameters from which on a step of the default size takes minutes on a CPU
 
 log = logging.getLogger("r1lab.train")
@@ -124,6 +127,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         # Built before the trainer builds it, so that it can be scored before the first step.
         module.configure_model()
         note_slowness(config["model"]["name"], module.policy)
+        check_prompts(config, parts["task"], module.policy)
     data = parts["data"] = build_data(config, parts, module)
     timer = Timer(config["budget"]["seconds"] and {"seconds": config["budget"]["seconds"]})
     trainer = build_trainer(config, folder, [timer])
@@ -384,6 +388,16 @@ def note_sampling(rollout: dict[str, Any]) -> None:
             f"rollout.top_k={rollout['top_k']}, top_p={rollout['top_p']:g}: completions are drawn from a part of the "
             "distribution, while logprobs, ratio and KL are of all of it, so the gradient is biased"
         )
+
+
+def check_prompts(config: dict[str, Any], task: Task, policy: torch.nn.Module) -> None:
+    """Raise ValueError where a prompt of a data set would end the run in a later rollout, being too long for the model.
+
+    The prompts of other tasks are alike in length, so that the first rollout tells.
+    """
+    if config["data"]["_target_"].endswith("PromptData") and hasattr(task, "longest"):
+        longest = task.longest("train", _LONGEST)
+        check_sequences(policy, [prompt.ids for prompt in longest], config["rollout"]["max_new_tokens"])
 
 
 def note_slowness(name: str, policy: torch.nn.Module) -> None:

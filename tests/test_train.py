@@ -162,3 +162,15 @@ def test_documents_that_ranks_cannot_share_are_told():
     refuse_ranks(module, SimpleNamespace(), 4)
     with pytest.raises(ValueError, match="data.batch_size=6 does not divide among 4 ranks: data.batch_size=8 does"):
         refuse_ranks(module, data, 4)
+
+
+def test_a_long_question_of_a_data_set_is_rejected_before_anything_is_sampled(train_small, tmp_path):
+    questions = {"train": [*(f"{i} + 1" for i in range(60)), " + ".join(["7"] * 300)], "validation": ["8 + 8"]}
+    given = ["task=dataset", "evaluate=false"]
+    for split, texts in questions.items():
+        file = tmp_path / f"{split}.jsonl"
+        file.write_text("".join(json.dumps({"question": text, "answer": 1}) + "\n" for text in texts))
+        given.append(f"task.files.{split}={file}")
+    with pytest.raises(ValueError, match="prompt of 601 tokens and max_new_tokens=8 exceed the 512 positions"):
+        train_small(tmp_path / "run", *given)
+    assert not (tmp_path / "run" / "summary.json").exists()

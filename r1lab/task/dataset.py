@@ -87,6 +87,13 @@ class Dataset:
             **fields,
         )
 
+    def longest(self, split: str, count: int) -> list[Prompt]:
+        """The prompts of the `count` longest questions of a split, by characters."""
+        order = self._order(split, 0)
+        rows = [len(self.rows[split][row]["question"]) for row in order]
+        places = sorted(range(len(rows)), key=lambda place: -rows[place])
+        return [self.sample(split, place) for place in places[:count]]
+
     def is_correct(self, prompt: Prompt, answer: str) -> bool:
         return answer.strip() == prompt.answer.strip()
 

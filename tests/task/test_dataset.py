@@ -124,3 +124,9 @@ def test_wrong_values_are_rejected_with_row_and_column(tmp_path):
         dataset(train=file)
     with pytest.raises(ValueError, match=r"^task.kind must be text or a whole number, got None"):
         Dataset(Lengths(), Template("Q: {question}"), str(file), None, None, "en")
+
+
+def test_the_longest_questions(tmp_path):
+    task = dataset(train=lines(tmp_path / "a.jsonl", [{"question": "q" * n, "answer": n} for n in (3, 9, 1, 7)]))
+    assert [len(prompt.ids) for prompt in task.longest("train", 2)] == [3 + 9, 3 + 7]
+    assert len(task.longest("train", 10)) == 4
