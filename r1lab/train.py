@@ -127,7 +127,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         # Built before the trainer builds it, so that it can be scored before the first step.
         module.configure_model()
         note_slowness(config["model"]["name"], module.policy)
-        check_prompts(config, parts["task"], module.policy)
+        check_lengths(config, parts["task"], module.policy)
     data = parts["data"] = build_data(config, parts, module)
     timer = Timer(config["budget"]["seconds"] and {"seconds": config["budget"]["seconds"]})
     trainer = build_trainer(config, folder, [timer])
@@ -390,7 +390,7 @@ def note_sampling(rollout: dict[str, Any]) -> None:
         )
 
 
-def check_prompts(config: dict[str, Any], task: Task, policy: torch.nn.Module) -> None:
+def check_lengths(config: dict[str, Any], task: Task, policy: torch.nn.Module) -> None:
     """Raise ValueError where a prompt of a data set would end the run in a later rollout, being too long for the model.
 
     The prompts of other tasks are alike in length, so that the first rollout tells.
