@@ -123,7 +123,7 @@ class LinearHead:
         teacher_hidden: Tensor,
         *,
         temperature: float,
-        teacher_temperature: float,
+        teacher_temperature: float | None = None,
         **options: Any,
     ) -> Tensor:
         """`r1lab.loss.distill.linear_distill_loss` under the heads of student and teacher.
@@ -135,7 +135,8 @@ class LinearHead:
         """
         self.tell(model, hidden)
         self.tell(teacher, teacher_hidden)
-        (weight, own), (theirs, of_teacher) = head_parts(model, temperature), head_parts(teacher, teacher_temperature)
+        weight, own = head_parts(model, temperature)
+        theirs, of_teacher = head_parts(teacher, temperature if teacher_temperature is None else teacher_temperature)
         options |= {"temperature": own.pop("temperature"), "teacher_temperature": of_teacher.pop("temperature")}
         function = distill.linear_distill_loss
         if self.takes_triton(hidden):

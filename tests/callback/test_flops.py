@@ -47,8 +47,10 @@ def test_packed_rows_count_their_tokens_and_the_pairs_within_each():
     counter = Flops(cost=forward_cost, budget=None)
     counter.add = lambda kind, forward: spent.append((kind, forward))
     model = new_policy(CONFIG, seed=0)
-    hook = counter.hook(model.base_model, ForwardCost(token=1000.0, pair=1.0, head=0.0, trained=1.0))
     rows = [[1, 2, 3], [4, 5, 6, 7, 8], [9]], [[10], [11], [12]]
+    for packed in (False, True):  # the first use of each probes the model
+        counted_hidden(model.base_model, collate(*rows, 0, packed=packed))
+    hook = counter.hook(model.base_model, ForwardCost(token=1000.0, pair=1.0, head=0.0, trained=1.0))
     for packed in (False, True):
         counted_hidden(model.base_model, collate(*rows, 0, packed=packed))
     hook.remove()
