@@ -1,9 +1,10 @@
-"""Numbers below which no run can be: refused by whatever composes a run's config, before it loads or plans anything."""
+"""Settings that no run can have: rejected by whatever composes a run's config, before it loads or plans anything."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from r1lab.module.grpo import check_sizes
+from r1lab.strategy.precision import standard_precision
 
 LEAST = {
     "seed": 0,
@@ -19,8 +20,8 @@ LEAST = {
 
 
 def check_numbers(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a setting of a run's config that is no number, or too small, and for rollouts that do not
-    divide into groups and minibatches. What the config does not have is passed over."""
+    """Raise ValueError for a setting of a run's config that is no number, or too small, for a precision that cannot be
+    trained in, and for rollouts that do not divide into groups and minibatches. Missing settings are skipped."""
     for name, least in LEAST.items():
         *sections, key = name.split(".")
         place: Any = config
@@ -33,6 +34,8 @@ def check_numbers(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be a number, got {value!r}")
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+    if "precision" in (config.get("trainer") or {}):
+        standard_precision(config["trainer"]["precision"])
     module, rollout = config.get("module") or {}, config.get("rollout") or {}
     if "num_minibatches" in module:
         check_sizes(

@@ -24,7 +24,7 @@ MOST_DOCUMENTS = 1024  # that are looked at
 
 def weight_dtype(name: str, precision: str) -> torch.dtype:
     """Of the weights: with a precision such as bf16-true the trainer's, else the model's own."""
-    kinds = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
+    kinds = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
     return kinds.get(precision) or dtype_of(name, "model.policy.dtype")
 
 

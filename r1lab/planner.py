@@ -29,6 +29,7 @@ from r1lab.plan_inputs import (
     weight_dtype,
 )
 from r1lab.strategy.fsdp import refuse_offload
+from r1lab.strategy.precision import standard_precision
 from r1lab.strategy.settings import Settings
 
 # Where Lightning's optimizer is made by a function of ours, the class that it makes.
@@ -42,7 +43,6 @@ MODULES = {
     "RewardModel": "reward_model",
 }
 RL = ("GRPO", "PPO", "OPD")
-PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16-true", "16-true", "64-true", "64")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Planner:
     """
 
     def __init__(self, config: dict[str, Any], settings: dict[str, Any]):
+        config = config | {"precision": standard_precision(config["precision"])}
         self.config, self.settings, self.strategy = config, settings, config["strategy"]
         precision = config["reference"].get("quantize")
         if precision not in (None, *QUANTISED):
@@ -76,8 +77,6 @@ class Planner:
             Settings(**{each.name: self.strategy[each.name] for each in fields(Settings)})  # refused as in training
         if config["adapter"]["rank"] is not None:
             check_adapters(config["reference"].get("refresh_every"), precision)
-        if config["precision"] not in PRECISIONS:
-            raise ValueError(f"trainer.precision={config['precision']} is not one of {', '.join(PRECISIONS)}")
         self.module = config["module"]["_target_"].rpartition(".")[2]
         if self.module not in MODULES:
             raise ValueError(f"module={self.module} is not one of those that are planned: {', '.join(MODULES)}")

@@ -427,10 +427,6 @@ def build_data(config: dict[str, Any], parts: dict[str, Any], module: L.Lightnin
 
 
 def build_trainer(config: dict[str, Any], folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
-    if "16-mixed" in str(config["trainer"]["precision"]) and "bf16" not in str(config["trainer"]["precision"]):
-        raise ValueError(
-            "trainer.precision=16-mixed: gradients would be clipped while they are scaled; take bf16-mixed"
-        )
     refuse_missing_devices(config["trainer"])
     refuse_other_ranks(config["trainer"])
     places = {name: config["trainer"].get(name, 1) for name in ("devices", "num_nodes")}

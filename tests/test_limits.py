@@ -31,6 +31,7 @@ def test_a_config_that_can_be():
         ("module.microbatch_tokens", -8000, "module.microbatch_tokens must be at least 0, got -8000"),
         ("module.microbatch_tokens", "abc", "module.microbatch_tokens must be a number, got 'abc'"),
         ("optimizer.lr", -1, "optimizer.lr must be at least 0, got -1"),
+        ("trainer.precision", 16, "trainer.precision=16 is not one of 32-true"),
         (
             "rollout.group_size",
             7,

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from r1lab.dtype import cast_weights
+
 
 def routers(*models: nn.Module | None) -> dict[str, nn.Module]:
     """The routers of models by name: sigmoid affinities, of which a bias that takes no gradient chooses."""
@@ -38,11 +40,12 @@ def set_biases(bias: Tensor, routers: Mapping[str, nn.Module]) -> None:
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The model in another precision, but for the routers' biases, which stay as they are in float32."""
+    """The model in another precision, except for the routers' biases, which stay in float32, and what
+    `r1lab.dtype.cast_weights` keeps."""
     if not (found := routers(model)):
-        return model.to(dtype)
+        return cast_weights(model, dtype)
     bias = biases(found)
-    model = model.to(dtype)
+    model = cast_weights(model, dtype)
     set_biases(bias, found)
     return model
 

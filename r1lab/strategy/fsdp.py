@@ -1,5 +1,6 @@
 """FSDP as a Lightning strategy, for GPUs; `fsdp2` is its successor."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,6 +42,12 @@ class FSDP(WholeFolder, FSDPStrategy):
         self.in_turn = own.in_turn
 
     @property
+    def mixed_precision_config(self) -> MixedPrecision | None:
+        """Lightning's, but buffers keep their dtype: rotary frequencies and routers' biases need it."""
+        config = super().mixed_precision_config
+        return config and replace(config, buffer_dtype=None)
+
+    @property
     def param_dtype(self) -> torch.dtype | None:
         """In which weights are gathered; None: as they are."""
         return getattr(self.mixed_precision_config, "param_dtype", None)
@@ -52,6 +59,12 @@ class FSDP(WholeFolder, FSDPStrategy):
 
     def shard(self, model: nn.Module, *, frozen: bool = False, head_apart: bool = False) -> nn.Module:
         """The model, wrapped; see `FSDP2.shard`. A head of its own is not left in shards."""
+        if len(dtypes := {p.dtype for p in model.parameters()}) > 1:
+            # Adapters are float32. What is sharded together has one dtype.
+            named = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+            raise ValueError(
+                f"strategy=fsdp shards weights of one dtype, and the model has {named}: set model.policy.dtype=float32"
+            )
         parts = {id(part) for part in blocks(model)}
         return FullyShardedDataParallel(
             model,

@@ -6,6 +6,8 @@ from lightning.pytorch.plugins.precision import FSDPPrecision, HalfPrecision, Pr
 from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from torch import nn
 
+from r1lab.dtype import cast_weights
+
 
 class _AsIs:
     """Batches are records of token ids, none of whose numbers is to be cast, and Lightning refuses frozen ones; and
@@ -22,23 +24,59 @@ class HalfPrecisionAsIs(_AsIs, HalfPrecision):
     """Weights in half precision, but for adapters: what is trained on a frozen base stays as it is, in float32."""
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        learns = [p for p in module.parameters() if p.requires_grad]
-        adapted = any(hasattr(part, "adapter_settings") for part in module.modules())
-        kept = [p.data for p in learns] if adapted else []
-        module = super().convert_module(module)
-        for p, data in zip(learns, kept, strict=False):
-            p.data = data
-        return module
+        return cast_weights(module, self._desired_input_dtype, keep=_adapters(module))
 
 
 class FSDPPrecisionAsIs(_AsIs, FSDPPrecision):
-    """FSDP's."""
+    """FSDP's. What is sharded together has one dtype, so a base with adapters is in float32 shards, which FSDP gathers
+    in half precision."""
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        if "true" not in self.precision or _adapters(module):
+            return module
+        return cast_weights(module, self._desired_input_dtype)
 
 
-def precision_plugin(precision: str | int, strategy: Strategy | str) -> Precision | None:
+def _adapters(module: nn.Module) -> list[nn.Parameter]:
+    """The trained parameters of a module if it has adapters, else none."""
+    if not any(hasattr(part, "adapter_settings") for part in module.modules()):
+        return []
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+# What Lightning takes for the same precision.
+_ALIASES = {
+    "None": "32-true",
+    "32": "32-true",
+    "64": "64-true",
+    "16": "16-mixed",
+    "bf16": "bf16-mixed",
+}
+_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
+_REJECTED = {
+    "16-mixed": "in float16 (16-mixed) gradients would be clipped while they are scaled",
+    "16-true": "AdamW's moments underflow in float16",
+}
+
+
+def standard_precision(precision: str | int | None) -> str:
+    """The full name of a precision that Lightning accepts under several.
+
+    Raises ValueError for a precision that cannot be trained in.
+    """
+    name = _ALIASES.get(str(precision), str(precision))
+    if name in _PRECISIONS:
+        return name
+    reason = _REJECTED.get(name)
+    raise ValueError(
+        f"trainer.precision={precision} is not one of {', '.join(_PRECISIONS)}{f': {reason}' if reason else ''}; take "
+        "bf16-mixed"
+    )
+
+
+def precision_plugin(precision: str | int | None, strategy: Strategy | str) -> Precision | None:
     """The plugin for a precision under a strategy; None: Lightning's own will do."""
+    name = standard_precision(precision)
     if isinstance(strategy, FSDPStrategy):
-        return FSDPPrecisionAsIs({32: "32-true", "32": "32-true"}.get(precision, precision))
-    if precision in ("16-true", "bf16-true"):
-        return HalfPrecisionAsIs(precision)
-    return None
+        return FSDPPrecisionAsIs(name)
+    return HalfPrecisionAsIs(name) if name == "bf16-true" else None
