@@ -99,9 +99,15 @@ def adapter_settings(model: nn.Module) -> dict[str, Any] | None:
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is what it was before its adapters."""
+    """Inside, the model is what it was before its adapters.
+
+    peft would freeze them meanwhile. FSDP2 looks at its first pass which parameters are trained, and in what dtype.
+    """
+    learns = [p for p in model.parameters() if p.requires_grad]
     for layer in _layers(model):
         layer.enable_adapters(False)
+    for p in learns:
+        p.requires_grad_(True)
     try:
         yield
     finally:
@@ -112,7 +118,7 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """The model itself, in place, without adapters: their product added to the weights, which are no longer quantised.
 
-    In the dtype of the base's weights, so that a bfloat16 one rounds the sum.
+    The sum is in the dtype of the base's weights: bfloat16 rounds most of it away, so merge in float32.
     """
     dequantize(model)
     for name, layer in [(name, module) for name, module in model.named_modules() if _is_layer(module)]:

@@ -180,9 +180,12 @@ def pack_model(model: PreTrainedModel) -> dict[str, Any]:
 def rebuild(packed: dict[str, Any], weights: dict[str, torch.Tensor]) -> PreTrainedModel:
     """A model from `pack_model` and its state dict, in the dtype of the weights; adapters are merged into them.
 
-    An attention that this machine lacks gives way to transformers' own choice.
+    An attention that this machine lacks gives way to transformers' own choice. A model with adapters is at least in
+    float32: 16 bits would round away most of what the adapters add to a weight.
     """
     dtype = next(w.dtype for w in weights.values() if w.is_floating_point())
+    if packed.get("adapter"):
+        dtype = torch.promote_types(dtype, torch.float32)
 
     def make(**options: Any) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**packed["config"]), dtype=dtype, **options)

@@ -25,12 +25,12 @@ def lora(model, **settings):
     return with_adapters(copy.deepcopy(model), **SETTINGS | settings)
 
 
-def move(model):
+def move(model, by=0.05):
     """Set the adapters to something that they do not start from."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in trainable(model):
-            p.add_(0.05 * torch.randn(p.shape, generator=generator))
+            p.add_(by * torch.randn(p.shape, generator=generator))
 
 
 @torch.no_grad()
@@ -47,6 +47,8 @@ def test_with_its_adapters_off_it_is_the_base(tiny, base):
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     with adapters_off(model):
         assert torch.equal(logits(model), expected)
+        # FSDP2 looks at its first pass, which may be this one, which parameters are trained.
+        assert [name for name, p in model.named_parameters() if p.requires_grad] == trained
     assert (logits(model) - expected).abs().max() > 0.1
     assert [name for name, p in model.named_parameters() if p.requires_grad] == trained
 
@@ -104,6 +106,17 @@ def test_a_state_dict_gives_a_plain_model_with_the_adapters_merged(tiny, base):
     a, b = (model.state_dict()[f"{name}.lora_{x}.default.weight"] for x in "AB")
     start = dequantize(frozen_copy(tiny, base)).get_parameter(f"{name}.weight")
     assert torch.allclose(plain.get_parameter(f"{name}.weight"), start + 8 / 4 * b @ a, atol=1e-6)
+
+
+def test_what_adapters_add_to_bfloat16_weights_outlives_the_merge(tiny):
+    model = lora(copy.deepcopy(tiny).bfloat16())
+    move(model, by=1e-4)  # added to W, less than half of the spacing of most of its bfloat16 elements
+    plain = rebuild(pack_model(model), model.state_dict())
+    name = "model.layers.0.self_attn.q_proj"
+    a, b = (model.state_dict()[f"{name}.lora_{x}.default.weight"] for x in "AB")
+    start = model.get_submodule(name).get_base_layer().weight.float()
+    assert plain.dtype == torch.float32
+    torch.testing.assert_close(plain.get_parameter(f"{name}.weight") - start, 8 / 4 * b @ a, rtol=0.01, atol=1e-7)
 
 
 def test_merging_is_in_place_and_leaves_nothing_behind(tiny):
