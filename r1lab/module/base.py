@@ -1,5 +1,6 @@
 """What every LightningModule around a policy shares: its weights, its optimizer, its validation, its checkpoint."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,6 +26,7 @@ from r1lab.module.checkpoint import load_state, note_prompt_start, save_state
 from r1lab.module.evaluation import evaluate
 from r1lab.module.head import LinearHead
 from r1lab.module.head_check import check_head
+from r1lab.module.realised_update import Sample, can_measure, choose, measure, metric_prefix, ratios, rounding_warning
 from r1lab.rollout.collate import Batch
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.rollout.sampling import Sampling
@@ -31,6 +34,8 @@ from r1lab.strategy.sharded import as_forward, clip_gradient, copy_whole, is_sha
 from r1lab.types import Prompt
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class PolicyModule(L.LightningModule):
@@ -93,6 +98,8 @@ class PolicyModule(L.LightningModule):
         self.routing: Routing | None = None  # of the routers, where there are any
         self._biases: dict[str, Tensor] = {}  # of each model with routers, as training starts or goes on
         self.run_config: dict[str, Any] = {}  # the resolved config, kept in checkpoints
+        self._samples: list[Sample] = []  # of each parameter group, whose updates are measured; none: not measured
+        self._measured_steps = 0  # of this fit, in which an update was proposed
 
     def configure_model(self) -> None:
         """Make the models, and put them in shards where the strategy of the trainer does that; once each."""
@@ -198,6 +205,16 @@ class PolicyModule(L.LightningModule):
         """The models whose logprobs a step computes."""
         return [model for model in (self.policy, self.reference) if model is not None]
 
+    def on_train_start(self) -> None:
+        self._measured_steps = 0
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        self._samples = [choose(group["params"]) for group in optimizer.param_groups] if can_measure(optimizer) else []
+        if not self._samples and self.trainer.is_global_zero:
+            log.info(
+                f"optimizer/realised is not logged: how {type(optimizer).__name__} updates a single element is not "
+                "known; optimizer=adamw logs it"
+            )
+
     def watch_routers(self) -> None:
         models = self.routed_models()
         if not routers(*models):
@@ -278,8 +295,9 @@ class PolicyModule(L.LightningModule):
         norms = [self.clip(group["params"]) for group in groups]
         norm = math.hypot(*norms)
         finite = math.isfinite(loss) and math.isfinite(norm)
+        realised = [math.nan] * len(self._samples)
         if finite:
-            optimizer.step()
+            realised = self.step_measured(optimizer)
         else:
             self.skip(loss, norm, batch())
         if self.routing is not None:
@@ -289,10 +307,34 @@ class PolicyModule(L.LightningModule):
         self.step += 1
         learning = {"bad_steps": float(self.bad_steps)}
         for group, group_norm in zip(groups, norms, strict=True):
-            prefix = f"{group['name']}_" if "name" in group else ""
-            learning |= {f"{prefix}lr": group["lr"], f"{prefix}gradient_norm": group_norm}
+            learning |= {f"{metric_prefix(group)}lr": group["lr"], f"{metric_prefix(group)}gradient_norm": group_norm}
+        for group, ratio in zip(groups, realised, strict=bool(realised)):
+            learning[f"{metric_prefix(group)}realised"] = ratio
         self.log_step({f"optimizer/{name}": value for name, value in learning.items()} | self.memory())
         return finite
+
+    def step_measured(self, optimizer: LightningOptimizer) -> list[float]:
+        """Step the optimizer, and warn once if the weights' dtype rounds most of its update away.
+
+        Returns:
+            Of each parameter group, the norm of the update that the weights took / the norm of the update that the
+            optimizer proposed, NaN if it proposed none; nothing if the optimizer cannot be measured.
+        """
+        if not self._samples:
+            optimizer.step()
+            return []
+        squares = measure(optimizer.optimizer, self._samples, optimizer.step)
+        realised = ratios(self.summed(squares.to(self.device)))
+        if all(map(math.isnan, realised)):
+            return realised
+        self._measured_steps += 1
+        # In the first step AdamW moves every element alike.
+        if self._measured_steps == 2:
+            for group, ratio in zip(optimizer.param_groups, realised, strict=True):
+                message = rounding_warning(group, ratio, self.step + 1)
+                if message and self.trainer.is_global_zero:
+                    log.warning(message)
+        return realised
 
     def clip(self, parameters: Sequence[nn.Parameter]) -> float:
         """Clip their gradient; its norm before."""

@@ -5,6 +5,7 @@ One training step is one optimizer step on one minibatch. A rollout of P prompts
 starts a rollout brings the stream of prompts, the others are empty. A half-used rollout is part of the checkpoint.
 """
 
+import logging
 import math
 import random
 import time
@@ -34,6 +35,8 @@ from r1lab.rollout.collate import Batch, collate, microbatches
 from r1lab.rollout.sampling import Sampling
 from r1lab.strategy.sharded import as_forward, is_sharded, reshard
 from r1lab.types import Completion, Prompt
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,16 @@ class GRPO(PolicyModule):
             check_adapters(self.refresh_every, self.quantize)
         elif self.reference is None and self.needs_reference:
             self.reference = frozen_copy(self.policy, self.quantize)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        narrow = self.decay and self.reference and any(p.dtype.itemsize < 4 for p in self.reference.parameters())
+        if narrow and self.trainer.is_global_zero:
+            log.warning(
+                f"reference.decay={self.decay}: 16-bit weights round away most of each step of a moving average, so "
+                "the reference hardly follows; train float32 weights with trainer.precision=bf16-mixed "
+                "model.policy.dtype=float32"
+            )
 
     def refuse_routing(self) -> None:
         super().refuse_routing()

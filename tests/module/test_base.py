@@ -178,3 +178,110 @@ def test_experts_are_recorded_beside_each_token_but_the_last(train_small, tmp_pa
 def test_what_cannot_be_is_told(overrides, told, train_small, tmp_path):
     with pytest.raises(ValueError, match=told):
         train_small(tmp_path, *overrides, "evaluate=false", "callback.samples.shown=0")
+
+
+# ---- the share of an update that reaches the weights ------------------------------------------------------------
+
+AT_RL_RATE = (*SPREAD, "optimizer.lr=1e-5")
+HALF = "trainer.precision=bf16-true"
+REMEDY = "trainer.precision=bf16-mixed model.policy.dtype=float32"
+THREE = ("trainer.max_steps=3", "trainer.val_check_interval=3")
+
+
+def warnings_of(caplog) -> list[str]:
+    return [record.message for record in caplog.records if "realised=" in record.message]
+
+
+@pytest.mark.parametrize(
+    "setting", [HALF, pytest.param(("model=tiny", "model.policy.dtype=bfloat16"), marks=pytest.mark.slow)]
+)
+def test_bfloat16_weights_are_warned_of_once_at_the_second_step(setting, train_small, tmp_path, caplog):
+    setting = (setting,) if isinstance(setting, str) else setting
+    folder = train_small(tmp_path, *AT_RL_RATE, *setting, *THREE, "reference=ema")
+    assert metrics(folder)["optimizer/realised"].between(0.05, 0.5).all()
+    (warning,) = warnings_of(caplog)
+    assert "at step 2" in warning and REMEDY in warning
+    assert any("reference.decay=0.99" in record.message and REMEDY in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "trainer.precision=bf16-mixed",
+        pytest.param("trainer.precision=32-true", marks=pytest.mark.slow),
+        pytest.param("optimizer=adamw_8bit", marks=pytest.mark.slow),
+        pytest.param("module.microbatch_tokens=30", marks=pytest.mark.slow),
+        pytest.param("strategy=fsdp2", marks=pytest.mark.slow),
+    ],
+)
+def test_float32_weights_take_their_updates(setting, train_small, tmp_path, caplog):
+    if "8bit" in setting:
+        pytest.importorskip("bitsandbytes")
+    folder = train_small(tmp_path, *AT_RL_RATE, setting, "trainer.accelerator=cpu")
+    assert metrics(folder)["optimizer/realised"].tolist() == pytest.approx([1, 1], abs=1e-3)
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.slow
+def test_the_warning_waits_for_the_second_step_with_an_update(train_small, tmp_path, caplog):
+    # The first step of a warm-up is at a rate of 0.
+    folder = train_small(tmp_path, *AT_RL_RATE, HALF, *THREE, "optimizer.scheduler.num_warmup_steps=1")
+    assert metrics(folder)["optimizer/realised"].isna().tolist() == [True, False, False]
+    assert "at step 3" in warnings_of(caplog)[0]
+
+
+@pytest.mark.slow
+def test_each_of_ppo_s_models_is_measured(train_small, tmp_path, caplog):
+    folder = train_small(tmp_path, *AT_RL_RATE, HALF, "experiment=ppo", "module.value_lr=1e-2")
+    found = metrics(folder)
+    assert (found["optimizer/realised"] < 0.5).all() and (found["optimizer/value_realised"] > 0.5).all()
+    (warning,) = warnings_of(caplog)
+    assert warning.startswith("optimizer/realised")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (HALF,),
+        ("model=tiny", "model.policy.dtype=bfloat16"),
+        ("trainer.precision=bf16-mixed",),
+        ("strategy=fsdp2", HALF),
+        ("strategy=fsdp2", "model=tiny", "model.policy.dtype=bfloat16"),
+        ("strategy=fsdp2", "strategy.param_dtype=bfloat16"),
+        ("strategy=fsdp", "strategy._target_=tests.invariant.scripted.FSDPOnCPU", HALF),
+    ],
+)
+def test_adapters_take_their_updates_on_any_base(settings, train_small, tmp_path, caplog):
+    pytest.importorskip("peft")
+    options = ("adapter=lora", "trainer.accelerator=cpu", "optimizer.lr=1e-2")
+    folder = train_small(tmp_path, *AT_RL_RATE, *options, *settings)
+    assert metrics(folder)["optimizer/realised"].tolist() == pytest.approx([1, 1], abs=1e-3)
+    assert metrics(folder)["loss/kl"][1] > 1e-4  # and the passes see them
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.slow
+def test_fsdp_rejects_adapters_on_a_base_in_another_dtype(train_small, tmp_path):
+    pytest.importorskip("peft")
+    fsdp = ("strategy=fsdp", "strategy._target_=tests.invariant.scripted.FSDPOnCPU", "trainer.accelerator=cpu")
+    with pytest.raises(ValueError, match="bfloat16 and float32: set model.policy.dtype=float32"):
+        train_small(tmp_path, *AT_RL_RATE, "adapter=lora", "model=tiny", "model.policy.dtype=bfloat16", *fsdp)
+
+
+@pytest.mark.slow
+def test_a_skipped_step_has_no_update(train_small, tmp_path):
+    options = ("optimizer.lr=1e30", "optimizer.max_bad_steps=1", "trainer.val_check_interval=50")
+    with pytest.raises(FloatingPointError):
+        train_small(tmp_path, *SPREAD, *options, "trainer.max_steps=3")
+    found = metrics(tmp_path)
+    skipped = found["optimizer/bad_steps"].diff().fillna(0) > 0
+    assert skipped.any() and found["optimizer/realised"][skipped].isna().all()
+
+
+@pytest.mark.slow
+def test_an_optimizer_that_cannot_be_measured_says_so(train_small, tmp_path, caplog):
+    caplog.set_level("INFO", "r1lab")
+    options = ("optimizer.optimizer._target_=torch.optim.Adafactor", "~optimizer.optimizer.betas")
+    assert "optimizer/realised" not in metrics(train_small(tmp_path, *SPREAD, *options))
+    assert any("optimizer/realised is not logged" in record.message for record in caplog.records)

@@ -4,7 +4,7 @@ import torch
 
 from r1lab.analysis.run import load_run
 from r1lab.build import build_policy_parts, make
-from r1lab.module.checkpoint import CheckpointError, load_checkpoint
+from r1lab.module.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
 from r1lab.module.reward_model import check_end, load_reward_model, scored_ids
 from r1lab.reward.model import LearnedReward
 from r1lab.types import Completion
@@ -116,6 +116,13 @@ def test_the_safe_one_must_see_the_whole_response(train_small, tmp_path):
 
 
 @pytest.mark.slow
+def test_weights_in_bfloat16_leave_the_moments_of_scores_exact(train_small, tmp_path):
+    options = ("experiment=reward_model", *SMALL_PAIRS, "evaluate=false", "trainer.precision=bf16-true")
+    folder = train_small(tmp_path, *options)
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]["score_moments"].dtype == torch.float32
+
+
+@pytest.mark.slow
 def test_microbatches_and_a_resume_change_nothing(train_small, tmp_path):
     options = ("experiment=reward_model", *SMALL_PAIRS, "evaluate=false", "trainer.val_check_interval=4",
                "callback.checkpoint.every_n_train_steps=1", "optimizer.scheduler.num_training_steps=4")  # fmt: skip
@@ -127,7 +134,8 @@ def test_microbatches_and_a_resume_change_nothing(train_small, tmp_path):
     parts = metrics("parts", "trainer.max_steps=4", "module.microbatch_tokens=200")
     metrics("halted", "trainer.max_steps=2", "module.microbatch_tokens=0")
     resumed = metrics("halted", "trainer.max_steps=4", "module.microbatch_tokens=0", "ckpt_path=last")
-    for name in ("loss/total", "loss/accuracy", "optimizer/gradient_norm", "validation/accuracy", "validation/loss"):
+    names = ("loss/total", "loss/accuracy", "optimizer/gradient_norm", "validation/accuracy", "validation/loss")
+    for name in (*names, "optimizer/realised"):
         assert resumed[name].tolist() == pytest.approx(whole[name].tolist(), rel=1e-6, nan_ok=True), name
         assert parts[name].tolist() == pytest.approx(whole[name].tolist(), rel=1e-3, nan_ok=True), name
 
