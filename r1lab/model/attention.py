@@ -95,9 +95,11 @@ def _lacking(name: str, dtype: torch.dtype) -> str | None:
     if not is_available():
         return f"its package is not installed; pip install {package}, or set model.attention=auto"
     if dtype not in (torch.float16, torch.bfloat16):
+        # Such weights hardly train, so they are no remedy; adapters train on a base that has them.
         named = str(dtype).removeprefix("torch.")
         return (
-            f"it needs weights in half precision, not {named}; set model.policy.dtype=bfloat16 or model.attention=auto"
+            f"it needs weights in half precision, not {named}; set model.attention=auto, which computes in bfloat16 "
+            "under trainer.precision=bf16-mixed"
         )
     return None
 

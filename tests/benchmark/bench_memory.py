@@ -5,7 +5,8 @@ Each configuration is planned and then trained for three steps, in processes of 
 they are within 15 %. Completions are sampled and end where they end, while a plan takes them to be as long as they may:
 max_new_tokens are few, so that most are. `--dry-run` plans alone, and needs no GPU. Each run appends a row a
 configuration to results/bench_memory.csv. `--replan` plans those rows anew, after a change of the planner: what was
-measured stays, with its commit, and the plan has its own.
+measured stays, with its commit, and the plan has its own. The configurations `smollm2-bf16-*` measure memory only:
+bfloat16 weights hardly train.
 """
 
 import argparse

@@ -93,7 +93,7 @@ def test_what_a_machine_lacks_is_told_before_anything_is_loaded(gpu, monkeypatch
     with pytest.raises(ValueError, match="capability 9.0"):
         check_attention("flash_attention_4", torch.bfloat16)
     gpu(9, "flash-attn", "flash-attn-4")
-    with pytest.raises(ValueError, match="half precision, not float32; set model.policy.dtype=bfloat16"):
+    with pytest.raises(ValueError, match="half precision, not float32; set model.attention=auto"):
         check_attention("flash_attention_2", torch.float32)
     for name in (None, "auto", "sdpa", "eager", "varlen", "flex"):
         check_attention(name, torch.float32)
