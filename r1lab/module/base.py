@@ -285,10 +285,11 @@ class PolicyModule(L.LightningModule):
         self.manual_backward(share * self.trainer.world_size)
 
     def take_step(self, loss: float, batch: Callable[[], dict[str, Any]]) -> bool:
-        """Step the optimizer along the clipped gradient, and the schedule; False where the step was skipped.
+        """Step the optimizer along the clipped gradient, and the schedule; return False if the step was skipped.
 
-        It is skipped, counted, and its `batch` saved for a look, where the loss (of all ranks) or the gradient is not
-        finite. Raises FloatingPointError after too many of them.
+        A step is skipped if the loss (over all ranks) or the gradient is not finite. It changes no weight, its `batch`
+        is saved for a look, and it counts as any other step: in `trainer.max_steps`, in the learning-rate schedule and
+        in the intervals of validation and checkpoints. Raises FloatingPointError after too many of them.
         """
         optimizer = self.optimizers()
         groups = optimizer.param_groups
@@ -300,6 +301,8 @@ class PolicyModule(L.LightningModule):
             realised = self.step_measured(optimizer)
         else:
             self.skip(loss, norm, batch())
+            optimizer.zero_grad()
+            optimizer.step()  # without gradients it is a no-op, and Lightning counts it
         if self.routing is not None:
             routing = self.routing.step(rate=self.bias_rate if finite else 0.0, everyone=self.summed)
             self.log_step({f"routing/{name}": value for name, value in routing.items()})

@@ -98,8 +98,9 @@ class RewardModel(PolicyModule):
             sums += torch.stack([share.detach(), self.accuracy(chosen, rejected).sum() / total, *moments])
         everyone = self.all_gather(sums).reshape(-1, 4).sum(0)
         loss, accuracy = everyone[:2].tolist()
-        self.score_moments = self.score_moments.lerp(everyone[2:], _NEWEST if self.step else 1.0)
-        self.take_step(loss, lambda: {"rows": rows})
+        newest = _NEWEST if self.step > self.bad_steps else 1.0  # the first step that is not skipped sets them
+        if self.take_step(loss, lambda: {"rows": rows}):
+            self.score_moments = self.score_moments.lerp(everyone[2:], newest)
         seconds = time.perf_counter() - started
         self.log_step({"loss/total": loss, "loss/accuracy": accuracy, "time/step_seconds": seconds})
 

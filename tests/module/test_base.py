@@ -1,11 +1,14 @@
 """What every module around a mixture of experts does with its routers."""
 
+import math
+
 import pandas as pd
 import pytest
 import torch
 
 from r1lab.analysis.run import load_run
 from r1lab.model.moe import routers
+from r1lab.module.base import PolicyModule
 from r1lab.module.checkpoint import load_checkpoint, read_checkpoint
 from tests.module.test_grpo import SPREAD
 
@@ -285,3 +288,51 @@ def test_an_optimizer_that_cannot_be_measured_says_so(train_small, tmp_path, cap
     options = ("optimizer.optimizer._target_=torch.optim.Adafactor", "~optimizer.optimizer.betas")
     assert "optimizer/realised" not in metrics(train_small(tmp_path, *SPREAD, *options))
     assert any("optimizer/realised is not logged" in record.message for record in caplog.records)
+
+
+@pytest.fixture
+def skip_first(monkeypatch):
+    """The first step of the next run has a loss that is not a number."""
+    take_step = PolicyModule.take_step
+    monkeypatch.setattr(
+        PolicyModule,
+        "take_step",
+        lambda self, loss, batch: take_step(self, math.nan if self.step == 0 else loss, batch),
+    )
+
+
+LINEAR = ("optimizer.scheduler.name=linear", "optimizer.lr=1e-4")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (*SPREAD, *LINEAR, "module.num_minibatches=2"),
+        pytest.param((*BASE, "model=tiny_student_small"), marks=pytest.mark.slow),
+        pytest.param((*SPREAD, *LINEAR, "experiment=ppo"), marks=pytest.mark.slow),
+    ],
+    ids=["grpo", "sft", "ppo"],
+)
+def test_a_skipped_step_counts_as_a_step(overrides, skip_first, train_small, tmp_path):
+    intervals = ("trainer.val_check_interval=2", "callback.checkpoint.every_n_train_steps=1")
+    folder = train_small(tmp_path, *overrides, *intervals, "trainer.max_steps=2", "evaluate=false")
+    run = load_run(folder)
+    assert run.summary["status"] == "finished" and run.summary["steps"] == 2
+    steps = run.metrics.dropna(subset=["optimizer/lr"])
+    assert steps["step"].tolist() == [1, 2] and steps["optimizer/bad_steps"].tolist() == [1, 1]
+    if LINEAR[0] in overrides:
+        assert steps["optimizer/lr"].tolist() == pytest.approx([5e-5, 0])  # the next step's: 0 ends the schedule
+    assert run.metrics.dropna(subset=["validation/pass_at_1"])["step"].tolist() == [2]
+    saved = read_checkpoint(folder / "checkpoints" / "last.ckpt")
+    assert saved["global_step"] == saved["r1lab"]["step"] == 2
+
+
+def test_a_skipped_step_changes_no_weight(skip_first, train_small, tmp_path):
+    folder = train_small(
+        tmp_path, *SPREAD, "trainer.max_steps=1", "reference=fixed", "optimizer.optimizer.weight_decay=0.1"
+    )
+    saved = read_checkpoint(folder / "checkpoints" / "last.ckpt")
+    weights = saved["state_dict"]
+    assert not saved["optimizer_states"][0]["state"]
+    for name in [name for name in weights if name.startswith("policy.")]:
+        assert torch.equal(weights[name], weights[name.replace("policy.", "reference.", 1)]), name

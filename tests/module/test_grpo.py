@@ -90,10 +90,15 @@ def test_minibatches_cover_a_rollout_once_each_iteration(train_small, tmp_path):
 
 
 def test_non_finite_steps_are_skipped_counted_and_then_end_the_run(train_small, tmp_path):
-    # The first step throws the weights out of range, so the second one's loss is not finite.
+    # The first step throws the weights out of range, so the losses of the second and the third are not finite.
     with pytest.raises(FloatingPointError, match="2 steps.*bad_step_2.pt"):
         train_small(
-            tmp_path, *SPREAD, "optimizer.lr=1e30", "optimizer.max_bad_steps=1", "trainer.val_check_interval=50"
+            tmp_path,
+            *SPREAD,
+            "optimizer.lr=1e30",
+            "optimizer.max_bad_steps=1",
+            "trainer.val_check_interval=50",
+            "trainer.max_steps=3",
         )
     run = load_run(tmp_path)
     assert run.summary["status"] == "failed"

@@ -1,3 +1,5 @@
+import math
+
 import pandas as pd
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch
 from r1lab.analysis.run import load_run
 from r1lab.build import build_policy_parts, make
 from r1lab.module.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
-from r1lab.module.reward_model import check_end, load_reward_model, scored_ids
+from r1lab.module.reward_model import RewardModel, check_end, load_reward_model, scored_ids
 from r1lab.reward.model import LearnedReward
 from r1lab.types import Completion
 
@@ -146,3 +148,25 @@ def test_microbatches_and_a_resume_change_nothing(train_small, tmp_path):
 def test_unknown_names(setting, known, train_small, tmp_path):
     with pytest.raises(ValueError, match=f"module.{setting.split('=')[0]}=.*must be one of {known}"):
         train_small(tmp_path, "experiment=reward_model", *SMALL_PAIRS, f"module.{setting}")
+
+
+@pytest.mark.slow
+def test_a_skipped_step_leaves_the_moments_of_the_scores(train_small, tmp_path, monkeypatch):
+    moments, take_step = [], RewardModel.take_step
+
+    def skip_first(self, loss, batch):
+        moments.append(self.score_moments.tolist())
+        return take_step(self, math.nan if self.step == 0 else loss, batch)
+
+    scores = RewardModel.scores
+    monkeypatch.setattr(
+        RewardModel, "scores", lambda self, rows: [s * (math.nan if self.step == 0 else 1) for s in scores(self, rows)]
+    )
+    monkeypatch.setattr(RewardModel, "take_step", skip_first)
+    options = ("experiment=reward_model", *SMALL_PAIRS, "trainer.max_steps=3", "evaluate=false", "show=false")
+    folder = train_small(tmp_path, *options, "trainer.val_check_interval=3", "optimizer.lr=0.01")
+    assert moments[:2] == [[0.0, 1.0]] * 2
+    # The second step is the first one that has scores: those of a head of zeros.
+    assert moments[2] == [0.0, 0.0]
+    kept = read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]["score_moments"]
+    assert kept.isfinite().all() and kept[1] > 0
