@@ -90,7 +90,7 @@ def _refuse_absent_kinds(name: str, term: Mapping[str, Any], task: Task) -> None
 
 def _weight(name: str, weight: Any, max_steps: int | None) -> float | Schedule:
     if isinstance(weight, (int, float)) and not isinstance(weight, bool):
-        return float(weight)
+        return weight
     if not isinstance(weight, list):
         raise ValueError(f"reward.{name}.weight must be a number or a list [[when, weight], ...], got {weight!r}")
     try:

@@ -42,4 +42,7 @@ def _std(rewards: Tensor, *, ddof: int, dim: int | tuple[int, int]) -> Tensor:
             f"a standard deviation with ddof {ddof} needs more than {max(ddof, 1)} rewards, got {count}: "
             "raise group_size, or set the advantage scale to none"
         )
-    return rewards.std(dim=dim, correction=ddof, keepdim=True)
+    # Over the power of 2 below the largest reward, which changes no digit: squares of large rewards would overflow.
+    unit = torch.exp2(rewards.abs().amax(dim, keepdim=True).log2().floor())
+    unit = torch.where(unit > 0, unit, 1.0)
+    return (rewards / unit).std(dim=dim, correction=ddof, keepdim=True) * unit

@@ -1,8 +1,11 @@
 """The weight of a reward term over the steps of training."""
 
-import math
 from collections.abc import Sequence
 from numbers import Real
+
+import torch
+
+LARGEST = torch.finfo(torch.float32).max  # of weights and rewards, which training holds in float32
 
 
 class Schedule:
@@ -26,8 +29,8 @@ class Schedule:
         form = "points [[when, weight], ...], as [[0, 0.0], [300, 1.0]]"
         if not points or any(not isinstance(p, (list, tuple)) or len(p) != 2 for p in points):
             raise ValueError(f"a schedule has {form}, got {points!r}")
-        if any(not isinstance(x, Real) or isinstance(x, bool) or not math.isfinite(x) for p in points for x in p):
-            raise ValueError(f"a schedule has {form}, of finite numbers, got {points!r}")
+        if any(not isinstance(x, Real) or isinstance(x, bool) or not abs(x) <= LARGEST for p in points for x in p):
+            raise ValueError(f"a schedule has {form}, of finite numbers within float32, got {points!r}")
         places = [when for when, _ in points if when]
         if {isinstance(when, int) for when in places} == {True, False}:
             raise ValueError(

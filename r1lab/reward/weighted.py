@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from r1lab.reward.schedule import Schedule
+from r1lab.reward.schedule import LARGEST, Schedule
 from r1lab.types import Completion, Prompt
 
 _SHOWN = 200
@@ -61,8 +61,8 @@ class WeightedSum:
         self.weights = dict(weights)
         self._silent = dict.fromkeys(self.terms, 0)  # completions that a term was asked for and never applied to
         for name, weight in self.weights.items():
-            if not isinstance(weight, Schedule) and not math.isfinite(weight):
-                raise ValueError(f"reward.{name}.weight must be finite, got {weight}")
+            if not isinstance(weight, Schedule) and not abs(weight) <= LARGEST:  # NaN is neither
+                raise ValueError(f"reward.{name}.weight must be finite and within float32, got {weight}")
 
     def scheduled(self, step: int) -> dict[str, float]:
         """Those weights that have a schedule, as they are after `step` optimizer steps."""
@@ -75,7 +75,8 @@ class WeightedSum:
             step: optimizer steps done so far, for the schedules of weights.
 
         Raises:
-            RewardError: a term raises, or returns a wrong number of rewards, NaN, infinity or something not a number.
+            RewardError: a term raises, or returns a wrong number of rewards, NaN, infinity or something not a number;
+                or a reward, alone, weighted or summed, is beyond float32.
         """
         prompts, completions = list(prompts), list(completions)
         if len(prompts) != len(completions):
@@ -84,8 +85,8 @@ class WeightedSum:
         terms = {name: _checked(name, result, completions) for name, result in results.items()}
         weights = self.weights | self.scheduled(step)
         total = [
-            sum(weights[name] * values[b] for name, values in terms.items() if values[b] is not None)
-            for b in range(len(completions))
+            _sum({name: (weights[name], values[b]) for name, values in terms.items()}, b, completion)
+            for b, completion in enumerate(completions)
         ]
         for name in [name for name in self._silent if weights[name]]:
             self._tell_of_silence(name, terms[name])
@@ -177,10 +178,41 @@ def _number(name: str, value: Any, b: int, completion: Completion) -> float | No
         return None
     # Tensors and NumPy scalars of one element count as the number they hold.
     number = value.item() if hasattr(value, "item") else value
-    if not isinstance(number, numbers.Real) or not math.isfinite(number):
+    try:
+        number = float(number) if isinstance(number, numbers.Real) else math.nan
+    except OverflowError:  # a whole number that no float holds
+        raise RewardError(_beyond_float32(f"reward term {name!r} returned a number", b, completion)) from None
+    if not math.isfinite(number):
         shown = _shorten(repr(value))
         raise RewardError(f"reward term {name!r} returned {shown}, not a finite number, {_place(b, completion)}")
-    return float(number)
+    if abs(number) > LARGEST:
+        raise RewardError(_beyond_float32(f"reward term {name!r} returned {number:g}", b, completion))
+    return number
+
+
+def _sum(weighted: Mapping[str, tuple[float, float | None]], b: int, completion: Completion) -> float:
+    """The sum of weight * value over the terms of completion b that apply."""
+    total = 0.0
+    for name, (weight, value) in weighted.items():
+        if value is None:
+            continue
+        if abs(weight * value) > LARGEST:
+            what = (
+                f"reward.{name}.weight={weight:g} times the value {value:g} of the term {name!r} is {weight * value:g}"
+            )
+            raise RewardError(_beyond_float32(what, b, completion))
+        total += weight * value
+    if abs(total) > LARGEST:
+        parts = " + ".join(f"{weight:g} * {value:g} ({name})" for name, (weight, value) in weighted.items() if value)
+        raise RewardError(_beyond_float32(f"the sum of the weighted rewards {parts} is {total:g}", b, completion))
+    return total
+
+
+def _beyond_float32(what: str, b: int, completion: Completion) -> str:
+    return (
+        f"{what}, {_place(b, completion)}: training holds rewards in float32, whose largest number is {LARGEST:.1e}; "
+        "let the term return smaller numbers, or lower its weight"
+    )
 
 
 def _place(b: int, completion: Completion) -> str:

@@ -99,3 +99,17 @@ def test_errors_name_what_is_wrong():
         group_advantages(torch.zeros(1, 2), scale="sd", ddof=0, eps=0.0)
     with pytest.raises(ValueError, match=r"\[P, G\]"):
         group_advantages(torch.zeros(4), scale="std", ddof=0, eps=0.0)
+
+
+@pytest.mark.parametrize("scale, expected", [("std", 1.0), ("batch_std", 1.0), ("none", 5e37)])
+def test_squares_of_large_rewards_do_not_overflow(scale, expected):
+    # std of 1e38, 0, 0, 1e38 is 5e37, and its square is beyond float32
+    advantages = group_advantages(torch.tensor([[1e38, 0.0, 0.0, 1e38]]), scale=scale, ddof=0, eps=1e-4)
+    torch.testing.assert_close(advantages, torch.tensor([[expected, -expected, -expected, expected]]))
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_no_digit_of_the_std_depends_on_the_size_of_rewards(size):
+    rewards = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)) * size
+    expected = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, correction=1, keepdim=True) + 1e-4)
+    assert torch.equal(group_advantages(rewards, scale="std", ddof=1, eps=1e-4), expected)

@@ -1,5 +1,6 @@
 import asyncio
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -66,8 +67,9 @@ def test_tensors_and_their_elements_are_numbers():
 def test_terms_and_weights_must_match():
     with pytest.raises(ValueError, match=r"no weight for \['a'\], no term for \['b'\]"):
         WeightedSum({"a": gives([])}, {"b": 1.0})
-    with pytest.raises(ValueError, match="reward.a.weight"):
-        WeightedSum({"a": gives([])}, {"a": math.nan})
+    for bad in (math.nan, math.inf, 1e39, -(10**400)):
+        with pytest.raises(ValueError, match="reward.a.weight must be finite and within float32"):
+            WeightedSum({"a": gives([])}, {"a": bad})
     with pytest.raises(ValueError, match="3 prompts for 2 completions"):
         WeightedSum({"a": gives([0, 0])}, {"a": 1.0})(PROMPTS, COMPLETIONS[:2])
 
@@ -76,6 +78,31 @@ def test_terms_and_weights_must_match():
 def test_not_a_number_names_term_and_completion(bad):
     with pytest.raises(RewardError, match="'a' returned .*, not a finite number, for completion 1: 'text 1'"):
         total(a=gives([1.0, bad, 1.0]))
+
+
+@pytest.mark.parametrize(
+    "values, weights, message",
+    [
+        (
+            [[0, 1e39, 0]],
+            [1.0],
+            "'t0' returned 1e\\+39, for completion 1: 'text 1': .*float32, whose largest .* 3.4e\\+38",
+        ),
+        ([[0, -1e39, 0]], [0.0], "'t0' returned -1e\\+39"),  # also one that is measured alone
+        ([[0, 10**400, 0]], [1.0], "'t0' returned a number, for completion 1"),
+        ([[0, 1e30, 0]], [1e10], "reward.t0.weight=1e\\+10 times the value 1e\\+30 .* is 1e\\+40, for completion 1"),
+        ([[0, 1.0, 0]], [Schedule([[0, 0], [9, 3e38]])], None),
+        ([[0, 2.0, 0]], [Schedule([[0, 3e38]])], "reward.t0.weight=3e\\+38 times the value 2 .* is 6e\\+38"),
+        ([[0, 3e38, 0], [0, 2e38, None]], [1.0, 1.0], "sum of the weighted rewards .*3e\\+38 .*2e\\+38 .* is 5e\\+38"),
+        ([[0, 3e38, 0], [0, -2e38, None]], [1.0, 1.0], None),
+        ([[0, 3.4e38, None]], [1.0], None),
+    ],
+)
+def test_rewards_beyond_float32_are_rejected_where_they_are_made(values, weights, message):
+    names = [f"t{i}" for i in range(len(values))]
+    reward = WeightedSum(dict(zip(names, map(gives, values), strict=True)), dict(zip(names, weights, strict=True)))
+    with pytest.raises(RewardError, match=message) if message else nullcontext():
+        assert reward(PROMPTS, COMPLETIONS).total.nan_to_num(0.0).isfinite().all()
 
 
 @pytest.mark.parametrize("bad", [1.0, None, "1.0", {0: 1.0}, torch.tensor(1.0)])
