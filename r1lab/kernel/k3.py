@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from r1lab.loss.ratio import largest_log_ratio, largest_ratio
+
 ESTIMATORS = ("k1", "k2", "k3", "ratio_k3")
 BLOCK = 1024
 
@@ -35,22 +37,32 @@ def k3_of(log_r):
 
 
 @triton.jit
-def estimate(log_r, ratio, which):
-    """(estimate, its derivative by the logprob with the ratio held, by the ratio); which: its place in ESTIMATORS."""
-    k3 = k3_of(log_r)
-    slope = -(k3 + log_r)  # 1 - r
+def estimate(log_r, ratio, which, largest, cap):
+    """(estimate, its derivative by the logprob with the ratio held, by the ratio, k3, whether anything is clamped).
+
+    which: its place in ESTIMATORS. largest: log-ratio at which k3 is clamped. cap: at which ratio_k3 is.
+    """
+    clamped = log_r > largest
+    bounded = tl.where(clamped, largest, log_r)
+    k3 = k3_of(bounded)
+    slope = tl.where(clamped, 0.0, -(k3 + bounded))  # 1 - r
     value = tl.where(which == 0, -log_r, tl.where(which == 1, 0.5 * log_r * log_r, k3))
     by_logprob = tl.where(which == 0, 1.0, tl.where(which == 1, -log_r, slope))
     weight = tl.where(which == 3, ratio, 1.0)
-    return weight * value, weight * by_logprob, tl.where(which == 3, k3, 0.0)
+    value = weight * value
+    capped = (which == 3) & (value > cap)
+    value = tl.where(capped, cap, value)
+    by_logprob = tl.where(capped, 0.0, weight * by_logprob)
+    by_ratio = tl.where((which == 3) & (capped == 0), k3, 0.0)
+    return value, by_logprob, by_ratio, k3, clamped | capped
 
 
 @triton.jit(do_not_specialize=["n", "which"])
-def _kl_kernel(logprobs, ref_logprobs, ratio, value, by_logprob, by_ratio, n, which, BLOCK: tl.constexpr):
+def _kl_kernel(logprobs, ref_logprobs, ratio, value, by_logprob, by_ratio, n, which, largest, cap, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     log_r = tl.load(ref_logprobs + at, mask=inside, other=0.0) - tl.load(logprobs + at, mask=inside, other=0.0)
-    v, by_l, by_r = estimate(log_r, tl.load(ratio + at, mask=inside, other=0.0), which)
+    v, by_l, by_r, _, _ = estimate(log_r, tl.load(ratio + at, mask=inside, other=0.0), which, largest, cap)
     tl.store(value + at, v, mask=inside)
     tl.store(by_logprob + at, by_l, mask=inside)
     tl.store(by_ratio + at, by_r, mask=inside)
@@ -63,11 +75,14 @@ class _KL(torch.autograd.Function):
         if not shape == ref_logprobs.shape == ratio.shape:
             shapes = ", ".join(str(list(x.shape)) for x in (logprobs, ref_logprobs, ratio))
             raise ValueError(f"logprobs, ref_logprobs and ratio must have one shape, got {shapes}")
+        # The gradients have the inputs' dtype, and float16 overflows sooner.
+        dtype = torch.promote_types(logprobs.dtype, ref_logprobs.dtype)
+        limits = largest_log_ratio(dtype), largest_ratio(dtype)
         inputs = [x.float().contiguous() for x in (logprobs, ref_logprobs, ratio)]
         value, by_logprob, by_ratio = torch.empty(3, *shape, device=logprobs.device)
         n = value.numel()
         if n:
-            _kl_kernel[(triton.cdiv(n, BLOCK),)](*inputs, value, by_logprob, by_ratio, n, which, BLOCK=BLOCK)
+            _kl_kernel[(triton.cdiv(n, BLOCK),)](*inputs, value, by_logprob, by_ratio, n, which, *limits, BLOCK=BLOCK)
         ctx.save_for_backward(by_logprob, by_ratio)
         ctx.dtypes = [x.dtype for x in (logprobs, ref_logprobs, ratio)]
         return value

@@ -13,17 +13,19 @@ import triton.language as tl
 from torch import Tensor
 
 from r1lab.kernel.chunks import Gradients, Head, backward_pass, forward_pass, one_pass
-from r1lab.kernel.k3 import ESTIMATORS, estimate, exp_of, k3_of
+from r1lab.kernel.k3 import ESTIMATORS, estimate, exp_of
 from r1lab.kernel.launch import Repeated
 from r1lab.kernel.linear_logprob import CHUNK_BYTES, dtypes_of, in_dtypes
 from r1lab.kernel.rows import Rows
 from r1lab.loss.grpo import LossOutput, check_linear_grpo_loss
-from r1lab.loss.ratio import LARGEST
+from r1lab.loss.ratio import LARGEST, largest_ratio
 
-MEANS = ("entropy", "ratio_mean", "clip_fraction_low", "clip_fraction_high", "clip_fraction", "kl")
+OF_REFERENCE = ("kl", "kl_clamp_fraction")
+MEANS = ("entropy", "ratio_mean", "clip_fraction_low", "clip_fraction_high", "clip_fraction", *OF_REFERENCE)
 TERMS = ("loss", "policy_loss", "kl_loss", *MEANS)
 BLOCK = 256
 HELD = tl.constexpr(LARGEST)  # log-ratio
+CAP = tl.constexpr(largest_ratio(torch.float32))
 
 
 @triton.jit(do_not_specialize=["n", "length", "stride", "has_old", "has_ref", "by_row", "by_token"])
@@ -121,9 +123,9 @@ def _token_kernel(
     plain, bounded = capped * a, clipped * a
     objective = tl.where(bounded < plain, bounded, plain)
 
-    value, slope, ratio_slope = estimate(log_r, ratio, which)
+    value, slope, ratio_slope, k3, clamped = estimate(log_r, ratio, which, HELD, CAP)
     # Both at once where both are this token's: ratio (1 - r) + ratio (r - 1 - log r), which cancels for large r.
-    both = (which == 3) & (token_level != 0) & (held == 0)
+    both = (which == 3) & (token_level != 0) & (held == 0) & (clamped == 0)
     slope = tl.where(both, -ratio * log_r, slope)
     ratio_slope = tl.where(both, 0.0, ratio_slope)
     # 0 times an infinite estimate is no penalty.
@@ -147,7 +149,8 @@ def _token_kernel(
     tl.store(terms + 5 * stride + at, low.to(tl.float32), mask=inside)
     tl.store(terms + 6 * stride + at, high.to(tl.float32), mask=inside)
     tl.store(terms + 7 * stride + at, (low | high).to(tl.float32), mask=inside)
-    tl.store(terms + 8 * stride + at, k3_of(log_r), mask=inside)
+    tl.store(terms + 8 * stride + at, k3, mask=inside)
+    tl.store(terms + 9 * stride + at, clamped.to(tl.float32), mask=inside)
 
 
 @torch.compiler.disable
@@ -253,7 +256,7 @@ def linear_grpo_loss(
         metrics["entropy_loss"] = part["entropy"] * batch.of_entropy
     means = dict(zip(MEANS, (sums[-len(MEANS) :] / max(tokens, 1)).unbind(), strict=True))
     if not has_ref:
-        del means["kl"]
+        means = {name: value for name, value in means.items() if name not in OF_REFERENCE}
     return LossOutput(loss, metrics | means)
 
 

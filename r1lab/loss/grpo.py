@@ -7,7 +7,7 @@ from torch import Tensor
 
 from r1lab.loss.aggregate import AGGREGATES, token_mean
 from r1lab.loss.clip import check_clip, clipped_surrogate
-from r1lab.loss.kl import KL_ESTIMATORS, PLACEMENTS, k3
+from r1lab.loss.kl import KL_ESTIMATORS, PLACEMENTS, is_clamped, k3
 from r1lab.loss.logprob import CHUNK_BYTES, check_head, check_linear, linear_logprob
 from r1lab.loss.ratio import LEVELS, importance_ratio
 
@@ -52,8 +52,9 @@ def grpo_loss(
     every aggregate. Nothing at a masked token changes the value or the gradient, NaN included.
 
     Metrics (all means over counted tokens but the three parts of the loss): `policy_loss`, and `kl_loss` and
-    `entropy_loss` where they enter; `kl` (k3) where ref_logprobs are given, `entropy` where given, `ratio_mean`,
-    `clip_fraction_low`, `clip_fraction_high`, `clip_fraction`.
+    `entropy_loss` where they enter; `kl` (k3) and `kl_clamp_fraction` (share of tokens whose KL is clamped, see
+    `r1lab.loss.kl`) where ref_logprobs are given, `entropy` where given, `ratio_mean`, `clip_fraction_low`,
+    `clip_fraction_high`, `clip_fraction`.
 
     Raises ValueError for shapes that do not match, unknown names, a KL term without ref_logprobs, or an entropy
     bonus without entropy.
@@ -107,6 +108,9 @@ def grpo_loss(
     }
     if ref_logprobs is not None:
         measured["kl"] = k3(logprobs.detach(), ref_logprobs.detach())
+        measured["kl_clamp_fraction"] = is_clamped(
+            logprobs.detach(), ref_logprobs.detach(), ratio.detach() if kl == "ratio_k3" else None
+        )
     if entropy is not None:
         measured["entropy"] = entropy
     metrics = {name: part.detach() for name, part in parts.items()}

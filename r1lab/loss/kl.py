@@ -2,13 +2,18 @@
 
 Estimators: Schulman 2020, "Approximating KL divergence" (joschu.net/blog/kl-approx.html), with
 log r = ref_logprobs - logprobs for tokens sampled from the policy. Which estimator has the right gradient where:
-arXiv 2510.01555, 2506.09477, 2512.21852. All are in nats a token.
+arXiv 2510.01555, 2506.09477, 2512.21852. All are in nats per token.
+
+k3 and ratio_k3 contain exp(log r), which float32 cannot hold above 88 nats. Both are clamped where the ratio is (see
+`r1lab.loss.ratio.LARGEST`): a clamped factor is constant, so it has no gradient. `is_clamped` counts such tokens.
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from r1lab.loss.ratio import largest_log_ratio, largest_ratio
 
 PLACEMENTS = ("loss", "reward", "none")
 
@@ -24,8 +29,12 @@ def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """(r - 1) - log r, [B, T]: unbiased and not negative. The KL of GRPO (DeepSeekMath, arXiv 2402.03300, eq. 4)."""
+    """(r - 1) - log r, [B, T]: unbiased and not negative. The KL of GRPO (DeepSeekMath, arXiv 2402.03300, eq. 4).
+
+    log r is clamped from above.
+    """
     log_r = ref_logprobs - logprobs
+    log_r = log_r.clamp(max=largest_log_ratio(log_r.dtype))
     # exp(log_r) - 1 cancels where the policies are close, which is where training starts.
     return torch.expm1(log_r) - log_r
 
@@ -33,9 +42,21 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 def ratio_k3(logprobs: Tensor, ref_logprobs: Tensor, ratio: Tensor) -> Tensor:
     """ratio * k3, [B, T], with gradient through `ratio`, which must stay in the graph even where its value is 1.
 
-    DeepSeek-V3.2 (arXiv 2512.02556), "unbiased KL estimate"; TRL's `use_bias_correction_kl`.
+    DeepSeek-V3.2 (arXiv 2512.02556), "unbiased KL estimate"; TRL's `use_bias_correction_kl`. The product is clamped as
+    well, since both factors may be large.
     """
-    return ratio * k3(logprobs, ref_logprobs)
+    estimate = ratio * k3(logprobs, ref_logprobs)
+    return estimate.clamp(max=largest_ratio(estimate.dtype))
+
+
+def is_clamped(logprobs: Tensor, ref_logprobs: Tensor, ratio: Tensor | None = None) -> Tensor:
+    """Return bool [B, T]: True where k3, or ratio_k3 if its `ratio` is given, is clamped."""
+    log_r = ref_logprobs - logprobs
+    clamped = log_r > largest_log_ratio(log_r.dtype)
+    if ratio is None:
+        return clamped
+    estimate = ratio * k3(logprobs, ref_logprobs)
+    return clamped | (estimate > largest_ratio(estimate.dtype))
 
 
 def _unweighted(estimator: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -1,10 +1,25 @@
 """How much likelier the trained policy makes what the old policy sampled."""
 
+import math
+
 import torch
 from torch import Tensor
 
 LEVELS = ("token", "sequence")
-LARGEST = 80.0  # log-ratio: above it the ratio is held, and float32 does not overflow
+LARGEST = 80.0  # log-ratio in nats: above it a ratio is clamped, so that its exponential does not overflow float32
+
+
+def largest_log_ratio(dtype: torch.dtype) -> float:
+    """Return the log-ratio in nats at which ratios of a dtype are clamped: `LARGEST`, or 10 in float16.
+
+    Derivatives may be a few times the ratio, and do not overflow either.
+    """
+    return min(LARGEST, math.floor(math.log(torch.finfo(dtype).max)) - 1)
+
+
+def largest_ratio(dtype: torch.dtype) -> float:
+    """Return what products of ratios are clamped at: a rounding above the largest ratio of the dtype."""
+    return math.exp(largest_log_ratio(dtype) + 0.05)
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, completion_mask: Tensor, *, level: str) -> Tensor:
@@ -17,8 +32,9 @@ def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, completion_mask: Te
 
     Raises ValueError for an unknown level.
     """
-    # Masked, and kept below float32's overflow, before the exponential: inf * 0 would put NaN into the gradient.
-    log_ratio = torch.where(completion_mask, logprobs - old_logprobs.detach(), 0.0).clamp(max=LARGEST)
+    # Masked, and clamped below the overflow, before the exponential: inf * 0 would put NaN into the gradient.
+    log_ratio = torch.where(completion_mask, logprobs - old_logprobs.detach(), 0.0)
+    log_ratio = log_ratio.clamp(max=largest_log_ratio(log_ratio.dtype))
     if level == "token":
         return log_ratio.exp()
     if level == "sequence":

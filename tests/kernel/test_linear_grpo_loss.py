@@ -194,6 +194,25 @@ def test_the_log_ratio_is_held_where_the_definition_holds_it(device, log_ratio, 
         assert_as_defined(inputs, ratio_level=level, kl=kl)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "log_r", [pytest.param(-200.0, marks=pytest.mark.slow), 79.0, 95.0, pytest.param(200.0, marks=pytest.mark.slow)]
+)
+def test_the_kl_is_clamped_where_the_definition_clamps_it(device, log_r, dtype):
+    inputs = Inputs((2, 3, 4, 65), device, dtype)
+    inputs.ref[0, 0] = inputs.own[0, 0] + log_r
+    inputs.old[0, 0] = inputs.own[0, 0] - 30.0  # of ratio_k3 the product is clamped too
+    rtol = 1e-3 if dtype == torch.float32 else 5e-2
+    for level, kl in (("token", "k3"), ("token", "ratio_k3"), ("sequence", "ratio_k3")):
+        assert_as_defined(inputs, rtol=rtol, ratio_level=level, kl=kl)
+        fused, exact = (
+            inputs.run(f, ratio_level=level, kl=kl)[0] for f in (linear_grpo_loss, definition.linear_grpo_loss)
+        )
+        for name in ("kl", "kl_clamp_fraction"):
+            torch.testing.assert_close(fused.metrics[name], exact.metrics[name], rtol=rtol, atol=1e-6)
+        assert (fused.metrics["kl_clamp_fraction"] > 0) == (log_r > 80 or (kl == "ratio_k3" and log_r > 0))
+
+
 def test_float16_holds_the_log_ratio_too(device):
     inputs = Inputs((2, 3, 4, 65), device, torch.float16)
     inputs.old[0, 0] = -math.inf

@@ -183,6 +183,7 @@ def test_metrics():
             "clip_fraction_high": 1 / 3,
             "clip_fraction": 1 / 3,
             "kl": (1 - LN2 + LN2 - 0.5 + 3 - 2 * LN2) / 3,
+            "kl_clamp_fraction": 0.0,
             "entropy": 2.0,
         }
     )
@@ -191,7 +192,7 @@ def test_metrics():
 
 def test_metrics_without_reference_and_entropy():
     metrics = grpo_loss(OLD, OLD, None, ADVANTAGES, MASK, None, **BASE).metrics
-    assert "kl" not in metrics and "entropy" not in metrics
+    assert not {"kl", "kl_clamp_fraction", "entropy"} & set(metrics)
 
 
 def test_on_policy_gradient_is_the_advantage_times_that_of_the_logprob():

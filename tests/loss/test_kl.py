@@ -3,7 +3,19 @@ import math
 import pytest
 import torch
 
-from r1lab.loss.kl import KL_ESTIMATORS, k1, k2, k3, kl_warning, next_beta, ratio_k3, reward_penalty, token_penalty
+from r1lab.loss.kl import (
+    KL_ESTIMATORS,
+    is_clamped,
+    k1,
+    k2,
+    k3,
+    kl_warning,
+    next_beta,
+    ratio_k3,
+    reward_penalty,
+    token_penalty,
+)
+from r1lab.loss.ratio import largest_ratio
 
 LN2 = math.log(2)
 # r = reference / policy = 2, 1/2, 1
@@ -51,6 +63,50 @@ def test_k3_keeps_its_digits_where_policies_are_close():
     # log_r^2 / 2 to first order; exp(log_r) - log_r - 1 would give 0 in float32
     log_r = torch.tensor([1e-3, -1e-3])
     torch.testing.assert_close(k3(-log_r, torch.zeros(2)), log_r**2 / 2 * (1 + log_r / 3), rtol=2e-4, atol=0)
+
+
+FAR = torch.arange(-200.0, 200.5, 0.5)  # log r
+DTYPES = {torch.float64: 80, torch.float32: 80, torch.bfloat16: 80, torch.float16: 10}
+
+
+@pytest.mark.parametrize("dtype, limit", DTYPES.items())
+def test_k3_is_bounded_in_value_and_gradient(dtype, limit):
+    ref = FAR.to(dtype)
+    logprobs = torch.zeros_like(ref).requires_grad_()
+    value = k3(logprobs, ref)
+    (gradient,) = torch.autograd.grad(value.sum(), logprobs)
+    assert value.isfinite().all() and gradient.isfinite().all()
+    below = FAR <= limit
+    assert torch.equal(value[below], (torch.expm1(ref) - ref)[below])  # to the bit
+    torch.testing.assert_close(gradient[below], (1 - ref.double().exp()).to(dtype)[below], rtol=1e-2, atol=1e-2)
+    assert (value[~below] == value[FAR == limit]).all() and (gradient[~below] == 0).all()
+    assert torch.equal(is_clamped(logprobs, ref), ~below)
+
+
+@pytest.mark.parametrize("dtype, limit", DTYPES.items())
+def test_ratio_k3_is_bounded_in_value_and_gradients(dtype, limit):
+    log_ratio, log_r = (x.to(dtype) for x in torch.meshgrid(FAR.clamp(max=limit)[::3], FAR, indexing="ij"))
+    logprobs = torch.zeros_like(log_r).requires_grad_()
+    ratio = log_ratio.exp().requires_grad_()
+    value = ratio_k3(logprobs, log_r, ratio)
+    gradients = torch.autograd.grad(value.sum(), (logprobs, ratio))
+    # The ratio's own derivative, by a logprob of its own, is the ratio.
+    assert all(x.isfinite().all() for x in (value, *gradients, gradients[1] * ratio))
+    plain = ratio * k3(logprobs, log_r)
+    clamped = is_clamped(logprobs, log_r, ratio)
+    assert torch.equal(clamped, (log_r > limit) | (plain > largest_ratio(dtype)))
+    assert torch.equal(value[~clamped], plain[~clamped])
+    assert (value <= torch.tensor(largest_ratio(dtype), dtype=dtype)).all()
+    beyond = plain > largest_ratio(dtype)
+    assert beyond.any() and (gradients[0][beyond | (log_r > limit)] == 0).all() and (gradients[1][beyond] == 0).all()
+    # On policy the ratio is 1, and nothing but log r is clamped.
+    assert torch.equal(ratio_k3(logprobs, log_r, torch.ones_like(ratio)), k3(logprobs, log_r))
+
+
+def test_penalties_in_the_reward_are_bounded():
+    mask = torch.ones(1, len(FAR), dtype=torch.bool)
+    for name in KL_ESTIMATORS:
+        assert reward_penalty(torch.zeros_like(FAR)[None], FAR[None], mask, name, 0.5).isfinite().all(), name
 
 
 @pytest.mark.parametrize("name", KL_ESTIMATORS)

@@ -48,6 +48,18 @@ def test_a_row_with_nothing_counted(level):
     assert (gradient == 0).all()
 
 
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_it_is_bounded_in_value_and_gradient(dtype, level):
+    logprobs = torch.arange(-200.0, 200.5, 0.5)[:, None].to(dtype).requires_grad_()
+    ratio = importance_ratio(
+        logprobs, torch.zeros_like(logprobs), torch.ones_like(logprobs, dtype=torch.bool), level=level
+    )
+    (gradient,) = torch.autograd.grad(ratio.sum(), logprobs)
+    limit = 10 if dtype == torch.float16 else 80
+    assert ratio.isfinite().all() and torch.equal(gradient, torch.where(logprobs > limit, 0.0, ratio))
+
+
 def test_unknown_level():
     with pytest.raises(ValueError, match="'word' is not one of token, sequence"):
         importance_ratio(OLD, OLD, MASK, level="word")
