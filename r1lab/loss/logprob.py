@@ -42,16 +42,49 @@ def linear_logprob(
     Raises ValueError for a temperature, soft cap or chunk_bytes that is not positive, an unknown choice of entropy, or
     shapes that do not fit.
     """
+    return _in_chunks(hidden, head, ids, bias, temperature, softcap, chunk_bytes, entropy, tail=False)
+
+
+def linear_buckets(
+    hidden: Tensor,
+    head: Tensor,
+    ids: Tensor,
+    *,
+    temperature: float,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Tensor:
+    """hidden [N, H], head [V, H], bias [V], ids int64 [N, K] -> logprobs [N, K + 1] of a partition of the vocabulary.
+
+    The first K columns are what `linear_logprob` gives, the last one is the `tail_logprob` of all other tokens
+    together. Raises ValueError as `linear_logprob` does.
+    """
+    return _in_chunks(hidden, head, ids, bias, temperature, softcap, chunk_bytes, "none", tail=True)[0]
+
+
+def _in_chunks(
+    hidden: Tensor,
+    head: Tensor,
+    ids: Tensor,
+    bias: Tensor | None,
+    temperature: float,
+    softcap: float | None,
+    chunk_bytes: int,
+    entropy: str,
+    *,
+    tail: bool,
+) -> tuple[Tensor, Tensor | None]:
     check_head(temperature, softcap, entropy, chunk_bytes)
     check_linear(hidden, head, ids, bias)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     head, bias = head.to(dtype), None if bias is None else bias.to(dtype)
     rows = _rows(head, chunk_bytes)
     if len(hidden) <= rows:
-        return _logprob(hidden, head, ids, bias, temperature, softcap, entropy)
+        return _logprob(hidden, head, ids, bias, temperature, softcap, entropy, tail)
 
     def part(*tensors: Tensor) -> tuple[Tensor, Tensor | None]:
-        arguments = (*tensors, bias, temperature, softcap, entropy)
+        arguments = (*tensors, bias, temperature, softcap, entropy, tail)
         if not torch.is_grad_enabled():
             return _logprob(*arguments)
         return checkpoint(_logprob, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -104,6 +137,18 @@ def logprob(
     return _of_scaled(_scaled(logits.to(dtype), bias, temperature, softcap), ids, entropy)
 
 
+def tail_logprob(logits: Tensor, ids: Tensor) -> Tensor:
+    """logits [N, V], ids int64 [N, K] -> log-probability [N, 1] of all tokens that ids does not name, in nats.
+
+    By logsumexp over the other logits. log(1 - sum of the named tokens' probabilities) is the same number, but has no
+    digits left where the sum rounds to 1. Minus infinity where ids names the whole vocabulary.
+    """
+    log_normaliser = logits.logsumexp(-1, keepdim=True)
+    if ids.shape[-1] == logits.shape[-1]:
+        return torch.full_like(log_normaliser, -math.inf)
+    return logits.scatter(-1, ids, -math.inf).logsumexp(-1, keepdim=True) - log_normaliser
+
+
 def check_head(temperature: float, softcap: float | None, entropy: str, chunk_bytes: int) -> None:
     """Raises ValueError for what `linear_logprob` refuses."""
     for name, value in (("temperature", temperature), ("softcap", softcap)):
@@ -145,8 +190,11 @@ def _logprob(
     temperature: float,
     softcap: float | None,
     entropy: str,
+    tail: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    return _of_scaled(head_logits(hidden, head, bias, temperature, softcap), ids, entropy)
+    logits = head_logits(hidden, head, bias, temperature, softcap)
+    logprob, bits = _of_scaled(logits, ids, entropy)
+    return (torch.cat([logprob, tail_logprob(logits, ids)], -1) if tail else logprob), bits
 
 
 def _rows(head: Tensor, chunk_bytes: int) -> int:

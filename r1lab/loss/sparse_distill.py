@@ -6,28 +6,55 @@ import torch
 from torch import Tensor
 
 from r1lab.loss.distill import token_divergence
-from r1lab.loss.logprob import CHUNK_BYTES, check_chunk_bytes, head_logits
+from r1lab.loss.logprob import CHUNK_BYTES, check_chunk_bytes, head_logits, tail_logprob
 
 
-def top_k_divergence(teacher_logprobs: Tensor, student_logprobs: Tensor, *, tail: bool) -> Tensor:
+def top_k_divergence(
+    teacher_logprobs: Tensor,
+    student_logprobs: Tensor,
+    *,
+    tail: bool,
+    teacher_tail: Tensor | None = None,
+    student_tail: Tensor | None = None,
+) -> Tensor:
     """KL(teacher || student), nats [N], of the teacher's likeliest tokens: logprobs of both at the same k ids, [N, k].
 
     With `tail` all other tokens are one bucket more: a lower bound of the whole divergence that meets it as k -> V.
     Without, both are renormalised over the k tokens, which puts nothing on the student's mass elsewhere: a biased
     estimate that miscalibrates (Sparse Logit Sampling, arXiv 2503.16870, section 3).
+
+    Args:
+        teacher_tail, student_tail: logprobs [N, 1] of all other tokens together (`r1lab.loss.logprob.tail_logprob`).
+            Without them, `tail` takes what the k logprobs leave of 1. That is harmless for the teacher, whose tail is
+            only a weight. Of a student it is right as long as the tail is large.
+
+    Raises:
+        ValueError: for a missing student_tail, if the student's k logprobs leave too little of 1 to tell how much.
     """
-    buckets = with_tail if tail else _renormalised
-    log_t, log_s = buckets(teacher_logprobs.detach()), buckets(student_logprobs)
+    if not tail:
+        log_t, log_s = _renormalised(teacher_logprobs.detach()), _renormalised(student_logprobs)
+    else:
+        log_t = with_tail(teacher_logprobs.detach(), teacher_tail)
+        log_s = with_tail(student_logprobs, student_tail)
+        least = torch.finfo(student_logprobs.dtype).eps ** 0.5
+        if student_tail is None and len(log_s) and not (mass := float(log_s[:, -1].detach().min().exp())) >= least:
+            raise ValueError(
+                f"tail=True: the student's logprobs leave {mass:.1e} of 1 to all other tokens, and "
+                f"{student_logprobs.dtype} has too few digits for that: pass student_tail, the last column of "
+                "r1lab.loss.logprob.linear_buckets"
+            )
     return token_divergence(log_t, log_s, divergence="forward_kl", jsd_beta=0.0)
 
 
-def with_tail(logprobs: Tensor) -> Tensor:
-    """Logprobs [N, k] of some tokens -> [N, k + 1] with that of all others together, log(1 - sum p).
+def with_tail(logprobs: Tensor, tail: Tensor | None = None) -> Tensor:
+    """Logprobs [N, k] of some tokens -> [N, k + 1] with that of all others together: `tail` [N, 1], or log(1 - sum p).
 
-    The rest is at least the rounding of 1, so that it has a logarithm where the k tokens are all there is.
+    The sum is in float64; minus infinity where it reaches 1.
     """
-    mass = logprobs.logsumexp(-1, keepdim=True).clamp(max=-torch.finfo(logprobs.dtype).eps)
-    return torch.cat([logprobs, (-torch.expm1(mass)).log()], -1)
+    if tail is None:
+        mass = logprobs.double().exp().sum(-1, keepdim=True)
+        tail = torch.log1p(-mass.clamp(max=1)).to(logprobs.dtype)
+    return torch.cat([logprobs, tail], -1)
 
 
 def _renormalised(logprobs: Tensor) -> Tensor:
@@ -53,16 +80,25 @@ def linear_top_k(
     temperature: float,
     bias: Tensor | None = None,
     softcap: float | None = None,
+    tail: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[Tensor, Tensor]:
     """hidden [N, H], head [V, H] -> ids int64 and float32 logprobs, [N, k] each, of the k likeliest tokens in order.
 
-    Logits and chunks as in `r1lab.loss.logprob.linear_logprob`. Raises ValueError for k outside [1, V].
+    With `tail` the logprobs are [N, k + 1], and the last column is the `tail_logprob` of all other tokens. Logits and
+    chunks as in `r1lab.loss.logprob.linear_logprob`. Raises ValueError for k outside [1, V].
     """
     if not 1 <= k <= len(head):
         raise ValueError(f"k must be from 1 to the vocabulary's {len(head)}, got {k}")
-    parts = [log_t.topk(k) for log_t, _ in _parts(hidden, head, bias, temperature, softcap, chunk_bytes)]
-    return torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
+    ids: list[Tensor] = []
+    logprobs: list[Tensor] = []
+    for log_t, _ in _parts(hidden, head, bias, temperature, softcap, chunk_bytes):
+        likeliest = log_t.topk(k)
+        ids.append(likeliest.indices)
+        logprobs.append(
+            with_tail(likeliest.values, tail_logprob(log_t, likeliest.indices)) if tail else likeliest.values
+        )
+    return torch.cat(ids), torch.cat(logprobs)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from r1lab.loss.distill import DIVERGENCES, check_divergence
 from r1lab.loss.sft import sft_loss
-from r1lab.loss.sparse_distill import sampled_divergence, top_k_divergence
+from r1lab.loss.sparse_distill import sampled_divergence, top_k_divergence, with_tail
 from r1lab.model.capacity import check_batch
 from r1lab.module.logprobs import counted_hidden, scatter
 from r1lab.module.teacher import Taught, Teacher
@@ -219,8 +219,13 @@ class Distill(Taught):
             )
         if self.mode == "top_k":
             ids, of_teacher = self.top_k(batch, rows)
-            student, _ = self.head.logprob(self.policy, hidden, ids, temperature=self.temperature)
-            return top_k_divergence(of_teacher, student, tail=self.tail).sum() / max(tokens, 1)
+            if self.tail:
+                student = self.head.buckets(self.policy, hidden, ids, temperature=self.temperature)
+            else:
+                student, _ = self.head.logprob(self.policy, hidden, ids, temperature=self.temperature)
+            k = self.k
+            tails = {"teacher_tail": of_teacher[:, k:], "student_tail": student[:, k:]} if self.tail else {}
+            return top_k_divergence(of_teacher[:, :k], student[:, :k], tail=self.tail, **tails).sum() / max(tokens, 1)
         ids, of_teacher, weights = self.head.draws(
             self.teacher.model,
             self.teacher.hidden(batch),
@@ -232,13 +237,15 @@ class Distill(Taught):
         return sampled_divergence(of_teacher, student, weights).sum() / max(tokens, 1)
 
     def top_k(self, batch: Batch, rows: Sequence[TaughtCompletion]) -> tuple[Tensor, Tensor]:
-        """Ids and logprobs [N,k] of the teacher's likeliest tokens: its own now, or those that were stored."""
+        """Ids and logprobs [N,k] of the teacher's likeliest tokens: its own now, or those that were stored. With
+        `tail` the logprobs are [N,k+1], and the last column is of all other tokens."""
         if self.teacher is not None:
-            hidden = self.teacher.hidden(batch)
-            return self.head.top_k(self.teacher.model, hidden, k=self.k, temperature=self.teacher_temperature)
+            options = {"k": self.k, "temperature": self.teacher_temperature, "tail": self.tail}
+            return self.head.top_k(self.teacher.model, self.teacher.hidden(batch), **options)
         # The counted tokens of a batch are the completions', row by row.
         ids, logprobs = ([place[: self.k] for row in rows for place in getattr(row, name)] for name in TOP)
-        return torch.tensor(ids, device=self.device), torch.tensor(logprobs, device=self.device)
+        logprobs = torch.tensor(logprobs, device=self.device)
+        return torch.tensor(ids, device=self.device), with_tail(logprobs) if self.tail else logprobs
 
     def uniform(self, places: int, number: int) -> Tensor:
         """Draws [N,num_draws] in [0,1), keyed by the seed, the step, the rank, the microbatch and the place in it."""

@@ -44,14 +44,18 @@ class DryHead:
     def budget(self) -> dict[str, int]:
         return {} if self.chunk_bytes is None else {"chunk_bytes": self.chunk_bytes}
 
-    def logprob(self, fake: FakeModel, hidden: Tensor, *, entropy: str = "none", k: int | None = None) -> Tensor:
-        """Of each hidden state a number: its logprob, or the sum of k."""
+    def logprob(
+        self, fake: FakeModel, hidden: Tensor, *, entropy: str = "none", k: int | None = None, tail: bool = False
+    ) -> Tensor:
+        """Of each hidden state a number: its logprob, or the sum of k and of their tail."""
         weight = _head(fake)
         if self.name == "triton" and k is None:
             return kernel.linear_logprob(hidden, weight, **self.budget)
         ids = torch.zeros(len(hidden), *([] if k is None else [k]), dtype=torch.int64)
-        options = {"temperature": self.temperature, "entropy": entropy, "softcap": _softcap(fake)}
-        return logprob.linear_logprob(hidden, weight, ids, **options, **self.budget)[0]
+        options = {"temperature": self.temperature, "softcap": _softcap(fake), **self.budget}
+        if tail:
+            return logprob.linear_buckets(hidden, weight, ids, **options)
+        return logprob.linear_logprob(hidden, weight, ids, entropy=entropy, **options)[0]
 
     def grpo(self, fake: FakeModel, hidden: Tensor, *, two_passes: bool, entropy: str) -> Tensor:
         """The loss."""
@@ -196,18 +200,19 @@ def _loss(step: Step, own: FakeModel, value: FakeModel | None, teacher: FakeMode
 
     def distillation(hidden: Tensor) -> Tensor:
         if step.mode == "sft" or teacher is None:
-            return head.logprob(own, hidden, k=None if step.mode == "sft" else step.k).sum()
+            sft = step.mode == "sft"
+            return head.logprob(own, hidden, k=None if sft else step.k, tail=not sft).sum()
         with torch.no_grad():
             of_teacher = hidden_states(teacher, step.microbatch)
         if step.mode in distill.DIVERGENCES:
             return head.distill(own, hidden, teacher, of_teacher, step.mode)
         options = {"temperature": head.temperature, **head.budget}
         if step.mode == "top_k":
-            sparse_distill.linear_top_k(of_teacher, _head(teacher), k=step.k, **options)
+            sparse_distill.linear_top_k(of_teacher, _head(teacher), k=step.k, tail=True, **options)
         else:
             draws = torch.zeros(len(hidden), step.k)
             sparse_distill.linear_draws(of_teacher, _head(teacher), draws, proposal_temperature=1.0, **options)
-        return head.logprob(own, hidden, k=step.k).sum()
+        return head.logprob(own, hidden, k=step.k, tail=step.mode == "top_k").sum()
 
     named = {"grpo": grpo, "opd": grpo, "ppo": ppo, "sft": sft, "distill": distillation, "reward_model": reward_model}
     return named[step.module]

@@ -75,6 +75,12 @@ class LinearHead:
             options |= _shard(model)
         return function(hidden, weight, ids, entropy=entropy, **options, **self.budget)
 
+    def buckets(self, model: "PreTrainedModel", hidden: Tensor, ids: Tensor, *, temperature: float) -> Tensor:
+        """`r1lab.loss.logprob.linear_buckets` under the model's head, by PyTorch: ids [N,K] -> float32 [N,K+1]."""
+        self.tell(model, hidden)
+        weight, of_head = head_parts(model, temperature)
+        return logprob.linear_buckets(hidden, weight, ids, **of_head, **self.budget)
+
     def fuses(self, loss: Callable, model: "PreTrainedModel", hidden: Tensor) -> bool:
         """Whether `grpo_loss` takes the place of a loss, or of PPO's but for the values' part: Triton's turn, and the
         loss with its parameters bound.
@@ -150,11 +156,13 @@ class LinearHead:
         weight, theirs = (each if len(each) == rows else each[:rows] for each in (weight, theirs))
         return function(hidden, weight, teacher_hidden, theirs, **options, **self.budget)
 
-    def top_k(self, model: "PreTrainedModel", hidden: Tensor, *, k: int, temperature: float) -> tuple[Tensor, Tensor]:
+    def top_k(
+        self, model: "PreTrainedModel", hidden: Tensor, *, k: int, temperature: float, tail: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """`r1lab.loss.sparse_distill.linear_top_k` under the model's head."""
         self.tell(model, hidden)
         weight, of_head = head_parts(model, temperature)
-        return sparse_distill.linear_top_k(hidden, weight, k=k, **of_head, **self.budget)
+        return sparse_distill.linear_top_k(hidden, weight, k=k, tail=tail, **of_head, **self.budget)
 
     def draws(
         self,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from r1lab.loss.distill import token_divergence
-from r1lab.loss.logprob import linear_logprob
+from r1lab.loss.logprob import linear_buckets, linear_logprob
 from r1lab.loss.sparse_distill import (
     linear_draws,
     linear_top_k,
@@ -33,9 +33,10 @@ def exact(heads):
 
 
 def top_k(heads, k, **options):
-    ids, logprobs = linear_top_k(*heads[:2], k=k, temperature=1.0)
-    student, _ = linear_logprob(*heads[2:], ids, temperature=1.0)
-    return top_k_divergence(logprobs, student, **options)
+    ids, logprobs = linear_top_k(*heads[:2], k=k, temperature=1.0, tail=True)
+    student = linear_buckets(*heads[2:], ids, temperature=1.0)
+    tails = {"teacher_tail": logprobs[:, k:], "student_tail": student[:, k:]}
+    return top_k_divergence(logprobs[:, :k], student[:, :k], **tails, **options)
 
 
 def test_a_tail_worked_by_hand():
@@ -62,6 +63,61 @@ def test_the_gradient_with_the_tail_is_the_whole_one_at_k_v_and_right_below(head
     of_all = torch.autograd.grad(top_k([*heads[:2], hidden, head], V, tail=True).sum(), (hidden, head))
     of_whole = torch.autograd.grad(exact([*heads[:2], hidden, head]).sum(), (hidden, head))
     torch.testing.assert_close(of_all, of_whole, rtol=1e-7, atol=1e-9)
+
+
+GAPS = (0.0, 6.0, 14.0, 17.0, 20.0, 25.0, 60.0)  # nats between the likeliest tokens and the others
+
+
+def sure(gap, *, seed=0, vocabulary=121, k=16):
+    """hidden [4, V] and the identity as a head, so that hidden is logits, float32, of which k are larger by gap."""
+    logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(seed)) * 0.3
+    return logits + gap * (torch.arange(vocabulary) < k), torch.eye(vocabulary)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("chunk_bytes", [1 << 20, 1])
+@pytest.mark.parametrize("gap", GAPS)
+def test_the_tail_of_a_sure_student_is_exact_in_value_and_gradient(gap, chunk_bytes, temperature):
+    def results(dtype, teacher_gap):
+        teacher = [x.to(dtype) for x in sure(teacher_gap)]
+        student = [x.to(dtype).requires_grad_() for x in sure(gap, seed=1)]
+        options = {"temperature": temperature, "chunk_bytes": chunk_bytes}
+        ids, of_teacher = linear_top_k(*teacher, k=16, tail=True, **options)
+        of_student = linear_buckets(*student, ids, **options)
+        tails = {"teacher_tail": of_teacher[:, 16:], "student_tail": of_student[:, 16:]}
+        value = top_k_divergence(of_teacher[:, :16], of_student[:, :16], tail=True, **tails)
+        return value.detach(), *torch.autograd.grad(value.sum(), student)
+
+    rounding = 1e-6 * (1 + gap / temperature / 10)  # logits of 100 are rounded to 1e-5
+    for teacher_gap in (4.0, gap):
+        for found, exact in zip(results(torch.float32, teacher_gap), results(torch.float64, teacher_gap), strict=True):
+            assert (found.double() - exact).norm() <= 2 * rounding * max(exact.norm(), 1)
+
+
+def test_the_tail_of_float64_is_the_whole_of_the_others():
+    hidden, head = (x.double() for x in sure(6.0))
+    ids, logprobs = linear_top_k(hidden, head, k=16, temperature=1.0, tail=True)
+    others = whole(hidden, head).scatter(1, ids, -math.inf)
+    torch.testing.assert_close(logprobs[:, 16], others.logsumexp(1))
+    torch.testing.assert_close(with_tail(logprobs[:, :16]), logprobs)
+
+
+def test_a_tail_that_logprobs_cannot_tell_is_rejected():
+    hidden, head = sure(14.0)
+    ids, of_teacher = linear_top_k(*sure(4.0), k=16, temperature=1.0)
+    student, _ = linear_logprob(hidden, head, ids, temperature=1.0)
+    with pytest.raises(ValueError, match="leave .*e-0[56] of 1 to all other tokens, .*float32 .*pass student_tail"):
+        top_k_divergence(of_teacher, student, tail=True)
+    assert top_k_divergence(of_teacher, student, tail=False).isfinite().all()
+    assert len(top_k_divergence(of_teacher[:0], student[:0], tail=True)) == 0
+
+
+def test_a_teacher_whose_stored_logprobs_are_all_of_its_mass_has_no_tail():
+    stored = torch.tensor([[0.75, 0.25 + 1e-7]]).log()
+    student = torch.tensor([[0.25, 0.25]]).log().requires_grad_()
+    value = top_k_divergence(stored, student, tail=True)
+    assert value.item() == pytest.approx(0.75 * math.log(3), rel=1e-6)
+    assert torch.autograd.grad(value.sum(), student)[0].tolist()[0] == pytest.approx([-0.75, -0.25])
 
 
 @pytest.mark.parametrize("proposal", [1.0, 0.8, 2.0])

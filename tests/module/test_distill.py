@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -194,6 +195,57 @@ def test_each_mode_is_its_divergence_of_the_whole_distributions(mode, tiny_run, 
     assert abs(float((forward - kl(student, taught)).sum())) > 0.05 * float(forward.sum())  # they can be told apart
     within = 0.1 if mode == "sampled" else 1e-4
     assert float(found) == pytest.approx(float(expected.sum() / 10), rel=within)
+
+
+class OfLogits(torch.nn.Module):
+    """A model whose hidden states are its logits."""
+
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.head = torch.nn.Linear(vocabulary, vocabulary, bias=False)
+        torch.nn.init.eye_(self.head.weight)
+        self.config = SimpleNamespace(final_logit_softcapping=None)
+
+    def get_output_embeddings(self):
+        return self.head
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_tail_of_a_sure_student_is_trained_on(stored, tiny_run, tmp_path):
+    """Float32 against float64: the student has all but 2e-9 of its mass on the teacher's three likeliest tokens."""
+    from r1lab.build import build_policy_parts
+    from r1lab.train import build_module
+
+    config = compose_run(tmp_path, *ALONE, "module.mode=top_k", f"module.teacher.name={tiny_run}", "module.k=3")
+    module = build_module(config, build_policy_parts(config))
+    module.make_models()
+    batch = collate([[2, 3, 4], [5, 6]], [[7, 8, 9], [10, 1]], module.tokenizer.pad_token_id)
+    with torch.no_grad():
+        of_teacher = module.teacher.model.get_output_embeddings().weight
+        of_teacher *= 20
+        taught = module.teacher.hidden(batch) @ of_teacher.T
+        ids = taught.topk(3).indices
+    module.policy = OfLogits(len(of_teacher))
+    hidden = torch.randn(taught.shape, generator=torch.Generator().manual_seed(0)) * 0.3
+    hidden = hidden.scatter_add(1, ids, torch.full(ids.shape, 24.0)).requires_grad_()
+
+    def divergence(t, s):
+        def buckets(x):
+            return torch.cat([x.gather(1, ids), x.scatter(1, ids, -torch.inf).logsumexp(1, keepdim=True)], 1)
+
+        return kl(buckets(t.log_softmax(-1)), buckets(s.log_softmax(-1))).sum() / 5
+
+    exact = hidden.detach().double().requires_grad_()
+    right = divergence(taught.double(), exact)
+    rows = []
+    if stored:
+        logprobs = taught.log_softmax(-1).gather(1, ids)
+        rows = [SimpleNamespace(top_ids=ids.tolist(), top_logprobs=logprobs.tolist())]
+        module.teacher = None
+    found = module.divergence(hidden, batch, rows, 5, 1)
+    assert found.item() == pytest.approx(right.item(), rel=1e-5)
+    (gradient,), (expected,) = (torch.autograd.grad(x, y) for x, y in ((found, hidden), (right, exact)))
+    assert (gradient.double() - expected).norm() < 1e-5 * expected.norm()
 
 
 def test_the_draws_follow_from_seed_step_and_place(tiny_run, tmp_path):
