@@ -38,10 +38,16 @@ def most_varied_group(samples: Sequence[dict[str, Any]]) -> pd.DataFrame:
         groups.setdefault((sample["step"], sample["prompt_index"]), []).append(sample)
     if not groups:
         raise ValueError("there are no samples, so no group either")
-    group = max(groups.values(), key=lambda rows: pd.Series([row["reward"] for row in rows]).std(ddof=0))
+    group = max(groups.values(), key=_spread)
     table = pd.DataFrame(
         {"completion": row["completion"], **row["rewards"], "reward": row["reward"], "advantage": row["advantage"]}
         for row in group
     )
     table.attrs = {key: group[0][key] for key in ("step", "prompt", "answer")}
     return table
+
+
+def _spread(group: Sequence[dict[str, Any]]) -> float:
+    """The standard deviation of its rewards; -1 for a group without any."""
+    std = pd.Series([row["reward"] for row in group], dtype=float).std(ddof=0)
+    return -1.0 if pd.isna(std) else float(std)

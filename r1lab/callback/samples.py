@@ -18,8 +18,8 @@ class Samples(L.Callback):
     The first rollout is written, then each one that serves a step whose number is a multiple of `every`. One JSON
     object a completion: step (the training step that used it first), prompt, prompt_index, kind, answer, number (of
     the completion in its group), completion, length (tokens), truncated, rewards (each term's, null where it does not
-    apply), reward (the weighted sum), kl_penalty (what the KL takes from it), advantage. On resume, lines past the
-    restored step go.
+    apply), reward (the weighted sum, null where no term applies), kl_penalty (what the KL takes from it), advantage.
+    On resume, lines past the restored step go.
 
     Args:
         every: training steps between two writings.
@@ -72,7 +72,7 @@ def rollout_records(rollout: Any, *, step: int, group_size: int) -> list[dict[st
             "length": len(completion.ids),
             "truncated": completion.truncated,
             "rewards": {name: values[row] for name, values in rollout.reward_terms.items()},
-            "reward": float(rollout.rewards[row]),
+            "reward": None if rollout.rewards[row].isnan() else float(rollout.rewards[row]),
             "kl_penalty": float(rollout.kl_penalty[row]),
             "advantage": float(rollout.advantages[row]),
         }
@@ -85,7 +85,8 @@ def best_and_worst(records: list[dict[str, Any]], shown: int, *, longest: int = 
 
     Among equal rewards the longer completion is the better one to look at. Texts are cut to `longest` characters.
     """
-    ordered = sorted(records, key=lambda r: (r["reward"], r["length"]), reverse=True)
+    scored = [record for record in records if record["reward"] is not None]
+    ordered = sorted(scored, key=lambda r: (r["reward"], r["length"]), reverse=True)
     best = _spread(ordered, shown)
     worst = _spread([r for r in reversed(ordered) if all(r is not b for b in best)], shown)
     table = Table(title="The last rollout's best and worst completions", title_justify="left", show_lines=True)

@@ -4,6 +4,7 @@ A group whose completions are all right or all wrong has advantages of zero. DAP
 of such groups until the batch is full, under the constraint 0 < |{right completions}| < G.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Group:
-    """The G completions of one prompt with their rewards: the weighted sum, and each term's."""
+    """The G completions of one prompt with their rewards: the weighted sum (NaN: no term applies), and each term's."""
 
     prompt: Prompt
     completions: list[Completion]
@@ -36,7 +37,7 @@ class Group:
     @property
     def is_mixed(self) -> bool:
         """0 < right < G; where no accuracy applies, whether the rewards differ."""
-        return len(set(self.judged or self.rewards)) > 1
+        return len(set(self.judged or [reward for reward in self.rewards if not math.isnan(reward)])) > 1
 
 
 @dataclass(frozen=True)

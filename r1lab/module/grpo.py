@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from r1lab.advantage.group import zero_std_groups
+from r1lab.advantage.group import group_std, zero_std_groups
 from r1lab.loss.grpo import LossOutput
 from r1lab.loss.kl import next_beta, reward_penalty
 from r1lab.model.adapter import adapter_settings, adapters_off
@@ -48,7 +48,7 @@ class Rollout:
 
     prompts: list[Prompt]
     completions: list[Completion]
-    rewards: Tensor  # [B], the weighted sum of the terms
+    rewards: Tensor  # [B], the weighted sum of the terms, NaN where none applies
     reward_terms: dict[str, list[float | None]]
     kl_penalty: Tensor  # [B], what the KL takes from each reward where it is placed there, else 0
     advantages: Tensor  # [B]
@@ -94,7 +94,7 @@ class GRPO(PolicyModule):
 
     Args (beside those of `PolicyModule`):
         reward: the weighted sum of reward terms.
-        advantage: rewards [P,G] -> advantages [P,G].
+        advantage: rewards [P,G], NaN for a completion to which no reward term applies -> advantages [P,G].
         loss: `r1lab.loss.grpo.grpo_loss` with its parameters bound, but for the KL penalty's and the entropy's.
         entropy_coef: weight of the entropy bonus.
         beta, kl, kl_placement: weight, estimator and place of the KL penalty; at beta 0 there is no reference.
@@ -120,6 +120,7 @@ class GRPO(PolicyModule):
     steadier = " or a larger loss.beta"
     record = Rollout
     partners = "module=grpo needs advantage=group and loss=grpo"
+    learns_rewards = True
 
     def __init__(
         self,
@@ -167,6 +168,9 @@ class GRPO(PolicyModule):
         self.microbatch_tokens, self.padding_free = microbatch_tokens, padding_free
         self.max_resamples, self.mask_truncated, self.replay = max_resamples, mask_truncated, replay
         self.refuse_wrong_names()
+        if self.learns_rewards:
+            self.refuse_zero_weights()
+            self.refuse_groups_of_one()
         if replay and not self.engine.records_experts:
             raise ValueError("routing.replay=true needs an engine that records experts: take rollout=loop")
 
@@ -186,6 +190,21 @@ class GRPO(PolicyModule):
         """Call advantage and loss with `nothing`, zeros [1,1]."""
         self.advantage(torch.zeros(1, self.group_size))
         self.loss_of(nothing, nothing, nothing, nothing[0], nothing == 0, nothing, sequences=1, tokens=1)
+
+    def refuse_zero_weights(self) -> None:
+        """Raise ValueError for rewards that are only measured."""
+        if not any(self.reward.weights.values()):
+            names = ", ".join(f"reward.{name}.weight=0" for name in self.reward.weights) or "there is no reward term"
+            raise ValueError(f"{names}: every reward is 0, and nothing is learnt from; give one a weight other than 0")
+
+    def refuse_groups_of_one(self) -> None:
+        """Raise ValueError for groups of one completion, if the advantage is 0 whatever the rewards."""
+        different = torch.arange(float(self.batch_size)).view(-1, self.group_size)
+        if self.group_size == 1 and not self.advantage(different).any():
+            raise ValueError(
+                "rollout.group_size=1: the advantage is the reward relative to other completions of the same prompt, "
+                "so it is always 0, and nothing is learnt; raise rollout.group_size to at least 2"
+            )
 
     @property
     def needs_reference(self) -> bool:
@@ -249,7 +268,13 @@ class GRPO(PolicyModule):
             seconds["slowest_rollout"] = float(self.all_gather(sampled).max())
             self.used = 0
             weights = {f"reward/{name}_weight": weight for name, weight in self.reward.scheduled(self.step).items()}
-            self.log_step(self.rollout_metrics(self.rollout) | weights)
+            metrics = self.rollout_metrics(self.rollout)
+            if self.learns_rewards and metrics.get("reward/unscored") == 1:
+                log.warning(
+                    f"step {self.step + 1}: no reward term applies to any of the {self.batch_size} completions, so "
+                    "nothing is learnt from them: see the kinds of reward terms, and the columns that they need"
+                )
+            self.log_step(metrics | weights)
         update_started = time.perf_counter()
         self.update(self.minibatch())
         self.used += 1
@@ -327,10 +352,17 @@ class GRPO(PolicyModule):
 
     def with_advantages(self, rollout: Rollout) -> Rollout:
         """The rollout with its advantages."""
-        return replace(rollout, advantages=self.advantages(rollout.rewards - rollout.kl_penalty))
+        return replace(rollout, advantages=self.advantages(rollout))
 
-    def advantages(self, rewards: Tensor) -> Tensor:
-        """[B] -> [B]; all ranks' groups together, since a std of the batch is over the whole batch."""
+    def advantages(self, rollout: Rollout) -> Tensor:
+        """Advantages [B] of the rewards; all ranks' groups together, since a std of the batch is over the whole batch.
+
+        NaN where the KL penalty is not finite, which skips the step.
+        """
+        advantages = self.relative(rollout.rewards - rollout.kl_penalty)
+        return advantages.where(rollout.kl_penalty.isfinite(), math.nan)
+
+    def relative(self, rewards: Tensor) -> Tensor:
         rewards = rewards.view(-1, self.group_size)
         everyone = self.all_gather(rewards).reshape(-1, self.group_size)
         start = self.global_rank * len(rewards)
@@ -530,14 +562,17 @@ class GRPO(PolicyModule):
     def rollout_sums(self, rollout: Rollout) -> dict[str, tuple[float, int]]:
         """Sum and count of each quantity; the same keys on every rank, whatever it sampled."""
         rewards, penalty = (x.view(-1, self.group_size) for x in (rollout.rewards, rollout.kl_penalty))
+        unscored = rewards.isnan()
         pairs = list(zip(rollout.prompts, rollout.completions, strict=True))
         lengths = [len(completion.ids) for completion in rollout.completions]
         accuracy = rollout.reward_terms.get("accuracy", [None] * len(pairs))
         # Of prompts that accuracy is not for, neither right nor wrong.
         judged = [(n, value >= 1) for n, value in zip(lengths, accuracy, strict=True) if value is not None]
         quantities = {
-            "reward/mean": rollout.rewards.tolist(),
-            "reward/std": rewards.std(1, correction=0).tolist(),
+            "reward/mean": rewards[~unscored].tolist(),
+            "reward/std": group_std(rewards, ddof=0)[~unscored.all(1)].tolist(),
+            "reward/unscored": unscored.flatten().tolist(),
+            "reward/unscored_groups": unscored.all(1).tolist(),
             "reward/kl_penalty": penalty.flatten().tolist()
             if self.needs_reference and self.kl_placement == "reward"
             else [],
@@ -554,7 +589,8 @@ class GRPO(PolicyModule):
         kinds = sorted({kind for own in self.everyones(list({p.kind for p in rollout.prompts})) for kind in own})
         for kind in kinds if len(kinds) > 1 else []:
             rows = [row for row, prompt in enumerate(rollout.prompts) if prompt.kind == kind]
-            quantities[f"reward/mean/{kind}"] = rollout.rewards[rows].tolist()
+            own = rollout.rewards[rows]
+            quantities[f"reward/mean/{kind}"] = own[~own.isnan()].tolist()
             quantities[f"reward/accuracy/{kind}"] = [accuracy[row] for row in rows if accuracy[row] is not None]
         return {name: (float(sum(values)), len(values)) for name, values in quantities.items()}
 

@@ -44,6 +44,7 @@ class OPD(Taught, GRPO):
     """
 
     record = TaughtRollout
+    learns_rewards = False  # unless there is a reward_weight
 
     def __init__(
         self, *, teacher: Callable[[], Teacher] | None, kl_weight: float, reward_weight: float, **grpo_parts: Any
@@ -55,6 +56,12 @@ class OPD(Taught, GRPO):
             if weight < 0:
                 raise ValueError(f"module.{name} must be at least 0, got {weight}")
         self.kl_weight, self.reward_weight = kl_weight, reward_weight
+        if not kl_weight and not reward_weight:
+            raise ValueError("module.kl_weight=0 and module.reward_weight=0: nothing is learnt; set one above 0")
+        self.learns_rewards = reward_weight > 0
+        if self.learns_rewards:
+            self.refuse_zero_weights()
+            self.refuse_groups_of_one()
         if not reward_weight and self.kl_placement == "reward" and self.beta:
             raise ValueError(
                 "loss.kl_placement=reward takes the KL from rewards, of which module.reward_weight=0 makes nothing: "
@@ -65,7 +72,7 @@ class OPD(Taught, GRPO):
         """The rollout with the teacher's logprobs and the advantage of each token that follows."""
         own = rollout.old_logprobs or self.logprobs(self.policy, rollout)
         theirs = self.tokenwise(self.teacher_logprobs, rollout)
-        of_reward = self.advantages(rollout.rewards - rollout.kl_penalty) * self.reward_weight
+        of_reward = self.advantages(rollout) * self.reward_weight
         each = [self.kl_weight * (t - s) + a for t, s, a in zip(theirs, own, of_reward, strict=True)]
         tokens = torch.tensor(sum(map(len, theirs)), device=self.device)
         self.teacher_tokens += int(self.all_gather(tokens).sum())

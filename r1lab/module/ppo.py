@@ -61,6 +61,9 @@ class PPO(GRPO):
         policy = (nothing, nothing, nothing, nothing, mask, nothing)
         self.loss_of(*policy, nothing, nothing, nothing, sequences=1, tokens=1)
 
+    def refuse_groups_of_one(self) -> None:
+        """Accept them: an advantage does not depend on the group."""
+
     def make_models(self) -> None:
         super().make_models()
         if self.value_model is None:
@@ -77,7 +80,7 @@ class PPO(GRPO):
         """The rollout with its values, and the advantages and returns that follow from them and its rewards."""
         values = self.tokenwise(self.watched_values, rollout)
         rewards = self.token_rewards(rollout)
-        advantages, returns = self.estimates(rewards, values)
+        advantages, returns = self.estimates(rewards, values, self.scored(rollout))
         means = torch.stack([row.mean() for row in advantages])
         judged = {"advantages": means, "values": values, "token_advantages": advantages, "returns": returns}
         return ValuedRollout(**vars(rollout) | judged)
@@ -101,14 +104,24 @@ class PPO(GRPO):
             row[-1] += reward
         return rows
 
-    def estimates(self, rewards: list[Tensor], values: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Advantages and returns; of all ranks together, since whitening is over the whole batch."""
+    def scored(self, rollout: Rollout) -> Tensor:
+        """bool [B, 1] over all ranks: whether a reward term applies to a completion."""
+        return self.all_gather((~rollout.rewards.isnan()).float()).reshape(-1, 1).cpu() > 0
+
+    def estimates(
+        self, rewards: list[Tensor], values: list[Tensor], scored: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Advantages and returns; of all ranks together, since whitening is over the whole batch.
+
+        A completion without a reward trains neither model: its advantages are 0, and its returns are its values.
+        """
         mask, everyones_rewards, everyones_values = self.gathered(rewards, values)
+        advantages, returns = self.advantage(everyones_rewards, everyones_values, mask & scored)
+        estimated = advantages.where(scored, 0.0), returns.where(scored, everyones_values)
         start = self.global_rank * len(values)
         mine = mask[start : start + len(values)]
         advantages, returns = (
-            [row[counted] for row, counted in zip(x[start : start + len(values)], mine, strict=True)]
-            for x in self.advantage(everyones_rewards, everyones_values, mask)
+            [row[counted] for row, counted in zip(x[start : start + len(values)], mine, strict=True)] for x in estimated
         )
         return advantages, returns
 
@@ -162,7 +175,10 @@ class PPO(GRPO):
         # A completion is not judged by its group here.
         del metrics["advantage/zero_std_groups"]
         mask, values, returns = self.gathered(rollout.values, rollout.returns)
+        mask &= self.scored(rollout)
         values, returns = values[mask], returns[mask]
+        if not len(values):
+            return metrics
         return metrics | {
             "advantage/value_mean": float(values.mean()),
             "loss/explained_variance": float(explained_variance(values, returns)),

@@ -40,14 +40,15 @@ class RewardTerm(Protocol):
 
 @dataclass(frozen=True)
 class Rewards:
-    """total: float32 [B], the weighted sum. terms: for each name the B unweighted numbers, None = does not apply."""
+    """total: float32 [B], the weighted sum, NaN where no term applies. terms: for each name the B unweighted numbers,
+    None = does not apply."""
 
     total: Tensor
     terms: dict[str, list[float | None]]
 
 
 class WeightedSum:
-    """`total[b] = sum over terms of weights[name] * term[b]`, where None adds nothing.
+    """`total[b] = sum over terms of weights[name] * term[b]`, where None adds nothing, and NaN where all are None.
 
     A weight is a number, or a `Schedule` of it over steps. A weight of 0 measures a term without rewarding it.
     """
@@ -191,7 +192,9 @@ def _number(name: str, value: Any, b: int, completion: Completion) -> float | No
 
 
 def _sum(weighted: Mapping[str, tuple[float, float | None]], b: int, completion: Completion) -> float:
-    """The sum of weight * value over the terms of completion b that apply."""
+    """The sum of weight * value over the terms of completion b that apply; NaN if none does."""
+    if all(value is None for _, value in weighted.values()):
+        return math.nan
     total = 0.0
     for name, (weight, value) in weighted.items():
         if value is None:

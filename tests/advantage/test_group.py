@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from r1lab.advantage.group import group_advantages, zero_std_groups
+from r1lab.advantage.group import group_advantages, group_std, zero_std_groups
 
 
 def binary_group(correct: int, size: int = 16) -> torch.Tensor:
@@ -113,3 +115,22 @@ def test_no_digit_of_the_std_depends_on_the_size_of_rewards(size):
     rewards = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)) * size
     expected = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, correction=1, keepdim=True) + 1e-4)
     assert torch.equal(group_advantages(rewards, scale="std", ddof=1, eps=1e-4), expected)
+
+
+def test_a_completion_without_a_reward_is_left_out_of_its_group():
+    nan = math.nan
+    rewards = torch.tensor([[0.0, 2.0, nan, 4.0], [1.0, nan, nan, nan], [nan] * 4, [0.0, 1.0, 2.0, 3.0]])
+    left = group_advantages(torch.tensor([[0.0, 2.0, 4.0]]), scale="std", ddof=1, eps=1e-4)[0]
+    for scale in ("std", "none"):
+        found = group_advantages(rewards, scale=scale, ddof=1, eps=1e-4)
+        # mean 2 and std 2 of 0, 2, 4
+        expected = torch.tensor([-2.0, 0.0, 0.0, 2.0]) / (2 + 1e-4 if scale == "std" else 1)
+        torch.testing.assert_close(found[0], expected)
+        assert found[0][[0, 1, 3]].tolist() == left.tolist() or scale == "none"
+        assert (found[1:3] == 0).all()
+        assert torch.equal(found[3], group_advantages(rewards[3:], scale=scale, ddof=1, eps=1e-4)[0])
+    found = group_advantages(rewards, scale="batch_std", ddof=0, eps=0.0)
+    std = torch.tensor([0.0, 2.0, 4.0, 1.0, 0.0, 1.0, 2.0, 3.0]).std(correction=0)
+    torch.testing.assert_close(found[0], torch.tensor([-2.0, 0.0, 0.0, 2.0]) / std)
+    assert zero_std_groups(rewards).tolist() == [False, True, True, False]
+    assert group_std(rewards, ddof=0)[1] == 0 and group_std(rewards, ddof=0)[2].isnan()

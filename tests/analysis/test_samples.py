@@ -57,5 +57,7 @@ def test_the_group_whose_rewards_differ_most():
     assert table.columns.tolist() == ["completion", "accuracy", "format", "reward", "advantage"]
     assert table["completion"].tolist() == ["a", "c", "d"]
     assert table["reward"].tolist() == [0.0, 1.0, 0.0] and table["advantage"].tolist() == [-0.5, 0.5, -0.5]
+    without = [{**SAMPLES[0], "prompt_index": 99, "reward": None}]
+    assert most_varied_group([*without, *SAMPLES]).attrs == table.attrs
     with pytest.raises(ValueError, match="no samples"):
         most_varied_group([])

@@ -56,12 +56,13 @@ def record(reward, prompt_index, text="text", length=1):
 
 def test_best_and_worst_are_of_different_prompts_and_never_the_same():
     records = [record(1.0, 0, "A"), record(1.0, 0, "B", 9), record(0.5, 1, "C"), record(0.0, 2, "D")]
+    records.append(record(None, 3, "E"))  # without a reward it is neither
     console = Console(file=io.StringIO(), width=80)
     console.print(best_and_worst(records, 2))
     text = console.file.getvalue()
     # best: B (longer than A) and C, of another prompt; worst of the rest: D, A
     order = [text.index(f" {letter} ") for letter in "BCDA"]
-    assert order == sorted(order)
+    assert order == sorted(order) and " E " not in text
 
 
 def test_markup_in_completions_is_shown_as_it_is():

@@ -19,6 +19,8 @@ def group(index, accuracy, rewards=None):
         ([None, None, None], [0.0, 0.0, 1.0], True),  # no accuracy applies
         (None, [0.5, 0.5], False),
         (None, [0.5, 0.4], True),
+        (None, [0.5, float("nan"), float("nan")], False),  # NaN is no reward
+        (None, [0.5, float("nan"), 0.4], True),
     ],
 )
 def test_a_mixed_group_has_right_and_wrong_completions(accuracy, rewards, mixed):

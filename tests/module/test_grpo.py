@@ -11,6 +11,7 @@ from r1lab.analysis.run import load_run
 from r1lab.module.checkpoint import read_checkpoint
 from r1lab.module.grpo import GRPO
 from r1lab.task.arithmetic import Arithmetic
+from tests.conftest import compose_run
 
 # Completions of random policies differ in length alone; a reward with a spread gives every group a gradient.
 SPREAD = (
@@ -254,3 +255,93 @@ def test_prompts_that_no_checkpoint_can_store_end_the_run_at_the_first_rollout(t
         ValueError, match=r"^prompts\[0\].columns.day \(datetime.date\) cannot be stored in a checkpoint"
     ):
         train_small(tmp_path, *SPREAD, "module.num_minibatches=2")
+
+
+def scored_in_part(prompts, completions, **settings):
+    """The second completion of each group has no reward, and neither has the whole last group."""
+    last = len(completions) - 4
+    return [None if i % 4 == 1 or i >= last else float(len(c.ids) + i % 3) for i, c in enumerate(completions)]
+
+
+def no_reward(prompts, completions, **settings):
+    return [None] * len(completions)
+
+
+ONLY = ("~reward.accuracy", "~reward.format", "evaluate=false", "callback.samples.shown=0")
+
+
+def test_completions_without_a_reward_are_left_out_of_their_groups(train_small, tmp_path):
+    term = "+reward.part={_target_: tests.module.test_grpo.scored_in_part, weight: 2.0}"
+    options = ("trainer.max_steps=1", "rollout.batch_size=12", "callback.samples.groups=3", "advantage.ddof=1")
+    run = load_run(train_small(tmp_path, *ONLY, term, *options))
+    rows = run.samples
+    assert [row["reward"] is None for row in rows] == [False, True, False, False] * 2 + [True] * 4
+    for group in (rows[:4], rows[4:8]):
+        rewards = torch.tensor([[row["reward"] for row in group if row["reward"] is not None]])
+        expected = group_advantages(rewards, scale="std", ddof=1, eps=1e-4)[0].tolist()
+        assert [row["advantage"] for row in group if row["reward"] is not None] == pytest.approx(expected)
+        assert max(map(abs, expected)) > 0.1
+    assert all(row["advantage"] == 0 for row in rows if row["reward"] is None)
+    scored = [row["reward"] for row in rows if row["reward"] is not None]
+    first = run.metrics.iloc[0]
+    assert first["reward/mean"] == pytest.approx(sum(scored) / len(scored)) == 2 * first["reward/part"]
+    assert first["reward/unscored"] == pytest.approx(6 / 12) and first["reward/unscored_groups"] == pytest.approx(1 / 3)
+    assert first["advantage/zero_std_groups"] == pytest.approx(1 / 3) and first["reward/std"] > 0
+    assert math.isfinite(first["loss/total"])
+
+
+@pytest.mark.slow
+def test_a_rollout_without_any_reward_is_warned_of(train_small, tmp_path, caplog):
+    term = "+reward.none={_target_: tests.module.test_grpo.no_reward, weight: 1.0}"
+    run = load_run(train_small(tmp_path, *ONLY, term, "trainer.max_steps=1"))
+    assert "step 1: no reward term applies to any of the 8 completions" in caplog.text
+    assert run.metrics["reward/unscored"].tolist() == [1.0] and "reward/mean" not in run.metrics
+    assert run.metrics["optimizer/bad_steps"].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (
+            ("rollout.group_size=1", "advantage.scale=none"),
+            "rollout.group_size=1: .*raise rollout.group_size to at least 2",
+        ),
+        (("~reward.accuracy", "~reward.format"), "there is no reward term: every reward is 0"),
+        (
+            ("reward.accuracy.weight=0", "reward.format.weight=0"),
+            "reward.accuracy.weight=0, reward.format.weight=0: every reward is 0, .*give one a weight other than 0",
+        ),
+        pytest.param(
+            ("rollout.group_size=1",), "more than 1 rewards, got 1; raise rollout.group_size", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ("rollout.group_size=1", "advantage.scale=batch_std", "rollout.batch_size=4"),
+            "more than 1 rewards, got 1; raise rollout.group_size",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("experiment=ppo", "reward.accuracy.weight=0", "reward.format.weight=0"),
+            "reward.accuracy.weight=0, reward.format.weight=0: every reward is 0",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_rewards_that_teach_nothing_are_rejected(overrides, message, train_small, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train_small(tmp_path, *overrides)
+    assert not (tmp_path / "summary.json").exists()
+
+
+def returns(rewards):
+    """REINFORCE without a baseline."""
+    return rewards
+
+
+def test_groups_of_one_may_learn_by_an_advantage_of_ones_own(tmp_path):
+    from r1lab.build import build_policy_parts
+    from r1lab.train import build_module
+
+    options = ("rollout.group_size=1", "advantage._target_=tests.module.test_grpo.returns", "~advantage.scale",
+               "~advantage.ddof", "~advantage.eps")  # fmt: skip
+    config = compose_run(tmp_path, *options)
+    assert build_module(config, build_policy_parts(config)).group_size == 1

@@ -50,6 +50,11 @@ def test_the_teacher_is_in_no_checkpoint(train_small, tiny_run, tmp_path):
     [
         ((), "module=opd learns from a teacher's logprobs: set module.teacher.name"),
         (("module.teacher.name=tiny", "module.kl_weight=-1"), "module.kl_weight must be at least 0"),
+        (("module.teacher.name=tiny", "module.kl_weight=0"), "module.reward_weight=0: nothing is learnt"),
+        (
+            ("module.teacher.name=tiny", "module.reward_weight=1", "rollout.group_size=1", "advantage.scale=none"),
+            "rollout.group_size=1: the advantage is",
+        ),
         (
             ("module.teacher.name=tiny", "loss.kl_placement=reward", "loss.beta=0.1", "reference=fixed"),
             "set loss.kl_placement=loss, loss.beta=0, or the weight above 0",

@@ -60,6 +60,22 @@ def test_the_reward_is_on_the_last_token_less_the_penalty_of_each(build):
     assert [x.tolist() for x in judged.values] == [[0.0] * 3, [0.0]]
 
 
+@pytest.mark.parametrize("whiten", ["true", "false"])
+def test_a_completion_without_a_reward_trains_neither_model(build, whiten):
+    module = build("reference=none", "loss.beta=0", f"advantage.whiten={whiten}")
+    module.tokenwise = lambda function, rollout: [torch.tensor([0.5, 1.0, 1.5]), torch.tensor([0.25])]
+    for rewards, unscored in (([1.0, math.nan], 1), ([math.nan, 1.0], 0)):
+        judged = module.with_advantages(rollout(rewards))
+        assert (judged.token_advantages[unscored] == 0).all()
+        assert torch.equal(judged.returns[unscored], judged.values[unscored])
+        alone = judged.token_advantages[1 - unscored]
+        assert alone.isfinite().all()
+        if whiten == "false":
+            assert (alone != 0).any()
+        elif len(alone) > 1:  # whitened over the counted tokens of the other completion alone
+            assert alone.mean().abs() < 1e-6 and alone.std(correction=0).item() == pytest.approx(1)
+
+
 def test_without_a_penalty_in_the_reward_the_last_token_has_all_of_it(build):
     for placement in ("loss", "none"):
         module = build("loss.beta=0.5", f"loss.kl_placement={placement}")

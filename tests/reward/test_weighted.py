@@ -30,6 +30,13 @@ def test_weighted_sum_with_terms_that_do_not_apply():
     assert rewards.terms == {"a": [1.0, None, 0.0], "b": [2.0, 1.0, None]}
 
 
+def test_a_completion_to_which_no_term_applies_has_no_reward():
+    terms = {"a": gives([1.0, None, None]), "b": gives([2, None, 3.0])}
+    rewards = WeightedSum(terms, {"a": 1.0, "b": 0.0})(PROMPTS, COMPLETIONS)
+    # A term that is only measured applies all the same, as in TRL.
+    assert rewards.total[[0, 2]].tolist() == [1.0, 0.0] and rewards.total[1].isnan()
+
+
 def test_weight_zero_measures_and_weights_may_change():
     reward = WeightedSum({"a": gives([1.0, 2.0, 3.0])}, {"a": 0.0})
     assert reward(PROMPTS, COMPLETIONS).total.tolist() == [0.0, 0.0, 0.0]
