@@ -198,7 +198,11 @@ def rollout_sampling(config: Mapping[str, Any]) -> Sampling:
     return Sampling(rollout["temperature"], rollout["max_new_tokens"], rollout["top_k"], rollout["top_p"])
 
 
-def evaluation_sampling(config: Mapping[str, Any]) -> Sampling:
-    """How evaluation samples: the same fields under `evaluation`."""
+def evaluation_sampling(config: Mapping[str, Any], *, prefix: str = "evaluation.") -> Sampling:
+    """How evaluation samples: the same fields under `evaluation`. prefix: of the settings' names in errors."""
     evaluation = config["evaluation"]
-    return Sampling(evaluation["temperature"], evaluation["max_new_tokens"], evaluation["top_k"], evaluation["top_p"])
+    fields = [evaluation[name] for name in ("temperature", "max_new_tokens", "top_k", "top_p")]
+    try:
+        return Sampling(*fields)
+    except ValueError as error:
+        raise ValueError(f"{prefix}{str(error).removeprefix('rollout.')}") from None

@@ -44,7 +44,7 @@ def evaluate(config: DictConfig) -> None:
             splits=settings["splits"],
             num_prompts=settings["num_prompts"],
             num_samples=settings["num_samples"],
-            sampling=evaluation_sampling({"evaluation": settings}),
+            sampling=evaluation_sampling({"evaluation": settings}, prefix=""),
             seed=settings["seed"],
             ks=settings["ks"],
             advance=advance,

@@ -87,7 +87,7 @@ def generate(config: DictConfig) -> None:
     top_k = stored_logprobs(given["logprobs"], given["logprobs_k"])
     loaded = load(given["checkpoint"], model=given.get("model"), task=given.get("task"))
     settings = override(loaded.config["evaluation"], given)
-    sampling = evaluation_sampling({"evaluation": settings})
+    sampling = evaluation_sampling({"evaluation": settings}, prefix="")
     if given["prompt"] is not None:
         prompt = make_prompt(loaded, str(given["prompt"]))
         options = {"num_samples": given["num_samples"], "sampling": sampling, "seed": settings["seed"]}

@@ -251,3 +251,13 @@ def test_what_is_made_once_is_told_apart_by_its_whole_config():
     config = {"_target_": "builtins.dict", "a": [1, {"b": 2}]}
     assert made_once(config) is made_once(dict(reversed(config.items())))
     assert made_once(config) is not made_once(config | {"a": [1, {"b": 3}]})
+
+
+def test_an_error_of_evaluations_sampling_names_evaluations_setting():
+    settings = {"temperature": 1.0, "max_new_tokens": 8, "top_k": 0, "top_p": 1.0}
+    for name, wrong in (("temperature", 1e-40), ("max_new_tokens", 0), ("top_p", 0.0)):
+        config = {"evaluation": settings | {name: wrong}}
+        with pytest.raises(ValueError, match=f"^evaluation.{name} must be"):
+            evaluation_sampling(config)
+        with pytest.raises(ValueError, match=f"^{name} must be"):  # as the commands that only sample call it
+            evaluation_sampling(config, prefix="")

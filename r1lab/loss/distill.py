@@ -1,12 +1,10 @@
 """Distillation on the teacher's whole distribution: divergences of two linear heads, token by token."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from r1lab.loss.logprob import CHUNK_BYTES, check_chunk_bytes, head_logits
+from r1lab.loss.logprob import CHUNK_BYTES, check_chunk_bytes, check_temperature, head_logits
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 
@@ -95,9 +93,8 @@ def check_divergence(divergence: str, jsd_beta: float, temperature: float, teach
         raise ValueError(f"divergence {divergence!r} is not one of {', '.join(DIVERGENCES)}")
     if not 0 <= jsd_beta <= 1:
         raise ValueError(f"jsd_beta must be within [0, 1], got {jsd_beta}")
-    for name, value in (("temperature", temperature), ("teacher_temperature", teacher_temperature)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, got {value}")
+    check_temperature(temperature)
+    check_temperature(teacher_temperature, "teacher_temperature")
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = 256 << 20
+# Of temperatures: below, logits / temperature overflow or have nothing but rounding; above, all tokens are as likely.
+LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3
 
 
 class Statistics(NamedTuple):
@@ -151,12 +153,25 @@ def tail_logprob(logits: Tensor, ids: Tensor) -> Tensor:
 
 def check_head(temperature: float, softcap: float | None, entropy: str, chunk_bytes: int) -> None:
     """Raises ValueError for what `linear_logprob` refuses."""
-    for name, value in (("temperature", temperature), ("softcap", softcap)):
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, got {value}")
+    check_temperature(temperature)
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap must be above 0 and finite, got {softcap}")
     check_chunk_bytes(chunk_bytes)
     if entropy not in ("none", "value", "gradient"):
         raise ValueError(f"entropy must be none, value or gradient, got {entropy!r}")
+
+
+def check_temperature(value: float, name: str = "temperature", *, greedy: bool = False) -> None:
+    """Raise ValueError for what logits cannot be divided by; `greedy` accepts 0."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and (LEAST_TEMPERATURE <= value <= LARGEST_TEMPERATURE or (greedy and value == 0)):
+        return
+    accepted = f"from {LEAST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}"
+    if greedy:
+        accepted = f"0 (greedy) or {accepted}"
+    elif is_number and not 0 < value < math.inf:
+        accepted = "above 0 and finite" if not value <= 0 else "above 0"
+    raise ValueError(f"{name} must be {accepted}, got {value}; 1 is the model's own distribution")
 
 
 def check_chunk_bytes(chunk_bytes: int, name: str = "chunk_bytes") -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from r1lab.loss.distill import token_divergence
-from r1lab.loss.logprob import CHUNK_BYTES, check_chunk_bytes, head_logits, tail_logprob
+from r1lab.loss.logprob import CHUNK_BYTES, check_head, check_temperature, head_logits, tail_logprob
 
 
 def top_k_divergence(
@@ -118,8 +118,7 @@ def linear_draws(
     The proposal is the teacher's distribution sharpened (proposal_temperature < 1) or flattened (> 1); at 1 it is the
     distribution itself and all weights are 1 / n. See `sampled_divergence`.
     """
-    if proposal_temperature <= 0:
-        raise ValueError(f"proposal_temperature must be above 0, got {proposal_temperature}")
+    check_temperature(proposal_temperature, "proposal_temperature")
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for log_t, at in _parts(hidden, head, bias, temperature, softcap, chunk_bytes):
         log_q = (log_t / proposal_temperature).log_softmax(-1)
@@ -137,7 +136,7 @@ def _parts(
     hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: float, softcap: float | None, chunk_bytes: int
 ) -> Iterator[tuple[Tensor, slice]]:
     """Log-probabilities [n, V] of some tokens at a time, and which."""
-    check_chunk_bytes(chunk_bytes)
+    check_head(temperature, softcap, "none", chunk_bytes)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     head, bias = head.to(dtype), None if bias is None else bias.to(dtype)
     rows = max(1, chunk_bytes // (len(head) * dtype.itemsize))

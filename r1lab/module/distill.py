@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from r1lab.loss.distill import DIVERGENCES, check_divergence
+from r1lab.loss.logprob import check_temperature
 from r1lab.loss.sft import sft_loss
 from r1lab.loss.sparse_distill import sampled_divergence, top_k_divergence, with_tail
 from r1lab.model.capacity import check_batch
@@ -87,8 +88,7 @@ class Distill(Taught):
                 f"module.mode=sft learns samples as they are: module.temperature={temperature} and "
                 f"module.teacher_temperature={teacher_temperature} are of divergences; leave both at 1"
             )
-        if mode == "sampled" and not proposal_temperature > 0:
-            raise ValueError(f"module.proposal_temperature must be above 0, got {proposal_temperature}")
+        check_temperature(proposal_temperature, "module.proposal_temperature")
         if mode != "sft":
             how = mode if mode in DIVERGENCES else "forward_kl"
             try:

@@ -43,7 +43,7 @@ def kl_to_base(
     total = tokens = 0.0
     for part in microbatches([len(prompt) + len(ids) for prompt, ids in rows], _MICROBATCH_TOKENS):
         batch = collate(*zip(*(rows[i] for i in part), strict=True), tokenizer.pad_token_id).to(policy.device)
-        options = {"temperature": sampling.temperature, "head": head}
+        options = {"temperature": sampling.temperature or 1.0, "head": head}  # greedy: at 1
         logprobs, _ = completion_logprobs(policy, batch, **options)
         with adapters_off(policy) if base is None else nullcontext():
             ref_logprobs, _ = completion_logprobs(base or policy, batch, **options)

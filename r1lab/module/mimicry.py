@@ -30,12 +30,13 @@ def mimicry(
     seed: int,
     head: LinearHead = AUTO,
 ) -> dict[str, float]:
-    """Over one completion a prompt of each model, at the sampling's temperature, means over tokens:
+    """Over one completion a prompt of each model, at the sampling's temperature (1 for greedy), means over tokens:
 
     forward_kl/teacher, forward_kl/student: KL(teacher || student) on prefixes of the teacher and of the student, nats a
     token; reverse_kl/teacher, reverse_kl/student: KL(student || teacher); calibration: `expected_calibration_error` of
     the student's likeliest next token against what the teacher wrote.
     """
+    temperature = sampling.temperature or 1.0
     found: dict[str, float] = {}
     for name, writer in (("teacher", teacher), ("student", student)):
         completions = sample(writer, engine, prompts, num_samples=1, sampling=sampling, seed=seed)
@@ -47,11 +48,11 @@ def mimicry(
         for part in microbatches([len(prompt) + len(ids) for prompt, ids in rows], _MICROBATCH_TOKENS):
             batch = collate(*zip(*(rows[i] for i in part), strict=True), tokenizer.pad_token_id).to(student.device)
             hidden, theirs = (counted_hidden(model.base_model, batch) for model in (student, teacher))
-            options = {"jsd_beta": 0.5, "temperature": sampling.temperature, "tokens": tokens}
+            options = {"jsd_beta": 0.5, "temperature": temperature, "tokens": tokens}
             for kind in sums:
                 sums[kind] += float(head.distill_loss(student, hidden, teacher, theirs, divergence=kind, **options))
             if name == "teacher":
-                likeliest = likeliest_of(student, hidden, batch, head, sampling.temperature)
+                likeliest = likeliest_of(student, hidden, batch, head, temperature)
                 confidence += likeliest[0].tolist()
                 right += likeliest[1].tolist()
         found |= {f"{kind}/{name}": value for kind, value in sums.items()}

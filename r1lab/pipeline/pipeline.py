@@ -12,6 +12,7 @@ import yaml
 
 from r1lab.analysis.stages import contrast_figure, contrasts, markdown, seeds_frame, stage_figure, stage_frame, verdicts
 from r1lab.entry import Stopped, describe
+from r1lab.loss.logprob import check_temperature
 from r1lab.pipeline.record import (
     DONE,
     RUNNING,
@@ -69,7 +70,9 @@ class Pipeline:
     # ---- what there is to do --------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise ValueError for a stage whose settings cannot be, however late its turn would come."""
+        """Raise ValueError for a stage or an evaluation whose settings cannot be, however late its turn would come."""
+        temperature = self.config["pipeline"]["evaluation"]["temperature"]
+        check_temperature(temperature, "pipeline.evaluation.temperature", greedy=True)
         for stage in self.stages:
             KINDS[stage.run](stage, self.contexts[0]).check()
 

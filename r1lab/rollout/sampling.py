@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from r1lab.loss.logprob import check_temperature
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -16,8 +18,7 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self):
-        if self.temperature < 0:
-            raise ValueError(f"rollout.temperature must be at least 0 (0 is greedy), got {self.temperature}")
+        check_temperature(self.temperature, "rollout.temperature", greedy=True)
         if self.max_new_tokens < 1:
             raise ValueError(f"rollout.max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if self.top_k < 0:

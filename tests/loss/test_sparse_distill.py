@@ -154,5 +154,11 @@ def test_chunks_change_nothing(heads):
 def test_what_is_refused(heads):
     with pytest.raises(ValueError, match="k must be from 1 to the vocabulary's 9, got 10"):
         linear_top_k(*heads[:2], k=10, temperature=1.0)
-    with pytest.raises(ValueError, match="proposal_temperature must be above 0"):
-        linear_draws(*heads[:2], torch.rand(N, 2), temperature=1.0, proposal_temperature=0.0)
+    for wrong in (0.0, 1e-40, math.nan, math.inf):
+        accepted = "from 0.001 to 1000" if wrong == 1e-40 else "above 0"
+        with pytest.raises(ValueError, match=f"proposal_temperature must be {accepted}"):
+            linear_draws(*heads[:2], torch.rand(N, 2), temperature=1.0, proposal_temperature=wrong)
+        with pytest.raises(ValueError, match=f"^temperature must be {accepted}"):
+            linear_draws(*heads[:2], torch.rand(N, 2), temperature=wrong, proposal_temperature=1.0)
+        with pytest.raises(ValueError, match=f"^temperature must be {accepted}"):
+            linear_top_k(*heads[:2], k=2, temperature=wrong)

@@ -152,6 +152,10 @@ def test_a_teacher_with_other_tokens_is_refused_but_for_its_samples(train_small,
             ("module.mode=sampled", "module.teacher.name=tiny", "module.proposal_temperature=0"),
             "module.proposal_temperature must be above 0, got 0",
         ),
+        (
+            ("module.teacher.name=tiny", "module.temperature=1e-40"),
+            "module.temperature must be from 0.001 to 1000",
+        ),
         (("module.mode=top_k", "module.teacher.name=tiny", "module.k=122"), "module.k=122 is above the 121 tokens"),
     ],
 )

@@ -41,15 +41,15 @@ def measured(policy, base, temperature=1.0):
     return found
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
 def test_is_the_mean_of_k3_over_the_policys_own_tokens(temperature):
     models = policy, base = [new_policy(CONFIG, seed=seed) for seed in (0, 1)]
-    expected = []
+    expected, divisor = [], temperature or 1.0  # greedy completions are compared at 1
     for prompt, completion in zip(PROMPTS, COMPLETIONS, strict=True):
         for t, token in enumerate(completion):
             ids = torch.tensor([prompt + completion[:t]])
             with torch.no_grad():
-                own, other = (float((m(ids).logits[0, -1] / temperature).log_softmax(-1)[token]) for m in models)
+                own, other = (float((m(ids).logits[0, -1] / divisor).log_softmax(-1)[token]) for m in models)
             expected.append(torch.tensor(other - own).expm1().item() - (other - own))
     assert measured(policy, base, temperature) == pytest.approx(sum(expected) / 7, rel=1e-4)
 

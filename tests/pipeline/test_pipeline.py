@@ -223,6 +223,8 @@ def test_what_a_late_stage_cannot_be_is_said_before_the_first(pipeline, tmp_path
         pipeline(tmp_path, "pipeline.steps.dev2=-5").check()
     with pytest.raises(ValueError, match="stage r1: there is no task=none"):
         pipeline(tmp_path, "pipeline.tasks.both=none").check()
+    with pytest.raises(ValueError, match=r"pipeline.evaluation.temperature must be 0 \(greedy\) or from 0.001"):
+        pipeline(tmp_path, "pipeline.evaluation.temperature=1e-40").check()
     assert not list(tmp_path.iterdir())
 
 

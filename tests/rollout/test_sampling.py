@@ -72,3 +72,16 @@ def test_a_token_of_zero_mass_is_never_drawn():
 def test_refuses(wrong):
     with pytest.raises(ValueError, match=f"rollout.{next(iter(wrong))}"):
         Sampling(**{"temperature": 1.0, "max_new_tokens": 1} | wrong)
+
+
+@pytest.mark.parametrize("wrong", [1e-40, 1e-4, -1e-3, math.nan, math.inf, -math.inf, 1e40, 1001, None, "1", True])
+def test_temperatures_that_logits_cannot_be_divided_by(wrong):
+    with pytest.raises(ValueError, match=r"rollout.temperature must be 0 \(greedy\) or from 0.001 to 1000"):
+        Sampling(wrong, 1)
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-3, 1, 1e3])
+def test_temperatures_at_the_bounds_are_finite(temperature):
+    logits = torch.tensor([[-100.0, 0.0, 100.0]])
+    ids, logprobs = next_token(logits, torch.tensor([0.5]), Sampling(temperature, 1))
+    assert logprobs.isfinite().all() and 0 <= ids.item() < 3
