@@ -46,8 +46,8 @@ MAY_IMPORT = {
     "task": {"types", "packages", "model.bilingual", "model.tokenizer"},
     # A learned reward may be in few bits, and reads text as its tokenizer has it.
     "reward": {"types", "dtype", "packages", "model.quantize", "model.tokenizer", "model.capacity"},
-    # A probe of a model before it is sampled; what is sampled must fit the model; what is drawn from and what is trained
-    # are one distribution, at one temperature.
+    # A model is probed before it is sampled, and what is sampled must fit it. What is drawn from and what is trained is
+    # one distribution, at one temperature.
     "rollout": {"types", "model.probe", "model.capacity", "loss.logprob"},
     # Passes that probe a model are no part of what a run computes.
     "callback": {"types", "packages", "model.probe"},

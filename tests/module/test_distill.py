@@ -15,6 +15,7 @@ from r1lab.module.distill import MODES
 from r1lab.module.logprobs import counted_hidden
 from r1lab.rollout.collate import collate
 from tests.conftest import compose_run
+from tests.module.head_model import HeadModel
 
 QUIET = ("evaluate=false", "callback.samples.shown=0", "data.validation_prompts=2")
 # Of another seed than the teacher, which two steps of RL without a right answer left where it was.
@@ -201,17 +202,11 @@ def test_each_mode_is_its_divergence_of_the_whole_distributions(mode, tiny_run, 
     assert float(found) == pytest.approx(float(expected.sum() / 10), rel=within)
 
 
-class OfLogits(torch.nn.Module):
+def of_logits(vocabulary):
     """A model whose hidden states are its logits."""
-
-    def __init__(self, vocabulary):
-        super().__init__()
-        self.head = torch.nn.Linear(vocabulary, vocabulary, bias=False)
-        torch.nn.init.eye_(self.head.weight)
-        self.config = SimpleNamespace(final_logit_softcapping=None)
-
-    def get_output_embeddings(self):
-        return self.head
+    head = torch.nn.Linear(vocabulary, vocabulary, bias=False)
+    torch.nn.init.eye_(head.weight)
+    return HeadModel(head)
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -229,7 +224,7 @@ def test_the_tail_of_a_sure_student_is_trained_on(stored, tiny_run, tmp_path):
         of_teacher *= 20
         taught = module.teacher.hidden(batch) @ of_teacher.T
         ids = taught.topk(3).indices
-    module.policy = OfLogits(len(of_teacher))
+    module.policy = of_logits(len(of_teacher))
     hidden = torch.randn(taught.shape, generator=torch.Generator().manual_seed(0)) * 0.3
     hidden = hidden.scatter_add(1, ids, torch.full(ids.shape, 24.0)).requires_grad_()
 

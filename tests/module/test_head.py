@@ -123,5 +123,5 @@ def test_training_is_the_same_by_either(overrides, train_small, tmp_path, monkey
     assert bool(fused) == ("experiment=tiny_base" not in overrides)
     assert set(triton) == set(plain)
     for name in (name for name in plain if name.startswith(("loss/", "optimizer/"))):
-        assert triton[name].tolist() == pytest.approx(plain[name].tolist(), rel=2e-3, abs=2e-5), name
+        assert triton[name].tolist() == pytest.approx(plain[name].tolist(), rel=2e-3, abs=2e-5, nan_ok=True), name
     assert plain["optimizer/gradient_norm"][0] > 1e-2
