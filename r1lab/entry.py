@@ -28,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
+from r1lab.override import literal_words
 from r1lab.run_folder import launcher_of_ranks, remove_unbegun, run_folder
 from r1lab.strategy.lost_rank import is_of_a_lost_rank
 
@@ -52,6 +53,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
     asked = os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv[1:] = literal_words(sys.argv[1:])
     logging.raiseExceptions = False  # a log that cannot be written must not hide why
     # It advises a package that only speeds up 4 bits on some CPUs, whether they are asked for or not.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -145,8 +147,8 @@ def describe(error: Exception, config_name: str) -> str:
         return f"{cause.full_key} must be given: add {cause.full_key}=... to the command"
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override} cannot be read: give KEY=VALUE; a value with = or a comma in it needs quotes, which a "
-            "shell takes away where the whole is not in quotes of another kind, as \"overrides=['seed=2']\""
+            f"{error.override} cannot be read: give KEY=VALUE. A value with commas, = or brackets needs quotes, and the "
+            "shell removes them unless the whole word is quoted too, as in \"overrides=['seed=2']\""
         )
     if isinstance(error, ConfigCompositionException) and "Could not override" in str(error):
         key = str(error).split("'")[1].split("=")[0]
@@ -254,6 +256,18 @@ def _fits(want: object, got: object, *, fractions: bool) -> bool:
 def plain(config: DictConfig) -> dict:
     """The resolved config as plain data: no OmegaConf object goes any further."""
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def own_settings(config: DictConfig) -> dict[str, Any]:
+    """The settings of a command on a checkpoint as plain data.
+
+    `model` and `task` stay unresolved: their interpolations need the config that they are merged into.
+    """
+    groups = ("model", "task")
+    own = OmegaConf.masked_copy(config, [key for key in config if key not in groups])
+    return OmegaConf.to_container(own, resolve=True) | {
+        key: OmegaConf.to_container(config[key]) for key in groups if config.get(key) is not None
+    }
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 
 from r1lab.analysis.scores import score_table
 from r1lab.build import evaluation_sampling
-from r1lab.entry import run
+from r1lab.entry import own_settings, run
 from r1lab.load import Loaded, load, policy_hash
 from r1lab.module.evaluation import evaluate_splits
 from r1lab.run_folder import commit, device_name, versions, write_whole
@@ -28,7 +28,7 @@ log = logging.getLogger("r1lab.evaluate")
 
 def evaluate(config: DictConfig) -> None:
     """One evaluation."""
-    given = OmegaConf.to_container(config)
+    given = own_settings(config)
     loaded = load(given["checkpoint"], model=given.get("model"), task=given.get("task"))
     settings = with_enough_samples(override(loaded.config["evaluation"], given))
     path = free_path(Path(given["output"]) if given["output"] else beside(loaded), settings, loaded)

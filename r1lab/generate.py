@@ -24,13 +24,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
 from r1lab.build import evaluation_sampling
-from r1lab.entry import run
+from r1lab.entry import own_settings, run
 from r1lab.evaluate import override
 from r1lab.load import Loaded, load, policy_hash
 from r1lab.model.tokenizer import encode_prompt, encode_text, vocabulary_hash
@@ -73,11 +73,13 @@ TOP_TYPES = (pa.list_(pa.list_(pa.int32())), pa.list_(pa.list_(pa.float32())))  
 
 def generate(config: DictConfig) -> None:
     """Answer a prompt, or write a split."""
-    given = OmegaConf.to_container(config)
+    given = own_settings(config)
     if given["num_samples"] < 1:
         raise ValueError(f"num_samples must be at least 1, got {given['num_samples']}")
     if (given["prompt"] is None) == (given["split"] is None):
         raise ValueError('give either prompt="38 * 3 + 7 - 6" or split=heldout')
+    if given["prompt"] is not None and not str(given["prompt"]).strip():
+        raise ValueError(f'prompt={given["prompt"]!r} is blank: give a question, as prompt="38 * 3 + 7 - 6"')
     if given["split"] is not None and given["output"] is None:
         raise ValueError("split needs output=FOLDER, where the Parquet files go")
     if given["prompt"] is not None and (given["output"] or given["logprobs"]):
@@ -130,6 +132,11 @@ def make_prompt(loaded: Loaded, question: str) -> Prompt:
             except Exception:
                 unknown.append(word)
         words = ", ".join(map(repr, dict.fromkeys(unknown))) or error
+        if any(word not in question for word in unknown):
+            raise ValueError(
+                f"this policy's tokenizer does not know words of the prompt's template ({words}): for a folder of a "
+                "shipped or small model add the model that it was trained with, as model=tiny"
+            ) from error
         raise ValueError(f"this policy's tokenizer does not know {words} (tokens are separated by spaces)") from error
 
 
@@ -294,17 +301,7 @@ def write_shard(path: Path, rows: pa.Table) -> None:
 
 
 def main() -> None:
-    # A question is text, also where it has commas, brackets or letters that Hydra's grammar reads otherwise.
-    sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
     run(generate, "generate")
-
-
-def quoted(word: str) -> str:
-    """`prompt=...` with its text in quotes; any other word as it is."""
-    name, _, text = word.partition("=")
-    if name != "prompt" or text[:1] in ("'", '"'):
-        return word
-    return "prompt='" + text.replace("'", "\\'") + "'"
 
 
 if __name__ == "__main__":

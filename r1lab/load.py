@@ -18,6 +18,7 @@ from r1lab.entry import CONF, plain
 from r1lab.model.capacity import check_token_ids
 from r1lab.model.policy import NAMED
 from r1lab.module.checkpoint import checkpoint_file, load_checkpoint
+from r1lab.override import quoted
 from r1lab.rollout.engine import RolloutEngine
 from r1lab.task.protocol import Task
 
@@ -81,7 +82,7 @@ def load(
 
 def _default_config(name: str, model: Mapping[str, Any] | None) -> dict[str, Any]:
     """The parts needed of what `train` would run on a model by default."""
-    overrides = [f"model={name if name in NAMED else 'hf'}", f"model.name='{name}'"]
+    overrides = [f"model={name if name in NAMED else 'hf'}", f"model.name={quoted(name)}"]
     overrides += [f"task={_TASKS[name]}"] if name in _TASKS else []
     if GlobalHydra.instance().is_initialized():
         config = compose("train", overrides)

@@ -44,7 +44,7 @@ SECTIONS = (
 
 def memory(config: DictConfig) -> None:
     """Plan, print, write."""
-    settings = {key: OmegaConf.to_container(config, resolve=False)[key] for key in OWN}
+    settings = OmegaConf.to_container(OmegaConf.masked_copy(config, list(OWN)), resolve=True)
     # Sections that need a running Hydra, such as callbacks, are none of a plan's business.
     given = {key: OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True) for key in SECTIONS}
     given["precision"] = str(config.trainer.precision)

@@ -34,6 +34,7 @@ from r1lab.limits import check_numbers
 from r1lab.load import load, policy_hash
 from r1lab.model.policy import load_policy
 from r1lab.module.checkpoint import checkpoint_file, read_checkpoint
+from r1lab.override import literal, quoted
 from r1lab.pipeline.record import documents_hash
 from r1lab.pipeline.stage import BASE, Stage
 from r1lab.reward.format import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, opens_reasoning
@@ -136,7 +137,7 @@ class Train(Work):
             sources = {
                 name: {"path": str(context.folder(name) / DOCUMENTS), "weight": w} for name, w in stage.data.items()
             }
-            own.append(f"data.documents.sources={quoted_mapping(sources)}")
+            own.append(f"data.documents.sources={quoted(sources)}")
         return [*context.model, *context.common, *map(self.placed, stage.overrides), *own, *context.overrides]
 
     def check(self) -> None:
@@ -157,7 +158,7 @@ class Train(Work):
         """An override with the folders of the stages that it names."""
         for name in (*self.stage.models, *self.stage.samples):
             override = override.replace(f"<{name}>", str(self.context.folder(name)))
-        return override
+        return literal(override)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -386,14 +387,3 @@ def compose_now(name: str, words: Sequence[str], **options: Any):
         return compose(name, list(words), **options)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, list(words), **options)
-
-
-def quoted(value: Any) -> str:
-    """A text as Hydra's grammar takes any."""
-    return "'" + str(value).replace("'", "\\'") + "'"
-
-
-def quoted_mapping(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{quoted_mapping(inner)}" for key, inner in value.items()) + "}"
-    return quoted(value) if isinstance(value, str) else str(value)

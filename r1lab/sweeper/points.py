@@ -10,11 +10,11 @@ from contextlib import redirect_stderr
 from typing import Any
 
 import optuna
-from hydra.core.override_parser.types import Override
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from r1lab.entry import Stopped, describe
+from r1lab.override import quoted
 from r1lab.sweeper.reporter import PRUNED
 from r1lab.sweeper.results import GOES_ON, measured, run_record, seed_key
 from r1lab.sweeper.settings import Settings
@@ -35,7 +35,7 @@ def value_of(job: Any) -> Any:
 def objective_override(settings: Settings) -> str:
     """The sweep's objective, or all of them, for a run."""
     names = settings.objective_list
-    return f"objective={Override._get_value_element_as_str(names[0] if len(names) == 1 else names)}"
+    return f"objective={quoted(names[0] if len(names) == 1 else names)}"
 
 
 class Points:
@@ -107,12 +107,12 @@ class Points:
             f"seed={seed}",
             objective_override(self.settings),
             f"hydra.sweep.subdir={self.subdir(trial, seed)}",
-            f"evaluation.cache={self.sweep.folder / 'before'}",
+            f"evaluation.cache={quoted(self.sweep.folder / 'before')}",
         ]
         names = self.settings.objective_list
         if len(names) == 1 and names[0].startswith("validation/"):
             callback = self.pruning(trial, index)
-            overrides.append(f"+callback.pruning={Override._get_value_element_as_str(callback)}")
+            overrides.append(f"+callback.pruning={quoted(callback)}")
         return overrides
 
     def pruning(self, trial: optuna.Trial, index: int) -> dict[str, Any]:

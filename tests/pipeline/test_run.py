@@ -7,7 +7,7 @@ from r1lab.build import build_reward, make, make_task
 from r1lab.entry import CONF, plain
 from r1lab.pipeline.__main__ import model_overrides
 from r1lab.pipeline.pipeline import Pipeline
-from r1lab.pipeline.run import Train, answered, quoted, quoted_mapping
+from r1lab.pipeline.run import Train, answered
 from r1lab.types import Completion, Prompt
 
 
@@ -94,11 +94,6 @@ def test_the_stages_of_r1_compose_with_their_model(pipeline, model, tmp_path):
 def test_the_models_overrides_go_on_to_the_stages():
     given = ["model=smollm2", "seeds=[1]", "model.policy.dtype=bfloat16", "model_x=1"]
     assert model_overrides(given, "smollm2") == ["model=smollm2", "model.policy.dtype=bfloat16"]
-
-
-def test_quotes():
-    assert quoted("it's/here") == r"'it\'s/here'"
-    assert quoted_mapping({"a": {"path": "x y", "weight": 3}}) == "{a:{path:'x y',weight:3}}"
 
 
 class Asked:
