@@ -147,8 +147,8 @@ def describe(error: Exception, config_name: str) -> str:
         return f"{cause.full_key} must be given: add {cause.full_key}=... to the command"
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override} cannot be read: give KEY=VALUE. A value with commas, = or brackets needs quotes, and the "
-            "shell removes them unless the whole word is quoted too, as in \"overrides=['seed=2']\""
+            f"{error.override} cannot be read: give KEY=VALUE. A value with commas, = or brackets needs quotes, and "
+            "the shell removes them unless the whole word is quoted too, as in \"overrides=['seed=2']\""
         )
     if isinstance(error, ConfigCompositionException) and "Could not override" in str(error):
         key = str(error).split("'")[1].split("=")[0]
