@@ -3,7 +3,7 @@
 import copy
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -19,7 +19,8 @@ from r1lab.rollout.sampling import Sampling
 from r1lab.task.protocol import Task
 
 _LOOKED_AT = 1000  # prompts, for a kind that a reward is for
-_CHECKED = 100  # prompts, for columns and answers that a checker takes
+_COLUMNS_CHECKED = 100  # prompts, for columns and answers that a checker takes
+_CHECKED, _MOST_ROWS = 256, 10_000  # prompts that rewards must be able to score: of a task without end, of a data set
 
 
 def build_reward(
@@ -86,6 +87,19 @@ def _refuse_absent_kinds(name: str, term: Mapping[str, Any], task: Task) -> None
         f"reward.{name}.kinds={list(kinds)} is for none of the first {_LOOKED_AT} prompts; the task's kinds are "
         f"{', '.join(sorted(seen))}"
     )
+
+
+def refuse_unscorable(terms: Mapping[str, Callable[..., Any]], task: Task) -> None:
+    """Raise ValueError where a term cannot score some of the first prompts: before anything is sampled."""
+    checks = {name: term.check_prompts for name, term in terms.items() if hasattr(term, "check_prompts")}
+    rows = len(getattr(task, "rows", {}).get("train", ()))
+    prompts = [task.sample("train", i) for i in range(min(rows, _MOST_ROWS) or _CHECKED)] if checks else []
+    for name, check_prompts in checks.items():
+        try:
+            check_prompts(prompts)
+        except Exception as error:  # a checker may be anyone's
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"reward.{name} cannot score the prompts of train: {kind}{error}") from error
 
 
 def _weight(name: str, weight: Any, max_steps: int | None) -> float | Schedule:
@@ -188,7 +202,7 @@ def check_prompts(task: Task) -> None:
     for part in getattr(task, "parts", {}).values():
         check_prompts(part)
     if check := getattr(task.is_correct, "check", None):
-        for index in range(_CHECKED):
+        for index in range(_COLUMNS_CHECKED):
             check(task.sample("train", index))
 
 

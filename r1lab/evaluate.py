@@ -61,9 +61,9 @@ def evaluate(config: DictConfig) -> None:
         "seconds": round(time.perf_counter() - started, 2),
         "scores": scores,
     }
+    write_whole(path, json.dumps(record, indent=2) + "\n")  # first: what was sampled is kept, whatever prints it
     console = Console()
     console.print(score_table(scores))
-    write_whole(path, json.dumps(record, indent=2) + "\n")
     console.print(f"{record['seconds']:.0f} s; written to {path}", soft_wrap=True, highlight=False)
 
 

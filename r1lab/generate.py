@@ -1,20 +1,22 @@
 """python -m r1lab.generate checkpoint=PATH: what a policy says, to a prompt on the screen or over a split as Parquet.
 
-`prompt="38 * 3 + 7 - 6"` prints completions. `split=heldout output=FOLDER` writes shards of `shard_size` prompts; one
-that is already there is kept, so that the same command goes on where it was interrupted. meta.json beside them says
-how they were made, and a command with other settings is refused. Draws are keyed by prompt: the shards are the same
-however often it was interrupted.
+`prompt="38 * 3 + 7 - 6"` prints completions. `split=heldout output=FOLDER` writes shards of `shard_size` prompts; one that
+is already there is kept, so that the same command goes on where it was interrupted. Samples are stored before they are
+scored; if a scorer fails, the same command scores them and samples nothing again. meta.json beside them says how they
+were made, and a command with other settings is refused. Draws are keyed by prompt: the shards are the same however
+often it was interrupted.
 
 Columns, one row a completion: prompt_index, kind, difficulty, language (the prompt's), prompt, answer, number (of the
 completion among its prompt's), completion, completion_ids, length (tokens), truncated, accuracy (the task's score, 0
 without an answer), wellformed, language_consistency (of the reasoning, by the task's vocabularies or else by script;
-null without words), sampling_logprobs.
+null without words, or for a language that neither knows), sampling_logprobs.
 
 `logprobs=top_k logprobs_k=16` adds, of each token's place, top_ids and top_logprobs: the policy's likeliest tokens, at
 the sampling temperature (1 for greedy), for `module=distill` to learn from.
 """
 
 import json
+import logging
 import os
 import sys
 from dataclasses import asdict
@@ -67,8 +69,18 @@ SCHEMA = pa.schema(
     }
 )
 
-
 TOP_TYPES = (pa.list_(pa.list_(pa.int32())), pa.list_(pa.list_(pa.float32())))  # of the columns TOP
+SAMPLES = ".samples"  # suffix of a shard that is sampled and not scored yet
+SAMPLED = pa.schema(
+    {
+        "ids": pa.list_(pa.int32()),
+        "text": pa.string(),
+        "truncated": pa.bool_(),
+        "sampling_logprobs": pa.list_(pa.float32()),
+    }
+)
+
+log = logging.getLogger("r1lab.generate")
 
 
 def generate(config: DictConfig) -> None:
@@ -208,21 +220,24 @@ def write_split(
                 continue
             prompts = [loaded.task.sample(split, i) for i in indices]
             questions.update(map(question_key, prompts))
-            completions = sample(
-                loaded.policy,
-                loaded.engine,
-                prompts,
-                num_samples=num_samples,
-                sampling=sampling,
-                seed=seed,
-                step=GENERATION_STEP,
-                advance=advance,
-            )
-            expanded = expand(prompts, num_samples)
-            rows = table(expanded, completions, loaded, num_samples)
-            if top_k:
-                rows = with_top_k(rows, loaded, expanded, completions, k=top_k, temperature=temperature)
+            Accuracy(loaded.task.is_correct).check_prompts(prompts)
+            samples = path.with_suffix(SAMPLES)
+            if samples.exists():
+                advance(len(indices) * num_samples)
+            else:
+                options = {"sampling": sampling, "seed": seed, "step": GENERATION_STEP, "advance": advance}
+                completions = sample(loaded.policy, loaded.engine, prompts, num_samples=num_samples, **options)
+                write_shard(samples, samples_table(completions))
+            completions, expanded = read_samples(samples), expand(prompts, num_samples)
+            try:
+                rows = table(expanded, completions, loaded, num_samples)
+                if top_k:
+                    rows = with_top_k(rows, loaded, expanded, completions, k=top_k, temperature=temperature)
+            except Exception:
+                log.warning(f"{samples} keeps what was sampled and is not scored; the same command scores it")
+                raise
             write_shard(path, rows)
+            samples.unlink()
     repeats = f" of {len(questions)} different prompts ({num_prompts} asked for)" * (len(questions) < num_prompts)
     print(f"{num_prompts * num_samples} completions{repeats} in {len(starts)} files in {folder}")
 
@@ -249,6 +264,20 @@ def claim(folder: Path, meta: dict[str, Any]) -> None:
         write_whole(path, json.dumps(meta | named, indent=2) + "\n")
 
 
+def samples_table(completions: list[Completion]) -> pa.Table:
+    """Completions before they are scored, which a scorer that fails does not lose."""
+    columns = {name: [getattr(completion, name) for completion in completions] for name in SAMPLED.names}
+    return pa.table(columns, schema=SAMPLED)
+
+
+def read_samples(path: Path) -> list[Completion]:
+    """The inverse of `samples_table`."""
+    return [
+        Completion(tuple(row["ids"]), row["text"], row["truncated"], tuple(row["sampling_logprobs"]))
+        for row in pq.read_table(path).to_pylist()
+    ]
+
+
 def table(prompts: list[Prompt], completions: list[Completion], loaded: Loaded, num_samples: int) -> pa.Table:
     """The rows of B completions, each with its own prompt."""
     columns = {
@@ -265,7 +294,7 @@ def table(prompts: list[Prompt], completions: list[Completion], loaded: Loaded, 
         "truncated": [c.truncated for c in completions],
         "accuracy": Accuracy(loaded.task.is_correct)(prompts, completions),
         "wellformed": [value == 1.0 for value in Format()(prompts, completions)],
-        "language_consistency": consistency_of(loaded.task)(prompts, completions),
+        "language_consistency": consistency_of(loaded.task).shares(prompts, completions),
         "sampling_logprobs": [c.sampling_logprobs for c in completions],
     }
     return pa.table(columns, schema=SCHEMA)

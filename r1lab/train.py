@@ -44,6 +44,7 @@ from r1lab.build import (
     make_documents,
     policy_maker,
     quantized_settings,
+    refuse_unscorable,
     rollout_sampling,
 )
 from r1lab.callback import stop
@@ -351,6 +352,7 @@ def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningMo
             "replay": config["routing"]["replay"],
             "seed": config["seed"],
         }  # fmt: skip
+        refuse_unscorable(common["reward"].terms, parts["task"])
     module = make(module_config, **common)
     module.run_config = config
     return module

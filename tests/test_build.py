@@ -14,6 +14,7 @@ from r1lab.build import (
     made_once,
     make,
     policy_maker,
+    refuse_unscorable,
     rollout_sampling,
 )
 from r1lab.load import policy_hash
@@ -71,6 +72,38 @@ def test_classes_and_functions_get_what_they_ask_for(terms):
     assert rewards.terms == {"accuracy": [1.0, 0.0], "short": [1.0, 0.0], "kind": [3.0, None]}
     assert rewards.total.tolist() == [1 + 0.5 + 30, 0.0]
     assert config["short"] == {"_target_": "custom_terms.short", "weight": 0.5, "limit": 2}  # as it was
+
+
+class Rows(Task):
+    """300 prompts, of which the last is another."""
+
+    def __init__(self, last):
+        self.rows = {"train": [Prompt((1,), "", "12", columns={"tests": ["assert True"]})] * 299 + [last]}
+
+    def sample(self, split, index):
+        return self.rows[split][index]
+
+
+ACCURACY = "accuracy.Accuracy"
+LIMITS = dict.fromkeys(("cpu_seconds", "wall_seconds", "memory_mib", "output_mib", "processes"), 64)
+CODE = {"partial": True, "workers": 1, "allow_unsandboxed": True, **LIMITS}
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "last", "reason"),
+    [
+        ("language_consistency.ScriptConsistency", {}, {"language": "zh-TW"}, "language 'zh-TW' is not known"),
+        ("code.Code", CODE, {"columns": {"tests": 5}}, "tests .* must be a list"),
+        (ACCURACY, {"is_correct": {"_target_": "r1lab.reward.checker.Numeric"}}, {"answer": "x"}, "'x' is no"),
+        (ACCURACY, {"is_correct": {"_target_": "r1lab.reward.countdown.Countdown"}}, {}, "target .*missing"),
+    ],
+)
+def test_prompts_that_a_reward_cannot_score_are_rejected_before_sampling(target, options, last, reason):
+    config = {"mine": {"_target_": f"r1lab.reward.{target}", "weight": 1.0, **options}}
+    task = Rows(Prompt((1,), "", **{"answer": "7", **last}))
+    terms = build_reward(config, task, tiny_tokenizer()).terms
+    with pytest.raises(ValueError, match=f"reward.mine cannot score the prompts of train: .*{reason}"):
+        refuse_unscorable(terms, task)
 
 
 def test_config_goes_before_what_is_at_hand():

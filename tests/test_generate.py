@@ -156,6 +156,46 @@ def test_prompts_that_come_again_are_told(write, capsys, monkeypatch):
         assert "14 completions of 4 different prompts (7 asked for) in 3 files" in capsys.readouterr().out
 
 
+def test_samples_outlast_a_scorer_that_fails(write, tmp_path, monkeypatch):
+    whole = write()
+    second = tmp_path / "out/shard-00001-of-00003.parquet"
+    second.unlink()
+
+    def fails(self, prompts, completions):
+        raise OSError("no scorer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("r1lab.generate.Format.__call__", fails)
+        with pytest.raises(OSError, match="no scorer"):
+            write()
+    assert second.with_suffix(".samples").exists()
+    with pytest.raises(ValueError, match="other settings"):
+        write("temperature=0.5")
+    with monkeypatch.context() as patch:
+        patch.setattr(CachedLoop, "generate", fails)  # nothing is sampled again
+        assert write() == whole
+    assert not second.with_suffix(".samples").exists()
+
+
+def test_a_language_of_no_known_script_has_no_consistency(run_generate, tmp_path):
+    lines = [{"question": f"{i} + 1", "answer": str(i + 1), "language": "zh-TW"} for i in range(60)]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run_generate(
+        "task=dataset", f"task.path={tmp_path}/own.jsonl", "split=train", "num_prompts=2", f"output={tmp_path}/own"
+    )
+    assert [(row["language"], row["language_consistency"]) for row in rows(tmp_path / "own")] == [("zh-TW", None)] * 2
+
+
+def test_prompts_that_cannot_be_scored_are_rejected_before_sampling(write, tmp_path, monkeypatch):
+    def raises(self, prompt, answer):
+        raise ValueError(f"no answer to {prompt.index}")
+
+    monkeypatch.setattr("r1lab.task.arithmetic.Arithmetic.is_correct", raises)
+    monkeypatch.setattr(CachedLoop, "generate", None)
+    with pytest.raises(ValueError, match="no answer to 0"):
+        write()
+
+
 def test_a_shard_is_named_when_it_is_whole(write, tmp_path, monkeypatch):
     def fail(table, file):
         file.write(b"half")

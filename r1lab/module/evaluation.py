@@ -155,6 +155,8 @@ def evaluate_splits(
         raise ValueError(f"the task {task.name} has no split {', '.join(asked)}; it has {', '.join(task.splits)}")
     # All are made before the first is sampled, so that a split which does not exist is told at once.
     prompts = {split: first_prompts(task, split, num_prompts) for split in splits}
+    for split in splits:
+        Accuracy(task.is_correct).check_prompts(prompts[split])
     return {split: evaluate(model, tokenizer, engine, prompts[split], task.is_correct, **options) for split in splits}
 
 

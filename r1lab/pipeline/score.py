@@ -148,7 +148,7 @@ def reasoning_values(
     loaded: Loaded, prompts: Sequence[Prompt], completions: Sequence[Completion]
 ) -> dict[str, list[float]]:
     """What is measured of each completion; NaN where it does not apply."""
-    shares = consistency_of(loaded.task)(prompts, completions)
+    shares = consistency_of(loaded.task).shares(prompts, completions)
     lengths = [reasoning_length(p, c, loaded.tokenizer) for p, c in zip(prompts, completions, strict=True)]
     return {
         "pass_at_1": right(loaded.task, prompts, completions),

@@ -36,6 +36,16 @@ class Accuracy:
             return [applies.get(b) for b in range(len(prompts))]
         return self._scores(prompts, completions)
 
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Raise what the checker raises for a prompt whatever the answer is, such as a right answer of the wrong form.
+
+        A checker that scores a batch is not asked.
+        """
+        if not hasattr(self.is_correct, "batch"):
+            for prompt in prompts:
+                if self.kinds is None or prompt.kind in self.kinds:
+                    self.is_correct(prompt, Answer("0", "<think> 0 </think> <answer> 0 </answer>"))
+
     def _scores(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
         pairs = zip(prompts, completions, strict=True)
         answers = [None if c.truncated else _answer(prompt, c) for prompt, c in pairs]

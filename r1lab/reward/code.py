@@ -54,6 +54,12 @@ class Code:
         self.partial, self.workers = partial, workers
         self.sandbox = Sandbox(**sandbox)
 
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Raise ValueError for a prompt whose column `tests` holds no tests."""
+        for prompt in prompts:
+            if prompt.columns.get("tests"):
+                check_tests(prompt.columns["tests"], prompt.text)
+
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
         """B prompts and their B completions -> B rewards."""
         with ThreadPoolExecutor(self.workers) as threads:

@@ -25,7 +25,8 @@ def by_name(term: Callable[..., Any], name: str, bound: Mapping[str, Any] | None
         bound: arguments that the config gives, which go before columns of the same name.
 
     Returns:
-        (prompts, completions) -> what the term returns. Raises ValueError where a column is in no prompt.
+        (prompts, completions) -> what the term returns. Its `check_prompts` takes prompts alone and calls that of the
+        term, if there is one. Both raise ValueError where a column is in no prompt.
     """
     bound = dict(bound or {})
     parameters = inspect.signature(term).parameters
@@ -37,7 +38,7 @@ def by_name(term: Callable[..., Any], name: str, bound: Mapping[str, Any] | None
     if unknown and not takes_rest:
         raise ValueError(f"reward.{name} has no argument {', '.join(unknown)}; it takes {', '.join(parameters)}")
 
-    def call(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Any:
+    def arguments(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, Any]:
         known = sorted({column for prompt in prompts for column in prompt.columns})
         given = dict(bound)
         for parameter in asked:
@@ -60,6 +61,15 @@ def by_name(term: Callable[..., Any], name: str, bound: Mapping[str, Any] | None
         if takes_rest:
             rest = [column for column in known if column not in given]
             given |= {column: [prompt.columns.get(column) for prompt in prompts] for column in rest}
-        return term(**given)
+        return given
 
+    def call(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Any:
+        return term(**arguments(prompts, completions))
+
+    def check_prompts(prompts: Sequence[Prompt]) -> None:
+        arguments(prompts, [])
+        if hasattr(term, "check_prompts"):
+            term.check_prompts(prompts)
+
+    call.check_prompts = check_prompts
     return call

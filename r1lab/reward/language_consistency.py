@@ -5,7 +5,7 @@ The paper does not say what a word is: here it is said twice, by script for natu
 tiny tasks. Reasoning without any word to judge is neither, and the term does not apply.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from r1lab.reward.format import parts_of
@@ -64,16 +64,24 @@ class ScriptConsistency:
         own = {language: frozenset(s.upper() for s in names) for language, names in (scripts or {}).items()}
         self.scripts = {**SCRIPTS, **own}
 
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Raise ValueError for prompts in a language whose script is not known."""
+        for language in sorted({prompt.language for prompt in prompts} - self.scripts.keys()):
+            raise ValueError(
+                f"the script of language {language!r} is not known; set reward.language_consistency.scripts, as "
+                f"{{{language}: [LATIN]}}; known are {', '.join(sorted(self.scripts))}"
+            )
+
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
         """B prompts and their B completions -> B shares."""
+        self.check_prompts(prompts)
         return [self._share(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
+    def shares(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        """As a reward, but None for a language whose script is not known: for reports."""
+        return _known(self, self.scripts, prompts, completions)
+
     def _share(self, prompt: Prompt, completion: Completion) -> float | None:
-        if prompt.language not in self.scripts:
-            raise ValueError(
-                f"the script of language {prompt.language!r} is not known; set reward.language_consistency.scripts, as "
-                f"{{{prompt.language}: [LATIN]}}; known are {', '.join(sorted(self.scripts))}"
-            )
         reasoning = parts_of(prompt, completion).reasoning
         return script_share(reasoning, self.scripts[prompt.language]) if reasoning else None
 
@@ -97,18 +105,36 @@ class VocabularyConsistency:
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
         """B prompts and their B completions -> B shares."""
+        self.check_prompts(prompts)
         return [self._share(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
-    def _share(self, prompt: Prompt, completion: Completion) -> float | None:
-        if prompt.language not in self.vocabularies:
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Raise ValueError for prompts in a language without a vocabulary."""
+        for language in sorted({prompt.language for prompt in prompts} - self.vocabularies.keys()):
             raise ValueError(
-                f"reward.language_consistency.vocabularies has no language {prompt.language!r}; "
+                f"reward.language_consistency.vocabularies has no language {language!r}; "
                 f"there are {', '.join(self.vocabularies)}"
             )
+
+    def shares(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float | None]:
+        """As a reward, but None for a language without a vocabulary: for reports."""
+        return _known(self, self.vocabularies, prompts, completions)
+
+    def _share(self, prompt: Prompt, completion: Completion) -> float | None:
         others = [words for language, words in self.vocabularies.items() if language != prompt.language]
         reasoning = parts_of(prompt, completion).reasoning
         own = self.vocabularies[prompt.language]
         return vocabulary_share(reasoning, own, frozenset().union(*others)) if reasoning else None
+
+
+def _known(
+    term: Any, languages: Collection[str], prompts: Sequence[Prompt], completions: Sequence[Completion]
+) -> list[float | None]:
+    """A term's values for prompts in one of the languages, None for other prompts."""
+    rows = [b for b, prompt in enumerate(prompts) if prompt.language in languages]
+    values = term([prompts[b] for b in rows], [completions[b] for b in rows])
+    known = dict(zip(rows, values, strict=True))
+    return [known.get(b) for b in range(len(prompts))]
 
 
 def consistency_of(task: Any) -> ScriptConsistency | VocabularyConsistency:

@@ -1,6 +1,7 @@
 import pytest
 
 from r1lab.reward.accuracy import Accuracy
+from r1lab.reward.checker import Numeric
 from r1lab.types import Completion, Prompt
 
 PROMPT = Prompt(ids=(1,), text="q", answer="7")
@@ -103,3 +104,10 @@ def test_it_is_for_prompts_of_some_kinds():
 
     assert Accuracy(right, kinds=["sum"])(prompts, completions) == [1.0, None, 0.0]
     assert Accuracy(right)(prompts, completions) == [1.0, 1.0, 0.0]
+
+
+def test_a_checker_that_raises_for_a_prompt_is_found_without_completions():
+    accuracy = Accuracy(Numeric(), kinds=["sum"])
+    accuracy.check_prompts([Prompt((1,), "", "7", kind="sum"), Prompt((1,), "", "seven", kind="other")])
+    with pytest.raises(ValueError, match="'seven' is no number"):
+        accuracy.check_prompts([Prompt((1,), "", "7", kind="sum"), Prompt((1,), "", "seven", kind="sum")])

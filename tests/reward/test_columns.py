@@ -55,3 +55,18 @@ def test_a_column_that_is_not_there():
 def test_a_setting_that_is_not_taken():
     with pytest.raises(ValueError, match=r"reward.mine has no argument limt; it takes completions, limit"):
         by_name(lambda completions, limit=1: 0, "mine", {"limt": 3})
+
+
+def test_prompts_are_checked_before_there_are_completions():
+    class Term:
+        def __call__(self, completions, level):
+            raise AssertionError("scored")
+
+        def check_prompts(self, prompts):
+            raise ValueError(f"{len(prompts)} prompts")
+
+    with pytest.raises(ValueError, match="asks for 'levle', which is no column"):
+        by_name(lambda levle: levle, "mine").check_prompts(PROMPTS)
+    by_name(lambda completions, level: 1 / 0, "mine").check_prompts(PROMPTS)
+    with pytest.raises(ValueError, match=f"{len(PROMPTS)} prompts"):
+        by_name(Term(), "mine").check_prompts(PROMPTS)

@@ -61,6 +61,18 @@ def test_languages_that_are_not_known():
     assert ScriptConsistency({"xx": ["latin"]})([prompt("xx")], [completion("some words")]) == [1.0]
 
 
+@pytest.mark.parametrize("language", ["xx", "zh-TW", ""])
+def test_shares_are_none_for_a_language_that_is_not_known(language):
+    class Task:
+        vocabularies = {"en": ["add"], "b": ["mais"]}
+
+    prompts, completions = [prompt("en"), prompt(language)], [completion("add add")] * 2
+    for term in (consistency_of(object()), consistency_of(Task())):
+        assert term.shares(prompts, completions) == [1.0, None]
+        with pytest.raises(ValueError, match=f"language '{language}'"):
+            term.check_prompts(prompts)
+
+
 WORDS = {"a": ["plus", "is", "so"], "b": ["mais", "egal", "so"]}
 
 
