@@ -28,8 +28,9 @@ Packages; the same word names the package, its folder in conf, its folder in tes
                 distill and sparse_distill, preference (hidden states -> logprobs: logprob, sharded_logprob)
     kernel      Triton drop-ins for them, which know their checks and results alone: linear_logprob, k3,
                 linear_grpo_loss, linear_distill_loss
-    model       the policy from a folder, the hub or a fresh config, whole or as adapters on a frozen base; the frozen
-                reference; the value model and the reward model; frozen ones in 8 or 4 bits, and AdamW in 8; attention;
+    model       the policy from a folder (what one must hold: folder), the hub or a fresh config, whole or as adapters
+                on a frozen base; the frozen reference;
+                the value model and the reward model; frozen ones in 8 or 4 bits, and AdamW in 8; attention;
                 of a mixture of experts the load and what evens it out (moe), its routers watched (routing),
                 multi-token prediction (mtp); what models hold in memory and compute, measured or planned on fake
                 tensors (fake, ledger, passes, weights, plan); the shipped tiny bases, and the words of the bilingual
@@ -51,10 +52,10 @@ Packages; the same word names the package, its folder in conf, its folder in tes
     analysis    what notebooks import: load a run, its curves, samples and tokens; ship a run; load a sweep (sweep.py),
                 its effects, tables, figure and verdict; the table and figure of a pipeline (stages.py)
 
-Entry files: entry.py (Hydra and errors of one line), limits.py (numbers that no run can have), build.py (config ->
-objects); of memory what a plan reads (plan_inputs.py), the plans (planner.py) and what is said of them (advice.py).
-Beside them run_folder.py (where a run lives), dtype.py (dtypes by name), packages.py (which package is missing) and
-plain_pickle.py (what loads without running code).
+Entry files: entry.py (Hydra and errors of one line), override.py (texts and paths of a command line), limits.py
+(numbers that no run can have), build.py (config -> objects); of memory what a plan reads (plan_inputs.py), the plans
+(planner.py) and what is said of them (advice.py). Beside them run_folder.py (where a run lives), dtype.py (dtypes by
+name), packages.py (which package is missing) and plain_pickle.py (what loads without running code).
 Only entry files know Hydra and OmegaConf: everything else takes plain arguments. An algorithm's parameters have no
 default in code where the YAML sets them.
 

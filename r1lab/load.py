@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from r1lab.build import build_policy_parts, make
 from r1lab.entry import CONF, plain
 from r1lab.model.capacity import check_token_ids
+from r1lab.model.folder import as_setting
 from r1lab.model.policy import NAMED
 from r1lab.module.checkpoint import checkpoint_file, load_checkpoint
 from r1lab.override import quoted
@@ -68,7 +69,8 @@ def load(
         policy, tokenizer, config = load_checkpoint(file)
     else:
         config = _default_config(checkpoint, model)
-        policy, tokenizer = make(config["model"]["policy"]), make(config["model"]["tokenizer"])
+        with as_setting("checkpoint"):
+            policy, tokenizer = make(config["model"]["policy"]), make(config["model"]["tokenizer"])
     if task is not None:
         # The task's template is that of the model, by interpolation.
         task = plain(OmegaConf.create({"model": config["model"], "task": dict(task)}))["task"]

@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from r1lab.build import build_task, make, make_documents
 from r1lab.data.documents import in_microbatches
 from r1lab.dtype import dtype_of
+from r1lab.model.folder import FolderError, read_config
 from r1lab.model.policy import NAMED, model_folder
 from r1lab.model.smollm2 import find_gguf
 from r1lab.module.checkpoint import checkpoint_file, load_state, read_checkpoint
@@ -43,10 +44,11 @@ def folder_config(name: str) -> PreTrainedConfig:
     if name == "smollm2":
         gguf = find_gguf()
         return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    place = model_folder(name)
     try:
-        config = AutoConfig.from_pretrained(model_folder(name), local_files_only=True)
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
+        config = read_config(place, f"model.name={name}", local_files_only=True)
+    except FolderError as error:
+        if Path(place).is_dir():
             raise
         raise ValueError(
             f"model.name={name}: its config.json is needed, and is neither in such a folder nor in the hub's cache: "

@@ -23,6 +23,7 @@ ENTRY = {
     "advice",
     "entry",
     "limits",
+    "override",
     "build",
     "load",
 }
@@ -44,8 +45,8 @@ MAY_IMPORT = {
     "metric": set(),
     # The bilingual tasks ask in the words that the bilingual base has; prompts begin as the tokenizer has it.
     "task": {"types", "packages", "model.bilingual", "model.tokenizer"},
-    # A learned reward may be in few bits, and reads text as its tokenizer has it.
-    "reward": {"types", "dtype", "packages", "model.quantize", "model.tokenizer", "model.capacity"},
+    # A learned reward is read from a model's folder, may be in few bits, and reads text as its tokenizer has it.
+    "reward": {"types", "dtype", "packages", "model.folder", "model.quantize", "model.tokenizer", "model.capacity"},
     # A model is probed before it is sampled, and what is sampled must fit it. What is drawn from and what is trained is
     # one distribution, at one temperature.
     "rollout": {"types", "model.probe", "model.capacity", "loss.logprob"},
@@ -57,7 +58,7 @@ MAY_IMPORT = {
     "module": {"types", "dtype", "plain_pickle", *STAGES},
     # A pruner is replayed by the name that conf gives it.
     "analysis": {"types", "run_folder", "entry", "module", "callback.line_file", *STAGES},
-    "sweeper": {"run_folder", "entry"},
+    "sweeper": {"run_folder", "entry", "override"},
 }
 # Where a library may be imported.
 HOMES = {

