@@ -28,10 +28,9 @@ Packages; the same word names the package, its folder in conf, its folder in tes
                 distill and sparse_distill, preference (hidden states -> logprobs: logprob, sharded_logprob)
     kernel      Triton drop-ins for them, which know their checks and results alone: linear_logprob, k3,
                 linear_grpo_loss, linear_distill_loss
-    model       the policy from a folder (what one must hold: folder), the hub or a fresh config, whole or as adapters
-                on a frozen base; the frozen reference;
-                the value model and the reward model; frozen ones in 8 or 4 bits, and AdamW in 8; attention;
-                of a mixture of experts the load and what evens it out (moe), its routers watched (routing),
+    model       the policy from a folder (folder), the hub or a fresh config, whole or as adapters on a frozen base;
+                the frozen reference; the value model and the reward model; frozen ones in 8 or 4 bits, and AdamW in 8;
+                attention; of a mixture of experts the load and what evens it out (moe), its routers watched (routing),
                 multi-token prediction (mtp); what models hold in memory and compute, measured or planned on fake
                 tensors (fake, ledger, passes, weights, plan); the shipped tiny bases, and the words of the bilingual
                 one; whose tokens are whose

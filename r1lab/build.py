@@ -208,15 +208,17 @@ def check_prompts(task: Task) -> None:
 
 def rollout_sampling(config: Mapping[str, Any]) -> Sampling:
     """How training samples: `rollout.temperature`, `max_new_tokens`, `top_k`, `top_p`."""
-    rollout = config["rollout"]
-    return Sampling(rollout["temperature"], rollout["max_new_tokens"], rollout["top_k"], rollout["top_p"])
+    return _sampling(config, "rollout", "rollout.")
 
 
 def evaluation_sampling(config: Mapping[str, Any], *, prefix: str = "evaluation.") -> Sampling:
     """How evaluation samples: the same fields under `evaluation`. prefix: of the settings' names in errors."""
-    evaluation = config["evaluation"]
-    fields = [evaluation[name] for name in ("temperature", "max_new_tokens", "top_k", "top_p")]
+    return _sampling(config, "evaluation", prefix)
+
+
+def _sampling(config: Mapping[str, Any], group: str, prefix: str) -> Sampling:
+    settings = config[group]
     try:
-        return Sampling(*fields)
+        return Sampling(*(settings[name] for name in ("temperature", "max_new_tokens", "top_k", "top_p")))
     except ValueError as error:
-        raise ValueError(f"{prefix}{str(error).removeprefix('rollout.')}") from None
+        raise ValueError(str(error).replace("rollout.", prefix, 1)) from None

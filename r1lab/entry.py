@@ -26,7 +26,12 @@ from hydra.errors import (
 )
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from r1lab.override import literal_words
 from r1lab.run_folder import launcher_of_ranks, remove_unbegun, run_folder
@@ -166,6 +171,11 @@ def describe(error: Exception, config_name: str) -> str:
         return f"the disk is full{f', writing {cause.filename}' if cause.filename else ''}; make room, then start again"
     if isinstance(cause, (FileExistsError, NotADirectoryError)) and cause.filename:
         return f"{cause.filename} is a file where a folder should be: choose another place, or move it away"
+    if isinstance(cause, OSError) and cause.filename and cause.strerror:
+        return f"{cause.filename} cannot be read or written ({cause.strerror.lower()}): give another place"
+    if isinstance(cause, InterpolationKeyError):
+        key, first_line = getattr(error, "full_key", None) or "a setting", str(cause).splitlines()[0]
+        return f"{key} refers to a setting that is not there ({first_line}): name another, or write \\${{"
     if "Missing [UNK]" in text:
         return (
             "the tokenizer lacks a word of the prompt; model=tiny (with model.name=FOLDER, too) knows task=arithmetic "

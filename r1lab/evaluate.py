@@ -19,6 +19,7 @@ from rich.progress import Progress
 from r1lab.analysis.scores import score_table
 from r1lab.build import evaluation_sampling
 from r1lab.entry import own_settings, run
+from r1lab.limits import check_command
 from r1lab.load import Loaded, load, policy_hash
 from r1lab.module.evaluation import evaluate_splits
 from r1lab.run_folder import commit, device_name, versions, write_whole
@@ -29,6 +30,7 @@ log = logging.getLogger("r1lab.evaluate")
 def evaluate(config: DictConfig) -> None:
     """One evaluation."""
     given = own_settings(config)
+    check_command(given)
     loaded = load(given["checkpoint"], model=given.get("model"), task=given.get("task"))
     settings = with_enough_samples(override(loaded.config["evaluation"], given))
     path = free_path(Path(given["output"]) if given["output"] else beside(loaded), settings, loaded)

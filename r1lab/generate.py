@@ -1,9 +1,9 @@
 """python -m r1lab.generate checkpoint=PATH: what a policy says, to a prompt on the screen or over a split as Parquet.
 
 `prompt="38 * 3 + 7 - 6"` prints completions. `split=heldout output=FOLDER` writes shards of `shard_size` prompts; one
-that is already there is kept, so that the same command goes on where it was interrupted. Samples are stored before they are
-scored; if a scorer fails, the same command scores them and samples nothing again. meta.json beside them says how they
-were made, and a command with other settings is refused. Draws are keyed by prompt: the shards are the same however
+that is already there is kept, so that the same command goes on where it was interrupted. Samples are stored before they
+are scored; if a scorer fails, the same command scores them and samples nothing again. meta.json beside them says how
+they were made, and a command with other settings is refused. Draws are keyed by prompt: the shards are the same however
 often it was interrupted.
 
 Columns, one row a completion: prompt_index, kind, difficulty, language (the prompt's), prompt, answer, number (of the
@@ -34,6 +34,7 @@ from rich.text import Text
 from r1lab.build import evaluation_sampling
 from r1lab.entry import own_settings, run
 from r1lab.evaluate import override
+from r1lab.limits import check_command
 from r1lab.load import Loaded, load, policy_hash
 from r1lab.model.tokenizer import encode_prompt, encode_text, vocabulary_hash
 from r1lab.module.evaluation import expand, sample
@@ -86,13 +87,12 @@ log = logging.getLogger("r1lab.generate")
 def generate(config: DictConfig) -> None:
     """Answer a prompt, or write a split."""
     given = own_settings(config)
-    if given["num_samples"] < 1:
-        raise ValueError(f"num_samples must be at least 1, got {given['num_samples']}")
+    check_command(given)
     if (given["prompt"] is None) == (given["split"] is None):
         raise ValueError('give either prompt="38 * 3 + 7 - 6" or split=heldout')
     if given["prompt"] is not None and not str(given["prompt"]).strip():
         raise ValueError(f'prompt={given["prompt"]!r} is blank: give a question, as prompt="38 * 3 + 7 - 6"')
-    if given["split"] is not None and given["output"] is None:
+    if given["split"] is not None and not given["output"]:
         raise ValueError("split needs output=FOLDER, where the Parquet files go")
     if given["prompt"] is not None and (given["output"] or given["logprobs"]):
         raise ValueError(
@@ -177,14 +177,9 @@ def write_split(
     """Write the shards of `num_prompts` prompts of a split, from number `first` on, that are not there yet.
 
     Raises:
-        ValueError: the folder holds shards that were made otherwise, or a number is below 1.
+        ValueError: the folder holds shards that were made otherwise.
     """
     numbers = {"num_prompts": num_prompts, "num_samples": num_samples, "shard_size": shard_size}
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    if first < 0:
-        raise ValueError(f"first must be at least 0, got {first}")
     vocabulary = len(loaded.policy.get_output_embeddings().weight)
     if top_k > vocabulary:
         raise ValueError(f"logprobs_k={top_k} is above the {vocabulary} tokens that the model has: lower it")

@@ -1,11 +1,25 @@
-"""Settings that no run can have: rejected by whatever composes a run's config, before it loads or plans anything."""
+"""Settings that no run and no command can have: rejected before anything is loaded or planned."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from r1lab.module.grpo import check_sizes
 from r1lab.strategy.precision import standard_precision
 
+# Settings of `evaluate` and `generate`: type, least, most.
+COMMAND = {
+    "first": (int, 0, math.inf),
+    "logprobs_k": (int, 1, math.inf),
+    "max_new_tokens": (int, 1, math.inf),
+    "num_prompts": (int, 1, math.inf),
+    "num_samples": (int, 1, math.inf),
+    "seed": (int, -(2**63), 2**63 - 1),
+    "shard_size": (int, 1, math.inf),
+    "temperature": (float, 0, math.inf),
+    "top_k": (int, 0, math.inf),
+    "top_p": (float, 0, 1),
+}
 LEAST = {
     "seed": 0,
     "trainer.max_steps": 0,
@@ -41,3 +55,23 @@ def check_numbers(config: Mapping[str, Any]) -> None:
         check_sizes(
             rollout["batch_size"], rollout["group_size"], module["num_minibatches"], module.get("num_iterations", 1)
         )
+
+
+def check_command(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting of `evaluate` or `generate` of another type, or outside its range."""
+    for name, (kind, least, most) in COMMAND.items():
+        value = settings.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a {'whole number' if kind is int else 'number'}, got {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+        if value > most:
+            raise ValueError(f"{name} must be at most {most}, got {value}")
+    for name, kind, example in (("ks", int, "[1,4]"), ("splits", str, "[heldout,harder]")):
+        values = settings.get(name)
+        if values is not None and not (isinstance(values, list) and all(type(value) is kind for value in values)):
+            raise ValueError(f"{name} must be a list, such as {example}, got {values!r}")
+    if settings.get("splits") == []:
+        raise ValueError("splits is empty: name at least one, such as [heldout]")

@@ -60,7 +60,7 @@ def load(
         ValueError: no checkpoint is given, or a model beside one that brings its own.
     """
     disable_progress_bar()
-    if checkpoint is None:
+    if not checkpoint:
         raise ValueError("give checkpoint=PATH: a .ckpt file, a run folder, a Hugging Face folder, or tiny")
     file = checkpoint_file(checkpoint)
     if file is not None:

@@ -106,6 +106,14 @@ def test_prompts_that_a_reward_cannot_score_are_rejected_before_sampling(target,
         refuse_unscorable(terms, task)
 
 
+def test_sampling_names_the_group_that_it_is_of():
+    settings = {"temperature": -1.0, "max_new_tokens": 1, "top_k": 0, "top_p": 1.0}
+    with pytest.raises(ValueError, match="^evaluation.temperature must be at least 0"):
+        evaluation_sampling({"evaluation": settings})
+    with pytest.raises(ValueError, match="^rollout.temperature must be at least 0"):
+        rollout_sampling({"rollout": settings})
+
+
 def test_config_goes_before_what_is_at_hand():
     config = {"_target_": "r1lab.reward.accuracy.Accuracy", "weight": 1.0, "is_correct": {"_target_": "builtins.dict"}}
     assert build_reward({"accuracy": config}, Task(), tiny_tokenizer()).terms["accuracy"].is_correct == {}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from r1lab import entry
 from r1lab.entry import CONF, describe, plain, refuse_two_checkers
@@ -86,6 +87,19 @@ def test_an_error_inside_a_constructor_is_told_as_itself():
     with pytest.raises(Exception) as raised:
         instantiate({"_target_": "r1lab.rollout.sampling.Sampling", "temperature": -1.0, "max_new_tokens": 1})
     assert describe(raised.value, "train").startswith("rollout.temperature must be at least 0")
+
+
+def test_an_error_of_a_file_says_which():
+    text = "/x/y cannot be read or written (permission denied): give another place"
+    assert describe(PermissionError(13, "Permission denied", "/x/y"), "train") == text
+
+
+def test_an_interpolation_of_no_setting():
+    with pytest.raises(Exception) as raised:
+        plain(OmegaConf.create({"output": "${nope}/x"}))
+    assert describe(raised.value, "evaluate").startswith(
+        "output refers to a setting that is not there (Interpolation key"
+    )
 
 
 def test_errors_of_no_text_keep_their_kind():

@@ -72,6 +72,7 @@ def test_words_that_the_tokenizer_does_not_know(run_generate):
         (["prompt=7", "split=heldout"], "either prompt=.* or split="),
         (["prompt="], "prompt='' is blank: give a question"),
         (["prompt='  '"], "prompt='  ' is blank: give a question"),
+        (["split=heldout", "output="], "split needs output=FOLDER"),
         (["split=heldout"], "split needs output=FOLDER"),
         (["split=heldout", "output=nowhere", "num_samples=0"], "num_samples must be at least 1"),
     ],

@@ -1,6 +1,6 @@
 import pytest
 
-from r1lab.limits import check_numbers
+from r1lab.limits import check_command, check_numbers
 
 CONFIG = {
     "seed": 1,
@@ -43,3 +43,26 @@ def test_a_config_that_can_be():
 def test_what_cannot(name, value, words):
     with pytest.raises(ValueError, match=words):
         check_numbers(changed(name, value))
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("temperature", "abc", "temperature must be a number, got 'abc'"),
+        ("temperature", float("nan"), "temperature must be a number, got nan"),
+        ("temperature", -1, "temperature must be at least 0, got -1"),
+        ("top_p", 2, "top_p must be at most 1, got 2"),
+        ("top_k", 1.5, "top_k must be a whole number, got 1.5"),
+        ("num_prompts", True, "num_prompts must be a whole number, got True"),
+        ("first", -1, "first must be at least 0, got -1"),
+        ("seed", 2**64, "seed must be at most"),
+        ("ks", 4, r"ks must be a list, such as \[1,4\], got 4"),
+        ("ks", [1, "a"], "ks must be a list"),
+        ("splits", "heldout", r"splits must be a list, such as \[heldout,harder\], got 'heldout'"),
+        ("splits", [], "splits is empty"),
+    ],
+)
+def test_settings_that_no_command_can_have(name, value, words):
+    check_command({"num_prompts": 8, "seed": -1, "temperature": 0, "top_p": 1.0, "ks": [], "output": "x"})
+    with pytest.raises(ValueError, match=words):
+        check_command({name: value})
