@@ -22,7 +22,7 @@ from r1lab.entry import own_settings, run
 from r1lab.limits import check_command
 from r1lab.load import Loaded, load, policy_hash
 from r1lab.module.evaluation import evaluate_splits
-from r1lab.run_folder import commit, device_name, versions, write_whole
+from r1lab.run_folder import check_writable, commit, device_name, versions, write_whole
 
 log = logging.getLogger("r1lab.evaluate")
 
@@ -88,14 +88,7 @@ def free_path(path: Path, settings: dict[str, Any], loaded: Loaded) -> Path:
 
     Raises ValueError, before anything is sampled, for a place that cannot be written.
     """
-    if path.is_dir():
-        raise ValueError(f"output={path} is a folder; name a file, such as {path / 'evaluation.json'}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_name(f".{path.name}.tmp").touch()
-        path.with_name(f".{path.name}.tmp").unlink()
-    except OSError as error:
-        raise ValueError(f"output={path} cannot be written ({error.strerror}); name another file") from error
+    check_writable(path, "output")
     number, free = 1, path
     while free.exists() and not _is_of(free, settings, loaded):
         number += 1

@@ -23,7 +23,7 @@ from r1lab.limits import check_numbers
 from r1lab.model.plan import Plan
 from r1lab.model.weights import counted
 from r1lab.planner import Planner
-from r1lab.run_folder import write_whole
+from r1lab.run_folder import check_writable, write_whole
 
 OWN = ("gpus", "gpu_memory_gib", "prompt_tokens", "output")
 SECTIONS = (
@@ -84,11 +84,12 @@ def check(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"prompt_tokens must be a number from 1, or null for the task's, got {prompt!r}")
     if settings["output"] and Path(settings["output"]).suffix not in (".json", ".csv"):
         raise ValueError(f"output={settings['output']} must end in .json or .csv")
+    if settings["output"]:
+        check_writable(Path(settings["output"]), "output")
 
 
 def write(path: Path, plans: Mapping[int, Plan], settings: Mapping[str, Any], planner: Planner) -> None:
-    """The plans as data. Raises OSError where that cannot be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """The plans as data."""
     if path.suffix == ".csv":
         write_whole(path, pd.DataFrame(records(plans)).to_csv(index=False))
         return

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from r1lab.build import build_task, make, make_documents
 from r1lab.data.documents import in_microbatches
 from r1lab.dtype import dtype_of
-from r1lab.model.folder import FolderError, read_config
+from r1lab.model.folder import FolderError, check_architecture, read_config
 from r1lab.model.policy import NAMED, model_folder
 from r1lab.model.smollm2 import find_gguf
 from r1lab.module.checkpoint import checkpoint_file, load_state, read_checkpoint
@@ -47,6 +47,7 @@ def folder_config(name: str) -> PreTrainedConfig:
     place = model_folder(name)
     try:
         config = read_config(place, f"model.name={name}", local_files_only=True)
+        check_architecture(AutoModelForCausalLM, config, f"model.name={name}")
     except FolderError as error:
         if Path(place).is_dir():
             raise

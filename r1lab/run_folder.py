@@ -149,6 +149,19 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def check_writable(path: Path, setting: str) -> None:
+    """Make the folders around a file. Raises ValueError where the file cannot be written."""
+    if path.is_dir():
+        raise ValueError(f"{setting}={path} is a folder; name a file in it")
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise ValueError(f"{setting}={path} cannot be written ({error.strerror}); name another file") from error
+
+
 def config_hash(config: dict[str, Any]) -> str:
     """Twelve hex digits for what a run does: not where it is written, how it is watched, and which kernels do it."""
     kept = {key: value for key, value in config.items() if key not in ("ckpt_path", "callback", "logger", "kernel")}

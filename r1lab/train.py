@@ -182,7 +182,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         # What could not even be loaded is as it was.
         loaded = not resumed or module.step
         failed = {"status": "failed", "error": f"{type(error).__name__}: {error}", "steps": module.step}
-        note(summary | failed if loaded else earlier)
+        note(summary | failed if loaded or not earlier else earlier)
         if is_of_a_lost_rank(error):
             raise LostRank(folder) from error
         if isinstance(error, CheckpointException):

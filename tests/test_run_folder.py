@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from r1lab import run_folder
-from r1lab.run_folder import config_hash, read_summary, write_summary, write_whole
+from r1lab.run_folder import check_writable, config_hash, read_summary, write_summary, write_whole
 
 
 @pytest.fixture
@@ -155,3 +155,18 @@ def test_ranks_started_from_outside_need_a_folder(environment, told, monkeypatch
     with pytest.raises(ValueError, match=told):
         run_folder.run_folder("name", None)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_can_be_written_is_left_as_it_was(tmp_path):
+    file = tmp_path / "new" / "plan.csv"
+    check_writable(file, "output")
+    assert list(file.parent.iterdir()) == []
+    file.write_text("x")
+    check_writable(file, "output")
+    assert file.read_text() == "x"
+    for place, reason in (
+        (tmp_path, "is a folder; name a file in it"),
+        (file / "y.csv", "cannot be written .*another"),
+    ):
+        with pytest.raises(ValueError, match=f"output={place} {reason}"):
+            check_writable(place, "output")

@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 
 import r1lab.train as train_module
 from r1lab.entry import CONF, Stopped, refuse_wrong_types
+from r1lab.module.checkpoint import CheckpointError
 from r1lab.module.grpo import GRPO
 from r1lab.run_folder import read_summary, write_summary
 from r1lab.train import refuse_missing_devices, refuse_other_ranks, refuse_other_settings, refuse_ranks
@@ -59,6 +60,13 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(train_sm
     write_summary(tmp_path, {"status": "running"})
     train_small(tmp_path, "ckpt_path=last", "evaluate=false", "callback.samples.shown=0")
     assert read_summary(tmp_path)["status"] == "finished"
+
+
+def test_a_checkpoint_of_another_place_that_cannot_be_read(train_small, tmp_path):
+    (tmp_path / "bad.ckpt").write_text("x")
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/bad.ckpt is damaged, or no checkpoint"):
+        train_small(tmp_path / "run", f"ckpt_path={tmp_path}/bad.ckpt", "evaluate=false")
+    assert read_summary(tmp_path / "run")["status"] == "failed"
 
 
 def test_several_objectives_are_returned_in_order(tmp_path, train_small):

@@ -49,11 +49,7 @@ def read_model(kind: Any, place: str, told: str, **options: Any) -> PreTrainedMo
     Raises FolderError.
     """
     config = read_config(place, told)
-    if type(config) not in kind._model_mapping:
-        raise FolderError(
-            f"{told} is of the architecture {config.model_type}, which {kind.__name__} of transformers lacks: give a "
-            f"model that it has"
-        )
+    check_architecture(kind, config, told)
     if Path(place).is_dir():
         _check_weights(Path(place), told)
     with _rejected(place, told, "weights"), _quiet():
@@ -70,6 +66,15 @@ def read_model(kind: Any, place: str, told: str, **options: Any) -> PreTrainedMo
     if info["unexpected_keys"]:
         log.warning(f"{told}: {type(model).__name__} has no place for {_some(info['unexpected_keys'])}; left out")
     return model
+
+
+def check_architecture(kind: Any, config: PreTrainedConfig, told: str) -> None:
+    """Raise FolderError where `kind`, such as `AutoModelForCausalLM`, has no model of the config."""
+    if type(config) not in kind._model_mapping:
+        raise FolderError(
+            f"{told} is of the architecture {config.model_type}, which {kind.__name__} of transformers lacks: give a "
+            "model that it has"
+        )
 
 
 def read_config(place: str, told: str, **options: Any) -> PreTrainedConfig:

