@@ -19,8 +19,7 @@ from r1lab.rollout.sampling import Sampling
 from r1lab.task.protocol import Task
 
 _LOOKED_AT = 1000  # prompts, for a kind that a reward is for
-_COLUMNS_CHECKED = 100  # prompts, for columns and answers that a checker takes
-_CHECKED, _MOST_ROWS = 256, 10_000  # prompts that rewards must be able to score: of a task without end, of a data set
+_CHECKED, _MOST_ROWS = 64, 10_000  # prompts that rewards must be able to score: of a task without end, of a data set
 
 
 def build_reward(
@@ -195,15 +194,6 @@ def _checked_by(task: Task, checker: Mapping[str, Any] | None) -> Task:
         own = {"is_correct": task.is_correct} if "is_correct" in takes and "is_correct" not in checker else {}
         task.is_correct = make(checker, **own)
     return task
-
-
-def check_prompts(task: Task) -> None:
-    """Raise what the checker of the task, or of a part, rejects about the first prompts, before anything is sampled."""
-    for part in getattr(task, "parts", {}).values():
-        check_prompts(part)
-    if check := getattr(task.is_correct, "check", None):
-        for index in range(_COLUMNS_CHECKED):
-            check(task.sample("train", index))
 
 
 def rollout_sampling(config: Mapping[str, Any]) -> Sampling:

@@ -38,7 +38,6 @@ from r1lab.analysis.scores import score_table
 from r1lab.build import (
     build_policy_parts,
     build_reward,
-    check_prompts,
     evaluation_sampling,
     make,
     make_documents,
@@ -309,7 +308,6 @@ def refuse_other_settings(folder: Path, config: dict[str, Any]) -> None:
 
 def build_module(config: dict[str, Any], parts: dict[str, Any]) -> L.LightningModule:
     """The LightningModule: what all have in common, and what GRPO and PPO need beside it."""
-    check_prompts(parts["task"])
     optimizer = instantiate(config["optimizer"], _convert_="all")
     common = {
         "policy": policy_maker(config),

@@ -9,7 +9,6 @@ from r1lab.build import (
     build_policy_parts,
     build_reward,
     build_task,
-    check_prompts,
     evaluation_sampling,
     made_once,
     make,
@@ -19,6 +18,7 @@ from r1lab.build import (
 )
 from r1lab.load import policy_hash
 from r1lab.model.tiny import tiny_tokenizer
+from r1lab.reward.accuracy import Accuracy
 from r1lab.rollout.sampling import Sampling
 from r1lab.task.mixed import Mixed
 from r1lab.types import Completion, Prompt
@@ -200,10 +200,9 @@ def test_prompts_that_a_checker_cannot_score_are_rejected(tmp_path):
                     '{"question": "b", "answer": "12", "numbers": "3 4", "target": 12}')  # fmt: skip
     config = compose_run(tmp_path, "task=dataset", "reward=[countdown,format]", f"task.files.train={file}")
     task = build_task(config, type("Lengths", (), {"encode": lambda self, text, **_: [0]})())
-    with pytest.raises(ValueError, match="column numbers holds '3 4'"):
-        check_prompts(task)
-    with pytest.raises(ValueError, match="column numbers holds '3 4'"):
-        check_prompts(Mixed({"part": lambda: task}, {"part": 1.0}))
+    for asked in (task, Mixed({"part": lambda: task}, {"part": 1.0})):
+        with pytest.raises(ValueError, match="column numbers holds '3 4'"):
+            refuse_unscorable({"accuracy": Accuracy(asked.is_correct)}, asked)
 
 
 def test_each_part_of_a_mix_may_have_a_checker(tmp_path):
