@@ -108,9 +108,9 @@ def test_prompts_that_a_reward_cannot_score_are_rejected_before_sampling(target,
 
 def test_sampling_names_the_group_that_it_is_of():
     settings = {"temperature": -1.0, "max_new_tokens": 1, "top_k": 0, "top_p": 1.0}
-    with pytest.raises(ValueError, match="^evaluation.temperature must be at least 0"):
+    with pytest.raises(ValueError, match=r"^evaluation.temperature must be 0 \(greedy\) or from 0.001 to 1000"):
         evaluation_sampling({"evaluation": settings})
-    with pytest.raises(ValueError, match="^rollout.temperature must be at least 0"):
+    with pytest.raises(ValueError, match=r"^rollout.temperature must be 0 \(greedy\) or from 0.001 to 1000"):
         rollout_sampling({"rollout": settings})
 
 

@@ -86,7 +86,7 @@ def test_a_value_that_must_be_given():
 def test_an_error_inside_a_constructor_is_told_as_itself():
     with pytest.raises(Exception) as raised:
         instantiate({"_target_": "r1lab.rollout.sampling.Sampling", "temperature": -1.0, "max_new_tokens": 1})
-    assert describe(raised.value, "train").startswith("rollout.temperature must be at least 0")
+    assert describe(raised.value, "train").startswith("rollout.temperature must be 0 (greedy) or from 0.001 to 1000")
 
 
 def test_an_error_of_a_file_says_which():
