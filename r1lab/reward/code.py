@@ -25,9 +25,11 @@ _FENCE = re.compile(r"^ {0,3}```[^`\n]*$", re.MULTILINE)
 _MAX_LENGTH = 100_000
 # Exit statuses of a program that the limit of processor time ended, in a sandbox or without.
 _KILLED = (-signal.SIGKILL, -signal.SIGXCPU, 128 + signal.SIGKILL, 128 + signal.SIGXCPU)
-_PROGRAM, _TESTER = (
-    Path(__file__).with_name(f"guest_{name}.py").read_text(encoding="utf-8") for name in ("program", "tester")
+_CHANNEL, _PROGRAM, _TESTER = (
+    Path(__file__).with_name(f"guest_{name}.py").read_text(encoding="utf-8")
+    for name in ("channel", "program", "tester")
 )
+_PROGRAM, _TESTER = f"{_CHANNEL}\n\n{_PROGRAM}", f"{_CHANNEL}\n\n{_TESTER}"
 
 Test = str | Mapping[str, str]
 
@@ -35,12 +37,13 @@ Test = str | Mapping[str, str]
 class Code:
     """The share of a prompt's hidden tests that the program in the answer passes, or 1.0 for all and else 0.0.
 
-    Tests are the prompt's column `tests`, a list of `{stdin: ..., stdout: ...}`, each a run of the program whose output
-    must be the same but for white space at the ends of lines, or of Python sources that raise where they fail
-    (`assert add(1, 2) == 3`), which call the program with plain data and get plain data back. All of the latter share
-    one run: where the program ends in one, the rest fail too. All runs of a completion share the `wall_seconds`, and
-    behind one that runs out of time the rest fail too. The term does not apply to prompts without tests. The
-    program is Python's standard library's; it is the last fenced block of the answer.
+    Tests are the prompt's column `tests`, a list of two kinds. `{stdin: ..., stdout: ...}` is a run of the program
+    whose output must be the same but for white space at the ends of lines. A Python source raises where it fails
+    (`assert add(1, 2) == 3`) and calls what the program defines: `r1lab.reward.guest_channel` says which values
+    cross. Sources share one run, in which the program is imported under the name `program`; where it ends, the rest
+    fail. A source that uses nothing of the program fails. All runs of a completion share the `wall_seconds`, and
+    after one that runs out of time the rest fail. The term does not apply to prompts without tests. The program has
+    Python's standard library; it is the last fenced block of the answer.
 
     Args:
         partial: the share of tests, or all of them.

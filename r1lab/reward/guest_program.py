@@ -3,17 +3,20 @@
     script FD        run the source in FD as a program
     serve FD SOCKET  load the source in FD, then answer each request that comes by SOCKET
 
-Whoever asks takes replies for what they are, values that the program chose: no verdict is made here. Plain data goes
-over as it is, everything else as a number that stands for it.
+Whoever asks takes replies for what they are, values that the program chose: no verdict is made here.
+`guest_channel` comes before this source, and says how values cross.
 """
 
 import os
-import pickle
+import site
 import socket
 import sys
 import types
 
-PLAIN = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset}
+
+class Program(Peer):  # noqa: F821
+    def find_class(self, receiver, module, name):
+        return receiver.find_class(module, name)
 
 
 def load(fd: int, name: str) -> types.ModuleType:
@@ -22,41 +25,18 @@ def load(fd: int, name: str) -> types.ModuleType:
     module = types.ModuleType(name)
     sys.modules[name] = module
     sys.argv = ["program.py"]
-    exec(compile(source, "program.py", "exec"), module.__dict__)
+    # What an interpreter offers that was not started with -S: exit(), quit(), help() and the like.
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
+    sys.setrecursionlimit(sys.getrecursionlimit() + 20)  # for the calls around the program
+    try:
+        exec(compile(source, "program.py", "exec", dont_inherit=True), module.__dict__)
+    except SystemExit as end:
+        # As a script it ends here; to be called it has defined all that it is going to.
+        if name == "__main__" or end.code not in (None, 0):
+            raise
     return module
-
-
-def serve(module: types.ModuleType, channel) -> None:
-    objects: list = []
-
-    class Sender(pickle.Pickler):
-        def persistent_id(self, value):
-            if type(value) in PLAIN:
-                return None
-            objects.append(value)
-            return len(objects) - 1
-
-    class Receiver(pickle.Unpickler):
-        def persistent_load(self, number):
-            return objects[number]
-
-    def answer(what: str, target, *arguments):
-        if what == "global":
-            if target not in module.__dict__:
-                raise NameError(target)
-            return module.__dict__[target]
-        if what == "call":
-            return target(*arguments[0], **arguments[1])
-        return {"get": getattr, "item": lambda x, key: x[key], "list": list, "length": len}[what](target, *arguments)
-
-    while True:
-        request = Receiver(channel).load()
-        try:
-            reply = ("value", answer(*request))
-        except Exception as error:
-            reply = ("raised", (type(error).__name__, str(error)))
-        Sender(channel, protocol=4).dump(reply)
-        channel.flush()
 
 
 if __name__ == "__main__":
@@ -65,4 +45,6 @@ if __name__ == "__main__":
         load(int(fds[0]), "__main__")
     else:
         with socket.socket(fileno=int(fds[1])) as connection:
-            serve(load(int(fds[0]), "program"), connection.makefile("rwb"))
+            program = Program(connection.makefile("rwb"), Remote, [load(int(fds[0]), "program")])  # noqa: F821
+            while True:
+                program.respond(*program.receive()[1:])

@@ -6,6 +6,7 @@ from r1lab.reward.code import Code, check_tests, program_of, same_output
 from r1lab.types import Completion, Prompt
 
 from .conftest import LIMITS
+from .programs import CROSSING_PROGRAM, CROSSING_TESTS, FORGING_PROGRAM
 
 DOUBLE = [{"stdin": "3\n", "stdout": "6\n"}, {"stdin": "-5", "stdout": "-10"}]
 ADD = ["assert add(1, 2) == 3", "assert add('a', 'b') == 'ab'", "assert add([1], [2]) == [1, 2]"]
@@ -26,7 +27,16 @@ def prompt(tests: list | None) -> Prompt:
 @pytest.fixture(scope="module", params=["sandboxed", "unsandboxed"])
 def share(request):
     """share(program, tests): what a program passes."""
-    sandbox = request.getfixturevalue(request.param)
+    return share_in(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="module")
+def unsandboxed_share(unsandboxed):
+    """The same where the sandbox is not what is tested."""
+    return share_in(unsandboxed)
+
+
+def share_in(sandbox):
     code = Code.__new__(Code)  # with the sandbox that is there
     code.partial, code.workers, code.sandbox = True, 1, sandbox
     return code.share_passed
@@ -110,6 +120,87 @@ def counts(text):
         "assert counts('aab')['a'] == 2",
     ]
     assert share(program, tests) == 1.0
+
+
+def test_values_of_every_kind_cross(share):
+    failed = (
+        []
+        if share(CROSSING_PROGRAM, CROSSING_TESTS) == 1
+        else [test for test in CROSSING_TESTS if share(CROSSING_PROGRAM, [test]) < 1]
+    )
+    assert failed == []
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("print(1)\nexit()", "1"),
+        ("print(1)\nquit()", "1"),
+        ("import sys\nprint(1)\nsys.exit(0)", "1"),
+        (
+            "import sys\n\ndef main():\n    for line in sys.stdin: print(line.strip() + '  ')\n    print()\n\n"
+            "if __name__ == '__main__':\n    main()\n    raise SystemExit",
+            "5\né\n",
+        ),
+        ("print(*open(0).read().split(), sep='\\r\\n', end='')\nexit(0)\nprint(2)", "5\né"),
+        (
+            "import sys; sys.setrecursionlimit(10**5)\ndef f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(5000))",
+            "5000",
+        ),
+    ],
+)
+def test_scripts_that_exit_pass(unsandboxed_share, program, expected):
+    assert unsandboxed_share(program, [{"stdin": "5\né\n", "stdout": expected}]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("program", "tests"),
+    [
+        # It ends, and nothing passes from then on, whatever is expected.
+        ("import os\ndef f(x): os._exit(0)", ["try:\n    f(1)\nexcept Exception:\n    pass\nelse:\n    assert False"]),
+        ("import os\ndef f(x): os._exit(0)", ["try:\n    f(1)\nexcept:\n    pass"]),
+        ("import os\nos._exit(0)", ["try:\n    f(1)\nexcept:\n    pass", "assert pow(2, 10) == 1024"]),
+        ("raise SystemExit", ["assert pow(2, 10) == 1024"]),
+        ("import sys\nsys.exit(0)\ndef add(a, b): return a + b", ADD),
+        ("import sys\ndef add(a, b): return a + b\nsys.exit(1)", ADD),
+        ("import sys\ndef f(x): sys.exit(0)", ["assert f(1) == 2", "f(1)"]),
+        # Python's own names.
+        ("pass", ["assert sorted([3, 1]) == [1, 3]", "assert True"]),
+        ("def sum(x): return 0\ndef add(a, b): return 0", ["assert add(1, 2) == sum([1, 2])"]),
+        ("def isinstance(*_): return True\ndef f(x): return None", ["assert isinstance(f(1), int)"]),
+        ("def isinstance(*_): return True\ndef pow(*_): pass", ["assert isinstance(pow(2, 3), int)"]),
+        ("class math: isclose = lambda *_: True\ndef root(x): pass", ["assert math.isclose(root(2), 1.41421356)"]),
+        # It stops the loop that would have found it wrong.
+        ("def add(a, b): raise StopIteration", ["assert all(map(lambda t: add(*t) == sum(t), [(1, 2), (3, 4)]))"]),
+        ("class V(int):\n    def __eq__(self, x): return True\ndef f(x): return V(8)", ["assert f(1) == 7"]),
+        ("class V(list):\n    def __eq__(self, x): return True\ndef f(x): return V()", ["assert f(1) == [7]"]),
+        (
+            "class V:\n    def __init__(self, *a): pass\n    def __add__(self, x): return self\n"
+            "    __eq__ = lambda *_: True",
+            ["assert V(1) + V(2) == V(3)"],
+        ),
+        (
+            "class V:\n    def __init__(self, x): self.x = x\n    def __add__(self, x): return self\n"
+            "    __eq__ = lambda *_: True",
+            ["assert V(1) + V(2) == V(3)", "assert V(1) == 1", "assert [V(1)] == [1]", "assert V(1) in [1, 2]"],
+        ),
+        *(
+            (FORGING_PROGRAM, [test])
+            for test in (
+                "assert counts('aab') == {'a': 2, 'b': 1}",
+                "assert number(3) == 7",
+                "assert shell(3) == 0",
+                "assert judged(lambda x: x + 1, 3) == 4",
+                "class A:\n    def __init__(self): self._answer = 5\nassert hidden(A()) == 5",
+                "class A:\n    def __init__(self): self._answer = 5\nassert looked(A()) == 5",
+                "assert evaluated(lambda x: x + 1, 3) == 4",
+                "assert flood(3) == 0",
+            )
+        ),
+    ],
+)
+def test_programs_that_cheat_pass_nothing(unsandboxed_share, program, tests):
+    assert unsandboxed_share(program, tests) == 0.0
 
 
 def test_objects_are_neither_compared_nor_true(share):
