@@ -3,51 +3,70 @@ r"""Are two mathematical answers equal? By math-verify (Kydlíček, Hugging Face
 math-verify looks for an answer in a text, and takes what it finds. Here the whole answer has to be one expression, or
 to hold exactly one `\boxed{...}` beside words: to name several values must not pay. Nor must the question restated:
 where the right answer is a number, or numbers in brackets, only numbers, fractions, roots and multiples of pi count,
-and elsewhere sums, integrals, factorials and the like only where the right answer has them. A percentage is a
-hundredth, `50%` is 0.5; a unit behind a number is left out where math-verify knows it.
+and elsewhere sums, integrals, factorials and the like only where the right answer has them.
+
+Dress does not count (`r1lab.reward.math_notation`), and equality is exact (`r1lab.reward.math_number`,
+`r1lab.reward.math_exact`): 0.333333 is not 1/3. What belongs to a value has to agree:
+
+- A percentage is a hundredth: `50%` is 0.5, and 50 is not.
+- A unit may be left out, by either answer; two units must be the same (`r1lab.reward.math_unit`).
+- A base is part of the notation that a question asks for: `1101_2` equals `01101_{2}` and `1101_{\text{two}}`, and
+  neither 1101, `1101_3` nor 13. Base ten may be left out.
+- The name in `x = 5` may be left out; two names must be the same.
+- Words are compared as words, whatever their case; an answer of one letter is read as a choice or a variable.
 
 Parsing and simplifying take what time and memory they like on hostile text, so this belongs into
 `r1lab.reward.pool.Pooled`.
 """
 
 import importlib.util
+import itertools
 import logging
 import re
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from r1lab.packages import absent, needed
-from r1lab.reward.checker import number
+from r1lab.reward.math_notation import MAX_LENGTH, braced, expression, unwrapped
+from r1lab.reward.math_number import exact_number, numeral, too_large, without_decimals
+from r1lab.reward.math_unit import Unit, split_unit, units_agree
 from r1lab.types import Prompt
 
 _PACKAGE = ("reward=math", "math-verify", "pip install 'r1lab[math]'")
-_MAX_LENGTH = 1000
-_DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\[", r"\]"), (r"\(", r"\)"))
-_NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:,[0-9]{3})*)?(?:\.[0-9]+)?", re.ASCII)
-_PERCENT = re.compile(r"^([-+]?[0-9.,]+)\s*\\?%$")
-_SCIENTIFIC = re.compile(r"^([-+]?[0-9.]+)\s*\\(?:times|cdot)\s*10\^(?:\{([-+]?[0-9]{1,3})\}|([0-9]))$")
-_SPACE = re.compile(r"\\[,;: ]|~|\\q?quad(?![A-Za-z])")
-# What may stand around a box: words, but no number and no sign.
-_AROUND = re.compile(r"(?:[A-Za-z\s.,:;'$=]|\\[()\[\]])*")
-_MIXED = re.compile(r"^(-?[0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)$")
-# A delimiter that is left stands between several expressions, or in words; numbers side by side are read as a sum, and
-# of `8 = 7` the last is taken.
-_SEVERAL = re.compile(r"(?<!\\)\$|\\[\[\]()]|[0-9]\s+[0-9]|^[-+0-9.,\s]+=")
-_BOX = r"\boxed{"
+# A price in dollars, and no LaTeX between dollars.
+_PRICE = re.compile(r"(-?(?:US)?)\$(?=\s*-?[0-9.])([^$]*)")
+_NAME = re.compile(r"(\\?[A-Za-z]+(?:_\{?[A-Za-z0-9]+\}?)?(?:\([a-z]\))?)\s*(?:=(?!=)|\\in(?![A-Za-z]))")
+_NAME_BEHIND = re.compile(r"([^A-Za-z=]+|.*[0-9}])=\s*(\\?[A-Za-z])")
+_INEQUALITY = re.compile(r"[<>]|\\[lg]e(?![A-Za-z])")
+_CONJUNCTION = re.compile(r"\s*,?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))\s*")
+_PLUS_MINUS = re.compile(r"\\pm\s*([^,+-]+)")
+# Numbers side by side are read as a sum, of `8 = 7` the last is taken, and the subscript of a number is left out.
+_SEVERAL = re.compile(
+    r"(?<!_)[0-9]\s+[0-9]|^[-+0-9.,\s]+=(?![^=]*(?<![A-Za-z\\])[A-Za-z])|(?<![A-Za-z0-9_])[0-9]+\s*\)?\s*_|\band\b"
+)
+_TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
+_WORD = re.compile(r"[A-Za-z][A-Za-z'-]{2,}(?: [A-Za-z'-]+)*|[Nn][Oo]")
+# Three letters of these are a product.
+_VARIABLES = set("abcxyzpqrmnkuvw")
+_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)?\s*[.:)]?")
 
 # A value as it is written when nothing is left to work out.
 _N = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _ROOT = (
     rf"(?:\\sqrt\s*(?:\[[0-9]\])?\s*(?:[0-9]|\{{\s*{_N}(?:/{_N})?\s*\}}|\{{\s*\\[dt]?frac\{{{_N}\}}\{{{_N}\}}\s*\}}))"
 )
-_ATOM = rf"(?:{_N}?\s*{_ROOT}|{_N}?\s*\\pi|{_N}?\s*{_ROOT}\s*\\pi|{_N}|\\infty)"
-_FRACTION = rf"(?:\\[dt]?frac\s*(?:[0-9]|\{{\s*[-+]?\s*{_ATOM}\s*\}})\s*(?:[0-9]|\{{\s*{_ATOM}\s*\}}))"
-_UNIT = r"(?:\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})|(?:\s+[A-Za-z]+){1,3}|\s*\\(?:text|mathrm|mbox)\{[A-Za-z\s]+\})?"
+_IRRATIONAL = rf"(?:{_ROOT}|\\pi|\\sqrt\s*\\pi)"
+_TIMES = r"\s*(?:\\cdot|\\times|\*)\s*"
+_PRODUCT = rf"(?:(?:{_TIMES}|\s*){_IRRATIONAL})*"
+_ATOM = rf"(?:{_N}{_PRODUCT}|{_IRRATIONAL}{_PRODUCT}(?:{_TIMES}{_N})?|\\infty|\\mathbb\{{R\}})"
+_SIGN = r"\s*[-+]?\s*"
+_PARTS = rf"\s*(?:[0-9]|\{{{_SIGN}{_ATOM}\s*\}})\s*(?:[0-9]|\{{{_SIGN}{_ATOM}\s*\}})"
+_FRACTIONS = rf"(?:\\frac{_PARTS})"
 _VALUE = re.compile(
-    rf"\s*(?:\\?\$)?[-+]?\s*(?:{_ATOM}(?:\s*/\s*{_ATOM})?|{_N}?\s*{_FRACTION}|{_FRACTION}\s*(?:{_ROOT}|\\pi)){_UNIT}\s*"
+    rf"{_SIGN}(?:{_ATOM}(?:\s*/{_SIGN}{_ATOM})?|(?:{_N}|{_IRRATIONAL})?(?:{_TIMES}|\s*){_FRACTIONS}|"
+    rf"{_FRACTIONS}(?:{_TIMES}|\s*){_IRRATIONAL})\s*"
 )
-_NO_UNIT = re.compile(r"\b(?:or|and|not|percent)\b")
-_ASSIGNED = re.compile(r"^\\?[A-Za-z]+(?:\([a-z]\))?\s*=(?!=)")
 _LIST = re.compile(r"(\(|\[|\\\{)(.*)(\)|\]|\\\})", re.DOTALL)
 # Work that is left to do, and signs of several values.
 _WORK = re.compile(
@@ -87,17 +106,8 @@ class MathEqual:
     def __call__(self, prompt: Prompt, answer: str) -> float:
         if answer.strip() == prompt.answer.strip():
             return 1.0
-        numbers = [number(expression(text)) for text in (answer, prompt.answer)]
-        if None not in numbers:
-            if numbers[0] == numbers[1]:
-                return 1.0
-            if all(x.denominator == 1 for x in numbers):
-                return 0.0
-        if not _worked_out(expression(prompt.answer), expression(answer)):
-            return 0.0
         try:
-            right, given = _right(prompt.answer), _parse(expression(answer))
-            return float(_library().verify(right, given, timeout_seconds=None))
+            return float(_same(_read_right(prompt.answer), _read(answer)))
         except (MemoryError, RecursionError, ImportError):
             raise
         except Exception:
@@ -105,47 +115,102 @@ class MathEqual:
             return 0.0
 
 
+class _Answer(NamedTuple):
+    """text: of the value, in plain LaTeX. name: what is said to be equal to it. whole: both."""
+
+    text: str
+    name: str
+    unit: Unit | None
+    whole: str
+
+
+def _read(answer: str) -> _Answer:
+    if len(answer) > MAX_LENGTH:
+        return _Answer("", "", None, "")
+    bare = unwrapped(answer)
+    whole = text = expression(_PRICE.sub(r"\1\\$\2", bare) if _PRICE.fullmatch(bare) else answer)
+    name = ""
+    if not _INEQUALITY.search(text) and not _WORD.fullmatch(text):
+        text = _CONJUNCTION.sub(", ", text)
+        name, text = _one_name(text)
+    if not name and text.count("=") <= 1 and not _INEQUALITY.search(text):
+        if found := _NAME.match(text):
+            name, text = found[1].replace(" ", ""), text[found.end() :].strip()
+        elif (found := _NAME_BEHIND.fullmatch(text)) and _written_out(found[1].strip())[0]:
+            name, text = found[2], found[1].strip()
+    text, unit = split_unit(text)
+    if found := _PLUS_MINUS.fullmatch(text):
+        text = f"{found[1]},-{found[1]}"
+    if text.startswith("{") and braced(text[1:]) == text[1:-1]:
+        text = rf"\{{{text[1:-1]}\}}" if "," in text else text[1:-1]
+    return _Answer(text.strip(), name, unit, whole)
+
+
+_read_right = lru_cache(1024)(_read)
+
+
+def _one_name(text: str) -> tuple[str, str]:
+    """`x = 2, x = 3` as a list of values of x; no name where there are others."""
+    found = [_NAME.match(part.strip()) for part in text.split(",")]
+    names = {part[1] for part in found if part}
+    if None in found or len(found) < 2 or len(names) > 1:
+        return "", text
+    return names.pop(), ", ".join(part.string[part.end() :].strip() for part in found)
+
+
+def _word(text: str) -> str | None:
+    r"""The words that a text is, in small letters; None where it may be a formula."""
+    words = " ".join(_TEXT.sub(r" \1 ", text).split())
+    words = words.rstrip("!").casefold()
+    known = _TEXT.search(text) or not (len(words) <= 3 and set(words) <= _VARIABLES)
+    return words if known and _WORD.fullmatch(words) else None
+
+
+def _letter(text: str) -> str | None:
+    found = _LETTER.fullmatch(_TEXT.sub(r"\1", text))
+    return found[1].casefold() if found else None
+
+
+def _same(right: _Answer, given: _Answer) -> bool:
+    if not right.text or not given.text or not units_agree(right.unit, given.unit):
+        return False
+    if right.name and given.name and right.name != given.name:
+        return False
+    if right.text == given.text:
+        return True
+    for kind in (exact_number, numeral, _word, _letter):
+        values = kind(right.text), kind(given.text)
+        if None not in values:
+            return values[0] == values[1]
+    if numeral(right.text) or _word(right.text) or _SEVERAL.search(right.text) or _SEVERAL.search(given.text):
+        return False
+    if too_large(right.whole) or too_large(given.whole) or not _worked_out(right.text, given.text):
+        return False
+    # An equation beside y = 2x + 1 is no value of y.
+    if (right.name and "=" in given.text) or (given.name and "=" in right.text):
+        return _equal(right.whole, given.whole)
+    return _equal(right.text, given.text)
+
+
+def _equal(right: str, given: str) -> bool:
+    from r1lab.reward.math_exact import equal
+
+    return any(itertools.starmap(equal, itertools.product(_right(right), _parse(given))))
+
+
 def _warm() -> MathEqual:
     """One whose first answers cost no more than later ones: a worker of a pool is to be timed from there on."""
     checker = MathEqual()
     for text in _USUAL:
-        _library().verify(_parse(text), _parse(text + "+0"), timeout_seconds=None)
+        _equal(text, text + "+0")
     return checker
-
-
-def expression(answer: str) -> str:
-    r"""The one expression of an answer, without `$`, `\(`, `\[` or `\boxed{` around it; "" where there is not one."""
-    text = answer.strip()
-    if len(text) > _MAX_LENGTH or text.count(_BOX) > 1:
-        return ""
-    if _BOX in text:
-        before, _, behind = text.partition(_BOX)
-        text = _braced(behind)
-        if not _AROUND.fullmatch(before + behind[len(text) + 1 :]):
-            return ""
-    for opening, closing in _DELIMITERS:
-        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening + closing):
-            text = text[len(opening) : -len(closing)].strip()
-            break
-    text = _SPACE.sub(" ", text.replace(r"\!", "").replace("{,}", ",")).rstrip(".")
-    text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
-    text = _SCIENTIFIC.sub(r"\1e\2\3", _PERCENT.sub(r"\1/100", text))
-    return "" if _SEVERAL.search(text) else text.replace("**", "^")
-
-
-def _braced(text: str) -> str:
-    """What stands before the brace that closes the one before `text`; "" where none does."""
-    depth = 1
-    for place, character in enumerate(text):
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if not depth:
-            return text[:place]
-    return ""
 
 
 def _worked_out(right: str, given: str) -> bool:
     """Whether an expression is as far worked out as the right one, and no other kind of list."""
     value, brackets = _written_out(right)
+    if value and re.search(r"[][]|\\infty", right) and _INEQUALITY.search(given):
+        return all(_VALUE.fullmatch(x) or _LETTER.fullmatch(x.strip()) for x in _INEQUALITY.split(given))
     if value:
         given_value, given_brackets = _written_out(given)
         return given_value and (not brackets or not given_brackets or brackets == given_brackets)
@@ -156,17 +221,17 @@ def _worked_out(right: str, given: str) -> bool:
         return False
     if re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", right)):
         return True
+    right = right.replace(r"\pm", "+")
     return all(sign in right for sign in "+*^|_" if sign in given)
 
 
 def _written_out(text: str) -> tuple[bool, str]:
     """Whether a text is a value, or several, with nothing left to work out; and the brackets around it."""
-    text = _ASSIGNED.sub("", text).strip().replace(r"\left", "").replace(r"\right", "")
     brackets = ""
     if found := _LIST.fullmatch(text):
         brackets, text = found[1] + found[3], found[2]
     parts = [text] if _VALUE.fullmatch(text) else text.split(",")
-    return all(_VALUE.fullmatch(part) and not _NO_UNIT.search(part) for part in parts), brackets
+    return all(_VALUE.fullmatch(part) or exact_number(part) is not None for part in parts), brackets
 
 
 @lru_cache(1)
@@ -178,16 +243,18 @@ def _library() -> Any:
     return math_verify
 
 
+@lru_cache(1)
+def _extraction() -> Any:
+    usual = _library().LatexExtractionConfig()
+    # It would leave out units, and take the t of x+2t for one.
+    return replace(usual, normalization_config=replace(usual.normalization_config, units=False))
+
+
 @lru_cache(1024)
-def _right(answer: str) -> list:
-    return _parse(expression(answer))
+def _right(text: str) -> list:
+    return _parse(text)
 
 
 def _parse(text: str) -> list:
-    if not text:
-        return []
-    library = _library()
-    plain = _NUMBER.fullmatch(text) is not None
-    extraction = library.ExprExtractionConfig() if plain else library.LatexExtractionConfig()
-    text = text.replace("\\%", "%") if plain else f"${text}$"
-    return library.parse(text, [extraction], fallback_mode="no_fallback", parsing_timeout=None)
+    text = without_decimals(text)
+    return _library().parse(f"${text}$", [_extraction()], fallback_mode="no_fallback", parsing_timeout=None)

@@ -1,9 +1,12 @@
 import sys
+import time
 
 import pytest
 
 from r1lab.reward.math_equal import MathEqual, expression
 from r1lab.types import Prompt
+
+from .math_cases import DIFFERENT, SAME
 
 pytest.importorskip("math_verify")
 
@@ -113,6 +116,53 @@ def test_equal(right, answer):
 )
 def test_different(right, answer):
     assert equal(right, answer) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("right", "answer", "score"),
+    [
+        ("0.0000001", "0.0000004", 0.0),
+        ("3.14159265", "3.14159312", 0.0),
+        ("10^{-20}", "10^{-30}", 0.0),
+        (r"\frac{1}{2^{99}}", r"\frac{1}{3^{70}}", 0.0),
+        ("1101_2", "1101_3", 0.0),
+        ("1101_2", "1101", 0.0),
+        ("5 cm", "5 kg", 0.0),
+        ("3 hours", "3 minutes", 0.0),
+        ("13", r"\text{13}", 1.0),
+        ("90", "90°", 1.0),
+        ("28%", "28 percent", 1.0),
+        ("1000", r"1\,000", 1.0),
+        ("-1/2", r"\frac{1}{-2}", 1.0),
+        ("$5", "5", 1.0),
+        (r"2\pi", r"\pi \cdot 2", 1.0),
+        (r"\emptyset", r"\varnothing", 1.0),
+        ("73", "**73**", 1.0),
+    ],
+)
+def test_exact_values_bases_units_and_dress(right, answer, score):
+    assert equal(right, answer) == score
+
+
+# Of each kind the first few in the default run.
+@pytest.mark.parametrize("few", [3, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("table", "score"), [(SAME, 1.0), (DIFFERENT, 0.0)], ids=["same", "different"])
+def test_tables_of_cases(table, score, few):
+    check = MathEqual()
+    cases = [(kind, *case) for kind, cases in table.items() for case in cases[:few]]
+    assert [case for case in cases if check(Prompt((1,), "q", case[1]), case[2]) != score] == []
+
+
+@pytest.mark.parametrize(
+    "tower", ["10^{10^{10}}", "2^{2^{2^{50}}}", "x^{10^{10^{10}}}", "((10^{9})!)!", "10^{-10^{10}}"]
+)
+def test_numbers_that_cannot_be_worked_out_take_no_time(tower):
+    check, started = MathEqual(), time.process_time()
+    assert check(Prompt((1,), "q", tower), f"${tower}$") == 1.0
+    for other in ("7", "x^2+7", "2^{64}", f"{tower}+1", f"2 {tower}", f"\\sqrt{{{tower}}}", f"({tower}, 1)"):
+        assert check(Prompt((1,), "q", other), tower) == 0.0
+        assert check(Prompt((1,), "q", tower), other) == 0.0
+    assert time.process_time() - started < 5
 
 
 def test_one_expression():
