@@ -11,7 +11,8 @@ Data of the program's is made again here and compared here (`guest_channel`, whi
 that stays there is compared by what it holds, never by its own `__eq__`: with plain data if its class is a subclass of
 a plain type, and with an object of the same class by attributes. It is neither true nor false, and no key of a dict.
 So a program cannot reach the interpreter that judges it: what it patches, overwrites, prints or exits from is its own.
-A test in which the program ends fails, whatever the test expects.
+A test in which the program ends fails, whatever the test expects. The program's standard input is empty and its output
+is dropped: a test of those is `{stdin, stdout}`.
 """
 
 import ast
