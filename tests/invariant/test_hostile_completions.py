@@ -61,10 +61,14 @@ MAX_LENGTH = 2000  # tokens, of which sampling would have let no more through
 class Bytes:
     """A tokenizer whose tokens are bytes, as ByT5's are: it takes any text."""
 
-    pad_token_id = 0
+    pad_token_id, bos_token_id, eos_token_id, all_special_ids = 0, None, 1, (0, 1)
+    model_max_length = MAX_LENGTH
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return list(text[:MAX_LENGTH].encode(errors="surrogatepass"))[:MAX_LENGTH]
+
+    def __call__(self, text: str, truncation: bool, max_length: int) -> dict[str, list[int]]:
+        return {"input_ids": self.encode(text)[-max_length:]}
 
 
 def completion(text: str) -> Completion:
