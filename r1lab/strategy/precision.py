@@ -52,7 +52,7 @@ _ALIASES = {
     "16": "16-mixed",
     "bf16": "bf16-mixed",
 }
-_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 _REJECTED = {
     "16-mixed": "in float16 (16-mixed) gradients would be clipped while they are scaled",
     "16-true": "AdamW's moments underflow in float16",
@@ -65,11 +65,11 @@ def standard_precision(precision: str | int | None) -> str:
     Raises ValueError for a precision that cannot be trained in.
     """
     name = _ALIASES.get(str(precision), str(precision))
-    if name in _PRECISIONS:
+    if name in PRECISIONS:
         return name
     reason = _REJECTED.get(name)
     raise ValueError(
-        f"trainer.precision={precision} is not one of {', '.join(_PRECISIONS)}{f': {reason}' if reason else ''}; take "
+        f"trainer.precision={precision} is not one of {', '.join(PRECISIONS)}{f': {reason}' if reason else ''}; take "
         "bf16-mixed"
     )
 

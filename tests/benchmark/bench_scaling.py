@@ -53,8 +53,8 @@ from hydra.errors import HydraException
 
 from r1lab.analysis.memory_table import GIB, MIB
 from r1lab.entry import describe
-from r1lab.planner import PRECISIONS
 from r1lab.run_folder import device_name
+from r1lab.strategy.precision import PRECISIONS
 from tests.benchmark.bench_head import RESULTS, about, append, print_table, refuse_output
 from tests.benchmark.scaling_checks import Checks
 from tests.benchmark.scaling_figure import SAME, WHAT, known_rows, last_rows, plot
