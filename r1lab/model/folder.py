@@ -16,6 +16,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.utils import logging as transformers_logging
 
 log = logging.getLogger("r1lab.model")
@@ -95,6 +96,7 @@ def read_tokenizer(place: str, told: str) -> PreTrainedTokenizerBase:
             raise FolderError(
                 f"{told} has no tokenizer (such as tokenizer.json): copy the tokenizer's files of its base model there"
             )
+        _check_tokenizer(folder / "tokenizer_config.json", told)
     with _rejected(place, told, "tokenizer"), _quiet():
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
@@ -116,6 +118,14 @@ def _check_config(folder: Path, told: str) -> None:
         f"{told}: config.json has model_type={model_type!r}, which transformers {transformers.__version__} does not "
         "know: install a version that does, or give another model"
     )
+
+
+def _check_tokenizer(file: Path, told: str) -> None:
+    """Raise FolderError for a class that transformers lacks: its older releases would read another one silently."""
+    config = _json(file, told) if file.is_file() else {}
+    name, auto_map = config.get("tokenizer_class"), config.get("auto_map") or {}
+    if "AutoTokenizer" in auto_map and (name is None or tokenizer_class_from_name(name) is None):
+        raise _needs_code(told, file.name, auto_map)
 
 
 def _other_folder(folder: Path) -> str:
