@@ -8,6 +8,7 @@ from torch import nn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_BY_LENGTH = ("longrope", "dynamic")  # rotary positions whose frequencies follow from the length of the batch
 _ROLES = ("pad_token", "eos_token", "bos_token", "unk_token")
 
 
@@ -97,6 +98,10 @@ def positions(config: Any) -> int | None:
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     # Some models have one for each kind of attention.
     scalings = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
+    if any((part.get("rope_type") or part.get("type")) in _BY_LENGTH for part in scalings):
+        # Beyond it the longest row sets the frequencies of all rows, and sampling's differ from training's.
+        originals = [part.get("original_max_position_embeddings") for part in (*scalings, vars(config))]
+        return min([limit, *(original for original in originals if original)])
     stretched = [
         int(part["factor"] * (part.get("original_max_position_embeddings") or limit))
         for part in scalings

@@ -13,6 +13,7 @@ _FACTORS = {
     "logits_mup_width_multiplier": -1,  # Inkling divides the hidden states
 }
 _POWER = {("hyperclovax", "logits_scaling"): 1, ("mpt", "logit_scale"): 0}
+_LEAST = 1e-3  # of a factor, and its inverse the largest
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 
@@ -39,7 +40,7 @@ def logit_transform(config: PreTrainedConfig) -> LogitTransform:
     """The transform that a config names. `r1lab.module.head_check` compares it with the model's own logits.
 
     Raises:
-        ValueError: for a factor that is not above 0.
+        ValueError: for a factor out of range.
     """
     text = config.get_text_config()
     scale = 1.0
@@ -48,8 +49,11 @@ def logit_transform(config: PreTrainedConfig) -> LogitTransform:
         value = getattr(text, name, None)
         if value is None or not power:
             continue
-        if not value > 0:
-            raise ValueError(f"the model's config has {name}={value}, which must be above 0: correct its config.json")
+        if not _LEAST <= value <= 1 / _LEAST:
+            raise ValueError(
+                f"the config of this {text.model_type} model has {name}={value}, which must be from {_LEAST:g} to "
+                f"{1 / _LEAST:g}: correct its config.json"
+            )
         scale *= float(value) ** power
     softcap = next((cap for name in _SOFTCAPS if (cap := getattr(text, name, None)) is not None), None)
     return LogitTransform(scale, softcap, getattr(text, "unpadded_vocab_size", None))

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 # Largest difference of one token's hidden state relative to its norm, and of one token's logprob in nats.
 EXACT_HIDDEN, EXACT_LOGPROB = 1e-4, 5e-4
 # The same as means over tokens where products are rounded to 16 or fewer bits.
 ROUNDED_HIDDEN, ROUNDED_LOGPROB = 0.05, 0.1
+# In 16 bits, that of hidden states by what other rows hold: kernels compute a row alike whatever is beside it.
+ROUNDED_BESIDE = 5e-4
 # Rounding differs with the shape of a batch; as many times the difference that the shape alone makes is accepted.
 NOISE = 8
 
@@ -28,7 +31,8 @@ _running = 0
 
 
 def once(model: PreTrainedModel, what: tuple, check: Callable[[], None], *, sharded: bool = False) -> None:
-    """Run a check the first time it is asked of a model, or of one of the same config, attention, dtype and device.
+    """Run a check the first time it is asked of a model, or of a copy: the same config, attention, dtype, device and
+    weights (by a sample), with as many hooks.
 
     A model on fake tensors is not checked. A model in shards is checked only with `sharded`, by all ranks together. A
     check that raises is run again at the next call.
@@ -37,14 +41,15 @@ def once(model: PreTrainedModel, what: tuple, check: Callable[[], None], *, shar
         what: names the check.
     """
     weight = next(model.parameters())
-    state = (*what, model.config._attn_implementation, weight.dtype, weight.device.type, sharded)
+    autocast = torch.is_autocast_enabled(weight.device.type)
+    state = (*what, model.config._attn_implementation, weight.dtype, weight.device.type, sharded, autocast)
     seen = _SEEN.setdefault(model, set())
     if state in seen:
         return
     seen.add(state)  # before the check, which may ask for itself
     if _is_fake(weight) or (not sharded and _in_shards(model)):
         return
-    key = (*state, type(model), model.config.to_json_string())
+    key = (*state, type(model), model.config.to_json_string(), _fingerprint(model))
     if key in _PASSED:
         return
     global _running
@@ -111,6 +116,14 @@ def disagreement(rows: list[Tensor], noise: Tensor, rounded: bool, exact: float,
     else:
         worst, bound = max(float(row.mean()) for row in rows), max(mean, NOISE * float(noise.mean()))
     return None if worst <= bound else largest
+
+
+def _fingerprint(model: nn.Module) -> tuple:
+    """What tells models of one config apart: some values of each parameter, and the number of hooks."""
+    hooks = sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.modules())
+    local = (p.to_local() if isinstance(p, DTensor) else p for p in model.parameters())
+    samples = [p.detach().flatten()[:2].float() for p in local if p.numel()]
+    return hooks, tuple(torch.cat(samples).tolist()) if samples else ()
 
 
 def _is_fake(weight: Tensor) -> bool:

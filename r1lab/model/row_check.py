@@ -7,7 +7,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from r1lab.model.attention import packed_arguments
-from r1lab.model.probe import EXACT_HIDDEN, ROUNDED_HIDDEN, disagreement, once, probe_rows, relative, rounds
+from r1lab.model.probe import (
+    EXACT_HIDDEN,
+    ROUNDED_BESIDE,
+    ROUNDED_HIDDEN,
+    disagreement,
+    once,
+    probe_rows,
+    relative,
+    rounds,
+)
 
 
 def check_rows(
@@ -29,24 +38,34 @@ def check_rows(
 def _compare(body: PreTrainedModel, packed: bool, device: torch.device | None) -> None:
     try:
         rows, device = probe_rows(body), device or body.get_input_embeddings().weight.device
-        alone = [_hidden(body, [row], device)[0] for row in rows]
-        noise = relative(_hidden(body, [rows[2]] * 3, device)[0], alone[2])
-        together = _packed(body, rows, device) if packed else _padded(body, rows, device)
+        together_of = _packed if packed else _padded
+        # The question is the architecture's, and float32 weights answer it without rounding.
+        with torch.autocast(device.type, enabled=False):
+            alone = [_hidden(body, [row], device)[0] for row in rows]
+            noise = relative(_hidden(body, [rows[2]] * 3, device)[0], alone[2])
+            together = together_of(body, rows, device)
+            others = [row[::-1] for row in rows[:2]]
+            beside = relative(together_of(body, [*others, rows[2]], device)[2], together[2])
+            rounded = rounds(body, device)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         raise _rejected(body, packed, reason) from error
     differences = [relative(*pair) for pair in zip(together, alone, strict=True)]
-    off = disagreement(differences, noise, rounds(body, device), EXACT_HIDDEN, ROUNDED_HIDDEN)
+    off = disagreement(differences, noise, rounded, EXACT_HIDDEN, ROUNDED_HIDDEN)
     if off is not None:
         reason = f"hidden states differ by {off:.1e} of their norm from those of each row alone"
         raise _rejected(body, packed, reason)
+    if rounded and float(beside.mean()) > ROUNDED_BESIDE:
+        raise _rejected(
+            body, packed, f"hidden states change by {float(beside.mean()):.1e} of their norm with other rows"
+        )
 
 
 def _padded(body: nn.Module, rows: list[list[int]], device: torch.device) -> list[Tensor]:
-    longest = max(map(len, rows))
-    together = _hidden(body, [row + row[:1] * (longest - len(row)) for row in rows], device)
+    longest, pad = max(map(len, rows)), getattr(body.config.get_text_config(), "pad_token_id", None)
+    together = _hidden(body, [row + [row[0] if pad is None else pad] * (longest - len(row)) for row in rows], device)
     return [hidden[: len(row)] for hidden, row in zip(together, rows, strict=True)]
 
 

@@ -27,7 +27,10 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -
     if not texts:
         return []
     rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    first = _tokens_before(rows[0], tokenizer.encode(texts[0]))
+    # A text that holds special tokens does not tell which of them the tokenizer added.
+    special = set(tokenizer.all_special_ids)
+    plain = next((i for i, row in enumerate(rows) if row and special.isdisjoint(row)), 0)
+    first = _tokens_before(rows[plain], tokenizer.encode(texts[plain]))
     return [_behind(first, ids, text) for ids, text in zip(rows, texts, strict=True)]
 
 
@@ -46,7 +49,9 @@ def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 def _behind(first: list[int], ids: list[int], text: str) -> list[int]:
     if not ids:
         raise ValueError(f"the prompt {text!r} has no token: give it some text")
-    return ids if ids[: len(first)] == first else first + ids
+    # A text may begin with all of them, or with the first few.
+    there = next(n for n in range(len(first), -1, -1) if ids[:n] == first[:n])
+    return first + ids[there:]
 
 
 def _tokens_before(ids: list[int], whole: Sequence[int]) -> list[int]:

@@ -1,10 +1,12 @@
 """Each way to compute logprobs, on each architecture: equal to the model's own on a row alone, or rejected."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from r1lab.model.row_check import check_rows
 from r1lab.module.logprobs import completion_logprobs
 from r1lab.rollout.collate import collate
 from r1lab.rollout.hf import CachedLoop, TransformersGenerate
@@ -72,3 +74,13 @@ def outcome(architecture, way):
 )
 def test_logprobs_are_the_models_own_or_rejected(architecture, way):
     assert outcome(architecture, way) == ("rejected" if architecture in REJECTED[way] else "equal")
+
+
+@pytest.mark.parametrize("architecture", ["lfm2", "bloom", "opt", "llama", "deepseek_v3"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_packing_is_judged_alike_in_16_bits(architecture, autocast):
+    model = tiny_model(architecture, torch.float32 if autocast else torch.bfloat16)
+    rejected = architecture in REJECTED["packed"]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with pytest.raises(ValueError, match="padding_free=true") if rejected else nullcontext():
+            check_rows(model.base_model, True)

@@ -103,3 +103,12 @@ def test_a_model_that_does_not_tell_its_embedding_is_let_pass():
 
     check_sequences(Untold(), [[10**6]], 10**6)
     check_token_ids(Untold(), tokenizer(None), "x")
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_positions_whose_frequencies_follow_the_batch_end_where_they_begin_to(kind):
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4} if kind == "longrope" else {}
+    rope = {"rope_type": kind, "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 16, **factors}
+    options = {"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 64}
+    config = AutoConfig.for_model("llama", **options, rope_parameters=rope)
+    assert positions(config) == 16

@@ -31,6 +31,14 @@ def test_a_prompt_has_what_the_tokenizer_puts_first_once(form, first):
     assert encode_prompts(writes, ["a b", begun]) == [first + text] * 2 and encode_prompts(writes, []) == []
 
 
+def test_prompts_of_special_tokens_do_not_hide_what_the_tokenizer_adds():
+    writes = tokenizer("<bos> $A <eos>")
+    assert encode_prompts(writes, ["<eos>", "a b"])[1] == encode_prompt(writes, "a b")
+    # A text that begins with the first of two keeps it.
+    both = tokenizer("<bos> <start> $A")
+    assert encode_prompt(both, "<bos>a b") == [BOS, START, *encode_text(both, "a b")]
+
+
 @pytest.mark.parametrize("form", [None, "$A <eos>", "<bos> $A", "<bos> $A <eos>"])
 def test_a_text_to_be_judged_has_all_that_the_tokenizer_adds_once(form):
     writes = tokenizer(form)

@@ -55,3 +55,11 @@ def test_checked_once_per_model_and_config(monkeypatch):
         check_head(model)
     assert passes == [True, True]  # the body alone and within the model, of the first one
     assert not probe.is_probing()
+
+
+def test_another_model_of_the_same_config_is_checked_again():
+    check_head(tiny_model("llama"))
+    model = tiny_model("llama")
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits * 2)
+    with pytest.raises(ValueError, match="LlamaForCausalLM: its logits are"):
+        check_head(model)
