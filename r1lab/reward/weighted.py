@@ -63,7 +63,7 @@ class WeightedSum:
         self._silent = dict.fromkeys(self.terms, 0)  # completions that a term was asked for and never applied to
         for name, weight in self.weights.items():
             if not isinstance(weight, Schedule) and not abs(weight) <= LARGEST:  # NaN is neither
-                raise ValueError(f"reward.{name}.weight must be finite and within float32, got {weight}")
+                raise ValueError(f"reward.{name}.weight must be a number up to {LARGEST:.0e}, got {weight}")
 
     def scheduled(self, step: int) -> dict[str, float]:
         """Those weights that have a schedule, as they are after `step` optimizer steps."""
@@ -77,7 +77,7 @@ class WeightedSum:
 
         Raises:
             RewardError: a term raises, or returns a wrong number of rewards, NaN, infinity or something not a number;
-                or a reward, alone, weighted or summed, is beyond float32.
+                or a reward, alone, weighted or summed, is above 1e30.
         """
         prompts, completions = list(prompts), list(completions)
         if len(prompts) != len(completions):
@@ -182,12 +182,12 @@ def _number(name: str, value: Any, b: int, completion: Completion) -> float | No
     try:
         number = float(number) if isinstance(number, numbers.Real) else math.nan
     except OverflowError:  # a whole number that no float holds
-        raise RewardError(_beyond_float32(f"reward term {name!r} returned a number", b, completion)) from None
+        raise RewardError(_too_large(f"reward term {name!r} returned a number", b, completion)) from None
     if not math.isfinite(number):
         shown = _shorten(repr(value))
         raise RewardError(f"reward term {name!r} returned {shown}, not a finite number, {_place(b, completion)}")
     if abs(number) > LARGEST:
-        raise RewardError(_beyond_float32(f"reward term {name!r} returned {number:g}", b, completion))
+        raise RewardError(_too_large(f"reward term {name!r} returned {number:g}", b, completion))
     return number
 
 
@@ -203,17 +203,17 @@ def _sum(weighted: Mapping[str, tuple[float, float | None]], b: int, completion:
             what = (
                 f"reward.{name}.weight={weight:g} times the value {value:g} of the term {name!r} is {weight * value:g}"
             )
-            raise RewardError(_beyond_float32(what, b, completion))
+            raise RewardError(_too_large(what, b, completion))
         total += weight * value
     if abs(total) > LARGEST:
         parts = " + ".join(f"{weight:g} * {value:g} ({name})" for name, (weight, value) in weighted.items() if value)
-        raise RewardError(_beyond_float32(f"the sum of the weighted rewards {parts} is {total:g}", b, completion))
+        raise RewardError(_too_large(f"the sum of the weighted rewards {parts} is {total:g}", b, completion))
     return total
 
 
-def _beyond_float32(what: str, b: int, completion: Completion) -> str:
+def _too_large(what: str, b: int, completion: Completion) -> str:
     return (
-        f"{what}, {_place(b, completion)}: training holds rewards in float32, whose largest number is {LARGEST:.1e}; "
+        f"{what}, {_place(b, completion)}: training sums rewards in float32, and takes none above {LARGEST:.0e}; "
         "let the term return smaller numbers, or lower its weight"
     )
 

@@ -150,7 +150,7 @@ def _json_lines(file: Path, told: str) -> list[Any]:
     for number, line in enumerate(text.split("\n"), 1):
         try:
             rows += [json.loads(line)] if line.strip() else []
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number} of {told} is no JSON: {error}") from error
     return rows
 

@@ -21,6 +21,7 @@ def test_same_text_up_to_white_space():
         ("spell_backward", "mrofsi", ["MROFSI"], ["mrofsi x", "mrofsimrofsi"]),
         ("gsm_symbolic", "1512", ["1,512", "1512.0"], ["-1512"]),
         ("number_format", "379119118.799", ["3.79119118799e+08"], ["379119118.8"]),
+        ("decimal_arithmetic", "94.504373144", ["94.504373144"], ["94.504", "94.50437314"]),
         ("calendar_arithmetic", "-1", [], ["100"]),
         ("coin_flip", "0.375", ["3/8", "0.37501"], ["0.3", "0"]),
         ("coin_flip", "0.00006", ["0.00006"], ["0"]),
