@@ -19,6 +19,7 @@ import collections
 import copyreg
 import importlib
 import io
+import math
 import operator
 import pickle
 
@@ -26,7 +27,13 @@ PLAIN = {type(None), bool, int, float, str, bytes, list, tuple, dict, set, froze
 STANDARD = {
     "builtins.bytearray", "builtins.complex", "builtins.range", "builtins.slice", "collections.Counter",
     "collections.OrderedDict", "collections.defaultdict", "collections.deque", "datetime.date", "datetime.datetime",
-    "datetime.time", "datetime.timedelta", "datetime.timezone", "decimal.Decimal", "fractions.Fraction",
+    "datetime.time", "datetime.timedelta", "datetime.timezone", "decimal.Decimal", "fractions.Fraction", "array.array",
+    "pathlib.PosixPath", "pathlib.PurePosixPath", "uuid.UUID",
+}  # fmt: skip
+# Arguments of the constructor, where `__reduce__` gives others.
+ARGUMENTS = {
+    "array.array": lambda value: (value.typecode, value.tolist()), "pathlib.PosixPath": lambda value: (str(value),),
+    "pathlib.PurePosixPath": lambda value: (str(value),), "uuid.UUID": lambda value: (value.hex,),
 }  # fmt: skip
 DICTS = {dict, collections.Counter, collections.OrderedDict, collections.defaultdict}
 MUTABLE = DICTS | {list, set, bytearray, collections.deque}
@@ -34,13 +41,16 @@ VIEWS = {type({}.keys()), type({}.items())}
 BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift"]
 ORDER = ["lt", "le", "gt", "ge"]
 UNARY = {"neg": operator.neg, "pos": operator.pos, "invert": operator.invert, "abs": abs, "len": len, "str": str,
-         "repr": repr, "int": int, "float": float, "iter": iter, "next": next, "bool": bool}  # fmt: skip
+         "repr": repr, "int": int, "float": float, "iter": iter, "next": next, "bool": bool, "index": operator.index,
+         "round": round, "reversed": reversed, "format": format, "trunc": math.trunc, "floor": math.floor,
+         "ceil": math.ceil}  # fmt: skip
 OPERATIONS = {
     "call": lambda target, /, *args, **kwargs: target(*args, **kwargs),
     "get": getattr,
     "set": setattr,
     "isinstance": lambda kind, value: isinstance(value, kind),
     "data": lambda value: data(value),
+    "true": lambda value: not any({"__bool__", "__len__"} & vars(kind).keys() for kind in type(value).__mro__),
     **UNARY,
     **{name: getattr(operator, f"__{name}__") for name in [*BINARY, *ORDER, "getitem", "setitem", "delitem"]},
 }
@@ -196,6 +206,8 @@ class Peer:
         kind = type(value)
         if isinstance(value, Remote):
             return ("yours", value._remote_number)
+        if _name_of(kind) in ARGUMENTS:
+            return ("standard", _name_of(kind), ARGUMENTS[_name_of(kind)](value), [], [])
         if _name_of(kind) in STANDARD:
             reduce = copyreg.dispatch_table.get(kind) or kind.__reduce__
             _, args, _, items, pairs = (*reduce(value), None, None, None)[:5]
@@ -321,11 +333,20 @@ def identical(a, b):
     return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
 
 
+# The plain value of an instance of a subclass, whatever methods the subclass replaces (an Enum of text its str).
+PLAIN_VALUES = {
+    int: int.__int__, float: float.__float__, complex: complex.__complex__, str: str.__str__, bytes: bytes.__bytes__,
+    tuple: lambda x: tuple(tuple.__iter__(x)), list: lambda x: list(list.__iter__(x)),
+    dict: lambda x: dict(dict.items(x)), set: lambda x: set(set.__iter__(x)),
+    frozenset: lambda x: frozenset(frozenset.__iter__(x)),
+}  # fmt: skip
+
+
 def data(value):
     """Whether an object is of a subclass of a plain type, and its plain value; else its class and attributes."""
-    for kind in (int, float, complex, str, bytes, tuple, list, dict, set, frozenset):
+    for kind, plain in PLAIN_VALUES.items():
         if isinstance(value, kind):
-            return True, kind(value)
+            return True, plain(value)
     slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
     return False, (type(value), {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})})
 

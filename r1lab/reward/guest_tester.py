@@ -9,7 +9,8 @@ compares with (`assert add(1, 2) == sum([1, 2])`).
 
 Data of the program's is made again here and compared here (`guest_channel`, which comes before this source). An object
 that stays there is compared by what it holds, never by its own `__eq__`: with plain data if its class is a subclass of
-a plain type, and with an object of the same class by attributes. It is neither true nor false, and no key of a dict.
+a plain type, and with an object of the same class by attributes. Otherwise it is neither true nor false, and no key
+of a dict. Its arithmetic with plain data has to make an object again, so that it cannot learn what a test subtracts.
 So a program cannot reach the interpreter that judges it: what it patches, overwrites, prints or exits from is its own.
 A test in which the program ends fails, whatever the test expects. The program's standard input is empty and its output
 is dropped: a test of those is `{stdin, stdout}`.
@@ -41,6 +42,19 @@ STEPS = {
 }  # fmt: skip
 
 
+def _is_difference(value):
+    return isinstance(value, Foreign) and value._remote_number in value._remote_peer.differences
+
+
+def _plain(value):
+    """The plain data that an object is; its class is a subclass of a plain type."""
+    if not _is_difference(value):
+        plain, content = value._remote_peer.ask("data", value)
+        if plain is True:
+            return content
+    raise TypeError("an object that is no plain data cannot be compared with plain data, or be true or false")
+
+
 class Foreign(Remote):  # noqa: F821
     """An object of the program's."""
 
@@ -49,11 +63,9 @@ class Foreign(Remote):  # noqa: F821
     def __eq__(self, other):
         if self is other:
             return True
-        plain, value = self._remote_peer.ask("data", self)
         if not isinstance(other, Foreign):
-            if plain is not True:
-                raise TypeError("only plain data can be compared with plain data")
-            return value == other
+            return _plain(self) == other
+        plain, value = self._remote_peer.ask("data", self)
         other_plain, other_value = self._remote_peer.ask("data", other)
         if plain is True and other_plain is True:
             return value == other_value
@@ -69,7 +81,9 @@ class Foreign(Remote):  # noqa: F821
         raise TypeError("only plain data can be a key")
 
     def __bool__(self):
-        raise TypeError("only plain data is true or false")
+        if not _is_difference(self) and self._remote_peer.ask("true", self) is True:
+            return True
+        return bool(_plain(self))
 
     def __instancecheck__(self, value):
         passed = isinstance(value, Foreign) or "_remote_number" in vars(type(value))
@@ -81,8 +95,7 @@ def _ordered(name):
         if isinstance(other, Foreign):
             result = self._remote_peer.ask(name, self, other)
         else:
-            plain, value = self._remote_peer.ask("data", self)
-            result = OPERATIONS[name](value, other) if plain is True else None  # noqa: F821
+            result = OPERATIONS[name](_plain(self), other)  # noqa: F821
         if type(result) is not bool:
             raise TypeError("only plain data, and objects of the program's, can be ordered")
         return result
@@ -90,12 +103,58 @@ def _ordered(name):
     return method
 
 
+def _arithmetic(name, reflected):
+    """An operator between an object and anything. A difference from plain data is no number that a program chooses."""
+
+    def method(self, other):
+        peer, foreign = self._remote_peer, isinstance(other, Foreign)
+        difference = _is_difference(self) or _is_difference(other)
+        if not foreign and not difference:
+            plain, value = peer.ask("data", self)
+            if plain is True:
+                return OPERATIONS[name](*((other, value) if reflected else (value, other)))  # noqa: F821
+            # The sum of a list starts with 0.
+            difference = name in DIFFERENCES and not (name == "add" and other == 0)
+        result = peer.ask(name, *((other, self) if reflected else (self, other)))
+        if difference:
+            if not isinstance(result, Foreign):
+                raise TypeError("plain data and an object can make only an object")
+            peer.differences.add(result._remote_number)
+        return result
+
+    return method
+
+
+def _of_one(name):
+    def method(self, *args):
+        if _is_difference(self):
+            raise TypeError("a difference from plain data can only be compared with an object")
+        return self._remote_peer.ask(name, self, *args)
+
+    return method
+
+
+# Arithmetic that a test may compare with: `abs(f() - 3) < 1e-6`, `f() % 3 == 0`.
+DIFFERENCES = {"add", "sub", "truediv", "floordiv", "mod", "and", "or", "xor"}
 for _name in ORDER:  # noqa: F821
     setattr(Foreign, f"__{_name}__", _ordered(_name))
+for _name in BINARY:  # noqa: F821
+    setattr(Foreign, f"__{_name}__", _arithmetic(_name, False))
+    setattr(Foreign, f"__r{_name}__", _arithmetic(_name, True))
+for _name in UNARY.keys() - {"bool"}:  # noqa: F821
+    setattr(Foreign, f"__{_name}__", _of_one(_name))
+Foreign.__getattr__ = _of_one("get")
 
 
 class Tester(Peer):  # noqa: F821
-    """Takes plain data from the program, and lets it do little to what the tests pass."""
+    """Takes plain data from the program, and lets it do little to what the tests pass.
+
+    differences: numbers of the program's objects that arithmetic with plain data made.
+    """
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.differences = set()
 
     def encode(self, value):
         """Whatever Python can copy crosses so; a test's own functions, classes and instances are called from there."""

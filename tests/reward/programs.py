@@ -1,7 +1,8 @@
 """Programs and tests of the code reward: every kind of value that crosses, and forged messages."""
 
 CROSSING_PROGRAM = """
-import collections, dataclasses, datetime, decimal, enum, fractions, functools, itertools, math, typing
+import array, collections, dataclasses, datetime, decimal, enum, fractions, functools, itertools, math, pathlib, re
+import typing, uuid
 
 Point = collections.namedtuple("Point", "x y")
 
@@ -32,6 +33,24 @@ class Empty(LookupError):
 class VeryEmpty(Empty):
     def __str__(self):
         return "nothing in here"
+
+class Suit(str, enum.Enum):
+    CLUBS = "clubs"
+
+class Meters(int):
+    pass
+
+class Angle:
+    def __init__(self, degrees):
+        self.degrees = degrees
+    def __round__(self, digits=0):
+        return round(self.degrees, digits)
+    def __index__(self):
+        return int(self.degrees)
+    def __format__(self, spec):
+        return format(self.degrees, spec or ".1f")
+    def __reversed__(self):
+        return reversed([1, 2])
 
 class Vector:
     __slots__ = ("x", "y")
@@ -71,6 +90,9 @@ class Node:
         self.value, self.next = value, next
 
 def same(x): return x
+def number(text): return re.match("[0-9]+", text)
+def place(text): return pathlib.PurePosixPath(text) / "x"
+def tag(): return uuid.UUID(int=5), array.array("i", [1, 2])
 def make(kind, *args): return eval(kind)(*args)
 def counts(text): return collections.Counter(text)
 def grouped(words):
@@ -313,6 +335,19 @@ assert str(Vector(1, 2)) == "<1, 2>" == f"{Vector(1, 2)}"
 
 v = Vector(1, 2); v[0] = 5; v.y += 1
 assert v[0] == 5 and v.y == 3 and Vector(1, 1) < Vector(2, 2) and max(Vector(1, 0), Vector(2, 0)).x == 2
+
+assert sum([Vector(1, 2), Vector(3, 4)][1:], Vector(1, 2)) == Vector(4, 6) and (Vector(1, 2) * 3).y == 6
+
+assert Suit.CLUBS == "clubs" and Meters(3) + 4 == 7 and 10 - Meters(3) == 7 and Meters(3) / 2 == 1.5 and Meters(3)
+
+assert not Meters(0) and abs(Meters(-3) + 1) == 2 and Meters(7) % 4 == 3 and sum([Meters(1), Meters(2)]) == 3
+
+assert number("12a") and not number("a") and round(Angle(1.26), 1) == 1.3 and [1, 2, 3][Angle(2)] == 3
+
+assert f"{Angle(3.14159):.2f}" == "3.14" and f"{Angle(2)}" == "2.0" and list(reversed(Angle(1))) == [2, 1]
+
+import array, pathlib, uuid
+assert place("a") == pathlib.PurePosixPath("a/x") and tag() == (uuid.UUID(int=5), array.array("i", [1, 2]))
 
 assert isinstance(Vector(1, 2), Vector) and not isinstance(Card(1), Vector) and not isinstance(3, Vector)
 

@@ -222,6 +222,71 @@ def f(x):
     assert share(program, tests) == 0.0
 
 
+@pytest.mark.parametrize("base", ["object", "int"])
+def test_a_program_cannot_choose_the_difference_from_what_a_test_expects(unsandboxed_share, base):
+    program = f"""
+class Cheat({base}):
+    def _(self, *_):
+        return f()
+    __add__ = __radd__ = __sub__ = __rsub__ = __mod__ = __xor__ = __mul__ = __neg__ = _
+    __abs__ = __int__ = __len__ = __round__ = lambda *_: 0
+    __float__ = lambda *_: 0.0
+    __truediv__ = lambda *_: 1
+    __bool__ = lambda *_: False
+    __str__ = lambda *_: "0"
+    __iter__ = lambda self: iter([self])
+    days = 0
+
+def f():
+    return Cheat(8) if Cheat.__base__ is int else Cheat()
+"""
+    tests = """
+assert abs(f() - 3) < 1e-6
+assert abs(3 - f()) < 1e-6
+assert f() - 3 == 0
+assert not f() - 3
+assert f() % 3 == 0
+assert f() ^ 3 == 0
+assert f() / 3 == 1
+assert (f() - 3).days == 0
+assert int(f() - 3) == 0
+assert (f() - 3) * 1 == 0
+assert round(f() - 3.14159, 5) == 0
+assert len(f() - 3) == 0
+assert str(f() - 3) == "0"
+assert abs(f() - 3 + f()) == 0
+assert -3 < f() - 3 < 1
+assert sum(f()) == 3
+assert sum([f(), -3]) == 0
+assert abs(f() + -3) < 1e-6
+import math; assert math.isclose(f() - 3, 0, abs_tol=1e-6)
+assert sum(abs(a - b) for a, b in zip(f(), [3])) == 0
+assert max(abs(f() - 3), 0) == 0
+"""
+    assert unsandboxed_share(program, tests.strip().splitlines()) == 0.0
+
+
+def test_a_program_that_lies_about_its_objects_gains_nothing(unsandboxed_share):
+    program = """
+import sys
+channel = sys.modules["__main__"]
+asked = []
+
+def data(value):
+    asked.append(value)
+    return (len(asked) > 1, 0)
+
+channel.OPERATIONS["data"] = data
+
+class Zero:
+    __sub__ = lambda *_: Zero()
+
+def f():
+    return Zero()
+"""
+    assert unsandboxed_share(program, ["assert f() - 3 == 0"]) == 0.0
+
+
 def test_in_order_and_where_it_applies(sandboxed):
     for partial, half in ((True, 0.5), (False, 0.0)):
         code = Code(partial=partial, workers=2, **LIMITS, allow_unsandboxed=False)
