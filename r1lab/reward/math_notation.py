@@ -1,15 +1,13 @@
-r"""One notation for mathematical answers: the LaTeX left when fonts, spacing, Markdown and Unicode are gone.
+r"""One notation for mathematical answers: the LaTeX left when fonts, sizes, spacing and Unicode are gone.
 
-`\text{13}`, `**13**`, `$13$`, `\boxed{13}.` and `1\!3` are all `13`; `½` is `\frac{1}{2}`, `x²` is `x^{2}`,
-`28 percent` is `28\%`, `1\,000` is `1000`. A digit of another script stays what it is, and is no number.
+`\text{13}`, `\large 13`, `13.` and `1\!3` are all `13`; `½` is `\frac{1}{2}`, `x²` is `x^{2}`, `28 percent` is `28\%`,
+`1\,000` is `1000`, `3 to 2` is `3:2`. A digit of another script stays what it is, and is no number.
 """
 
 import itertools
 import re
 
-MAX_LENGTH = 1000
 _MAX_DEPTH = 30  # of brackets, whose reading takes time that grows faster than they do
-BOX = r"\boxed{"
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n", strict=True))
@@ -22,22 +20,24 @@ _CHARACTERS = str.maketrans({
     **{letter: rf"\{name} " for letter, name in _GREEK.items()},
     **{sign: rf"\frac{{{a}}}{{{b}}}" for sign, (a, b) in _FRACTIONS.items()},
     "×": r"\times ",
-    "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "÷": "/", "⁄": "/", "∕": "/", "±": r"\pm ", "°": r"^{\circ}",
+    "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "÷": "/", "⁄": "/", "∕": "/", "±": r"\pm ",
     "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∅": r"\emptyset ",
     "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}",
-    "ℚ": r"\mathbb{Q}", "’": "'", "∶": ":", "′": "'", "“": '"', "”": '"',
+    "ℚ": r"\mathbb{Q}", "’": "'", "∶": ":", "∠": r"\angle ", "′": "'", "“": '"', "”": '"',
+    **{sign: r"^{\circ}" for sign in "°º˚"},
 })  # fmt: skip
 _RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
 _ROOT = re.compile(r"([√∛])\s*(?:\(([^()]*)\)|([0-9.]+|[A-Za-z]))")
 
-_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\[", r"\]"), (r"\(", r"\)"), ("```", "```"), ("`", "`"), ("***", "***"),
-             ("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ('"', '"'))  # fmt: skip
-_STOP = re.compile(r"(?<=[*$`_])\s*\.$")
-# The one formula of an answer in dollars, and a unit outside.
-_UNIT_OUTSIDE = re.compile(r"\$([^$]+)\$\s*([A-Za-z\s./]+(?:\^?[23])?)")
-_FUNCTIONS = "alpha|beta|gamma|theta|lambda|pi|sin|cos|tan|cot|sec|csc|ln|log"
+_SIZES = "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge"
+# Without an argument, sec is a second.
+_FUNCTIONS = (
+    r"alpha|beta|gamma|theta|lambda|pi|sin|cos|tan|cot|sec(?!\s*(?:\^\s*\{?-?[0-9]\}?\s*)?(?:[.,/)}]|$))|csc|ln|log"
+)
 _NAMES = (
+    (r"\*\*", "^"),
+    (r"\^\s*\(([^()]*)\)", r"^{\1}"),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\(?:varnothing|empty)(?![A-Za-z])", r"\\emptyset"),
     (r"\\leq(?:slant)?(?![A-Za-z])|<=", r"\\le "),
@@ -47,13 +47,20 @@ _NAMES = (
     (r"\\gt(?![A-Za-z])", ">"),
     (r"\\(?:degree|deg)(?![A-Za-z])", r"^{\\circ}"),
     (r"\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}", r"^{\\circ}"),
+    (r"(\^\s*\{\s*-?)\\frac\s*\{?([0-9])\}?\s*\{?([0-9])\}?\s*\}", r"\1\2/\3}"),
+    (r"(?<=[0-9}])\s*\^\s*(?:o(?![A-Za-z])|\{\s*o\s*\})", r"^{\\circ}"),
+    (r"(?<=[0-9])\s*(?:\\text\{\s*to\s*\}|to(?![A-Za-z]))\s*(?=[0-9])", ":"),
+    (rf"\\(?:{_SIZES})(?![A-Za-z])", ""),
     (r"\\(?:bigl?|bigr|Bigl?|Bigr|biggl?|biggr|left|right|displaystyle|textstyle|limits|rm|bf|it|bm)(?![A-Za-z])", ""),
     (r"\\lbrace(?![A-Za-z])", r"\\{"),
     (r"\\rbrace(?![A-Za-z])", r"\\}"),
     (r"\\dots|\\ldots|…", "..."),
     (r"\\(?:par|noindent|newline)(?![A-Za-z])", " "),
     (r"^(?:\{\s*\}|(?:the )?empty set)$", r"\\emptyset"),
-    (r"\\!|\{\}|\\(?:text)?color\{[^{}]*\}|\\therefore(?![A-Za-z])|\\\\$|^=", ""),
+    (
+        r"\\!|\{\}|\\(?:text)?color(?:box)?\{[^{}]*\}|\\(?:therefore|nonumber|notag|qed|blacksquare)(?![A-Za-z])|\\\\$|^=",
+        "",
+    ),
     (r"\\math(?:bf|rm|it)\s+(?=[^\s{])", ""),
     (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
@@ -69,30 +76,16 @@ _THIN = r"(?:(?<!\\)\\[,;: ]|\{\\,\}|~|\s)"
 _THOUSANDS = re.compile(rf"(?<![0-9.])[0-9]{{1,3}}(?:{_THIN}[0-9]{{3}})+(?![0-9])")
 _SPACE = re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\\hspace\{[^{}]*\}|\\thinspace(?![A-Za-z])")
 _FONT = re.compile(
-    r"\\(?:text(?:bf|it|rm|tt|sf|normal|up)?|math(?:rm|bf|it|sf|tt|normal)|mbox|fbox|hbox|operatorname|boldsymbol|"
+    r"\\(?:text(?:bf|it|rm|tt|sf|normal|up)?|math(?:rm|bf|it|sf|tt|normal)|mbox|fbox|hbox|framebox|operatorname|boldsymbol|"
     r"underline|emph|ensuremath)\*?\s*\{"
 )
 _PERCENT = re.compile(r"\s*(?:\\?%|(?<![A-Za-z])(?:percent|per\s+cent|pct)\b\.?)", re.IGNORECASE)
 _WORDS = re.compile(r"\s*[A-Za-z][A-Za-z\s.,'/-]*(?:\^?-?[0-9]+\s*)?")
 _DOUBLE = re.compile(r"\{\{([^{}]*)\}\}")
-_DELIMITER = re.compile(r"(?<!\\)\$|\\[\[\]()]")
-# What may stand around a box: words, but no number and no sign.
-_AROUND = re.compile(r"(?:[A-Za-z\s.,:;'$=*]|\\[()\[\]])*")
 
 
-def expression(answer: str) -> str:
-    r"""The one expression of an answer in plain LaTeX; "" where there is not one, or it is too long or too deep."""
-    text = answer.strip()
-    if len(text) > MAX_LENGTH or text.count(BOX) > 1:
-        return ""
-    if BOX in text:
-        before, _, behind = text.partition(BOX)
-        text = braced(behind)
-        if not _AROUND.fullmatch(before + behind[len(text) + 1 :]):
-            return ""
-    text = unwrapped(text)
-    if found := _UNIT_OUTSIDE.fullmatch(text):
-        text = f"{found[1]} {found[2]}"
+def plain(text: str) -> str:
+    """A text in plain LaTeX; "" where brackets nest too deep or are not closed."""
     text = _without_characters(text)
     for pattern, replacement in _DRESS:
         text = pattern.sub(replacement, text)
@@ -100,27 +93,12 @@ def expression(answer: str) -> str:
     text = _without_fonts(_SPACE.sub(" ", text))
     text = _PERCENT.sub(r"\\%", text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(".,;: ")
-    return "" if _DELIMITER.search(text) or _depth(text) > _MAX_DEPTH else text.replace("**", "^")
+    return "" if _depth(text) > _MAX_DEPTH else text
 
 
 def _depth(text: str) -> int:
     steps = ({"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0) for character in text)
     return max(itertools.accumulate(steps), default=0)
-
-
-def unwrapped(text: str) -> str:
-    """Without the delimiters and Markdown around all of it; each may stand inside another."""
-    while True:
-        bare = _STOP.sub("", text.strip())
-        for opening, closing in _WRAPPERS:
-            inner = bare[len(opening) : -len(closing)]
-            whole = bare.startswith(opening) and bare.endswith(closing) and len(bare) > len(opening + closing)
-            if whole and not (closing in inner and opening == closing):
-                bare = inner
-                break
-        if bare == text:
-            return text
-        text = bare
 
 
 def _without_characters(text: str) -> str:

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from r1lab.reward.math_equal import MathEqual, expression
+from r1lab.reward.math_equal import MathEqual
 from r1lab.types import Prompt
 
 from .math_cases import DIFFERENT, SAME
@@ -23,6 +23,7 @@ def equal(right: str, answer: str) -> float:
         ("7", "$7$"),
         ("7", r"\[ 7 \]"),
         ("7", r"the answer is \boxed{7}"),
+        ("7", "The answer is 7"),
         ("7", "x = 7"),
         ("7", "14/2"),
         ("7", r"\sqrt{49}."),
@@ -65,7 +66,7 @@ def test_equal(right, answer):
         ("7", "-7"),
         ("7", ""),
         ("7", "seven"),
-        ("7", "The answer is 7"),
+        ("7", "The answer is not 7"),
         # Several values.
         ("7", "7 or 8"),
         ("7", "7, 8"),
@@ -144,6 +145,39 @@ def test_exact_values_bases_units_and_dress(right, answer, score):
     assert equal(right, answer) == score
 
 
+@pytest.mark.parametrize(
+    ("right", "same", "different"),
+    [
+        ("x", ["x", "(x)"], ["X", "(X)"]),
+        ("2X", ["X \\cdot 2"], ["2x"]),
+        ("A", ["(a)", "(A)", "a", "Option A", "choice (A)"], ["B", "Option B", "Option A or B"]),
+        ("b", ["(b)"], ["B", "(b) 2"]),
+        ("B", ["B. 12", "(B) 12", "B) $12$"], ["B. or C", "B. C", "B) 12 C) 13", "B. not sure", "C. 12", "B. 1, 2"]),
+        (r"\textbf{(B)}\ 12", ["B", "(B) 12"], ["(B) 13", "(C) 12"]),
+        (r"(2,\infty)", [r"(2,+\infty)", "(2, +∞)"], [r"(2,-\infty)", r"[2,+\infty)"]),
+        ("10 m/s", [r"10 \frac{m}{s}", r"10\ \mathrm{\frac{m}{s}}"], [r"10 \frac{s}{m}", r"10 \frac{m}{s^2}"]),
+        ("3 seconds", ["3 sec", "3 s", "3 secs"], ["3 min", r"3 \sec x"]),
+        ("3:2", ["3 to 2", r"3\text{ to }2"], ["2 to 3", "3 to 2 or 2 to 3"]),
+        ("no solution", ["No solution", "No solutions.", "There is no solution"], ["one solution", "on solution"]),
+        ("$5", ["5 $", "$5 dollars", r"$\$5$"], ["$5 euros", "$5 cents", "$5 per hour", "6 $"]),
+        (r"360^\circ", ["360^o", "360^{o}", "360º"], ["361^o", "360^0"]),
+        ("5000000", ["5 million", "5,000 thousand", r"\$5\text{ million}"], ["5", "5 thousand", "5 million or 6"]),
+        ("5 million", ["5000000"], ["5", "5 billion"]),
+        ("1/2", ["0.5"], ["1/2 million"]),
+        (r"30^\circ", [r"m\angle A = 30^\circ", r"\angle ABC = 30"], [r"\angle A = \angle B = 30", r"\angle A = 60"]),
+        (r"\sqrt[3]{2}", ["2^{1/3}", r"2^{\frac13}", "2^(1/3)"], ["2^{2/3}", "2^{1/2}"]),
+        ("4", [r"\sqrt{16}", "16^{1/2}"], ["2^2", "2^{4/2}", r"\sqrt{4+12}"]),
+        ("6", [r"\boxed{6} \text{ ways}"], [r"\boxed{6} or seven", r"\boxed{6} is wrong", r"not \boxed{6}"]),
+        ("10 kg", [r"\boxed{10} kg"], [r"\boxed{10} cm"]),
+        ("x+y=0", ["y+x=0"], ["x+y=0 or 8", "x+y=0 Answer: 8", r"x+y=0 \text{(D)}"]),
+        ("5 MW", [r"5\text{ MW}"], ["5 mW"]),
+    ],
+)
+def test_forms_of_language_models(right, same, different):
+    assert [answer for answer in same if equal(right, answer) != 1.0] == []
+    assert [answer for answer in different if equal(right, answer) != 0.0] == []
+
+
 # Of each kind the first few in the default run.
 @pytest.mark.parametrize("few", [3, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("table", "score"), [(SAME, 1.0), (DIFFERENT, 0.0)], ids=["same", "different"])
@@ -163,15 +197,6 @@ def test_numbers_that_cannot_be_worked_out_take_no_time(tower):
         assert check(Prompt((1,), "q", other), tower) == 0.0
         assert check(Prompt((1,), "q", tower), other) == 0.0
     assert time.process_time() - started < 5
-
-
-def test_one_expression():
-    assert expression(r"so \boxed{\frac{1}{2}} it is") == r"\frac{1}{2}"
-    assert expression(r"\boxed{$7$}") == "7"
-    assert expression("$$ x $$") == "x"
-    assert expression("$5") == ""
-    assert expression(r"\$5") == r"\$5"
-    assert expression("1" * 1001) == ""
 
 
 def test_absent_package(monkeypatch):
