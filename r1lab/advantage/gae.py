@@ -46,7 +46,10 @@ def whitened(advantages: Tensor, completion_mask: Tensor) -> Tensor:
     counted = advantages[completion_mask]
     if counted.numel() == 0 or bool((counted == counted[0]).all()):
         return torch.zeros_like(advantages)
-    scaled = (advantages - counted.mean()) / counted.std(correction=0)
+    # Over the power of 2 below the largest, which changes no digit: squares of large advantages would overflow.
+    unit = torch.exp2(counted.abs().amax().log2().floor())
+    counted = counted / unit
+    scaled = (advantages / unit - counted.mean()) / counted.std(correction=0)
     return torch.where(completion_mask, scaled, 0.0)
 
 

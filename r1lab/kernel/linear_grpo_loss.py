@@ -17,6 +17,7 @@ from r1lab.kernel.k3 import ESTIMATORS, estimate, exp_of
 from r1lab.kernel.launch import Repeated
 from r1lab.kernel.linear_logprob import CHUNK_BYTES, dtypes_of, in_dtypes
 from r1lab.kernel.rows import Rows
+from r1lab.loss.aggregate import power_of_two
 from r1lab.loss.grpo import LossOutput, check_linear_grpo_loss
 from r1lab.loss.ratio import LARGEST, largest_ratio
 
@@ -248,13 +249,13 @@ def linear_grpo_loss(
     options = (temperature, softcap, chunk_bytes, batch, reference, torch.is_grad_enabled())
     loss, sums = _LinearGRPO.apply(hidden, head, bias, ids.contiguous(), options)
 
-    part = dict(zip(TERMS, sums.unbind(), strict=True))
+    part, unit = dict(zip(TERMS, sums.unbind(), strict=True)), power_of_two(len(ids))
     metrics = {"policy_loss": part["policy_loss"]}
     if penalised:
         metrics["kl_loss"] = part["kl_loss"]
     if entropy_coef != 0:
-        metrics["entropy_loss"] = part["entropy"] * batch.of_entropy
-    means = dict(zip(MEANS, (sums[-len(MEANS) :] / max(tokens, 1)).unbind(), strict=True))
+        metrics["entropy_loss"] = part["entropy"] * unit * batch.of_entropy
+    means = dict(zip(MEANS, (sums[-len(MEANS) :] / (max(tokens, 1) / unit)).unbind(), strict=True))
     if not has_ref:
         means = {name: value for name, value in means.items() if name not in OF_REFERENCE}
     return LossOutput(loss, metrics | means)
@@ -387,6 +388,7 @@ class _LinearGRPO(torch.autograd.Function):
             run = _two_passes if two_passes else _single_pass
             found = run(hidden, made, ids, batch, terms, chunk_bytes, reference, wanted)
         ctx.dtypes, ctx.found = dtypes_of(hidden, head, bias), found
+        terms[-len(MEANS) :].div_(power_of_two(len(ids)))  # as `scaled_sum`: the sum of k3 may overflow, not its mean
         ctx.mark_non_differentiable(sums := terms.sum(dim=1))
         # In memory of its own: with a gradient it is no view of what has none.
         return sums[0].clone(), sums

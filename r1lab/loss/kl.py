@@ -16,6 +16,7 @@ from torch import Tensor
 from r1lab.loss.ratio import largest_log_ratio, largest_ratio
 
 PLACEMENTS = ("loss", "reward", "none")
+LARGEST_PENALTY = 1e30  # per token in the reward, as for rewards: sums over a rollout of such numbers stay in float32
 
 
 def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -24,8 +25,8 @@ def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """(log r)^2 / 2, [B, T]: biased in value, exact in gradient on policy."""
-    return 0.5 * (ref_logprobs - logprobs).square()
+    """(log r)^2 / 2, [B, T], in float32 at least: biased in value, exact in gradient on policy."""
+    return 0.5 * _wide(ref_logprobs - logprobs).square()
 
 
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -77,15 +78,16 @@ def token_penalty(
     """What to subtract from the reward of each token, [B, T], detached: beta * estimate, 0 where masked.
 
     logprobs (of the policy that sampled), ref_logprobs [B, T]; completion_mask bool [B, T]. InstructGPT (arXiv
-    2203.02155) eq. 2 with k1.
+    2203.02155) eq. 2 with k1. In float32 at least; finite penalties are clamped at `LARGEST_PENALTY`.
 
     Raises ValueError for an unknown estimator.
     """
     _check(estimator, "reward")
-    logprobs = torch.where(completion_mask, logprobs.detach(), 0.0)
-    ref_logprobs = torch.where(completion_mask, ref_logprobs.detach(), 0.0)
+    logprobs = torch.where(completion_mask, _wide(logprobs.detach()), 0.0)
+    ref_logprobs = torch.where(completion_mask, _wide(ref_logprobs.detach()), 0.0)
     # The sampling policy's own ratio to itself is 1, so ratio_k3 is k3 here.
-    return beta * KL_ESTIMATORS[estimator](logprobs, ref_logprobs, torch.ones_like(logprobs))
+    penalty = beta * KL_ESTIMATORS[estimator](logprobs, ref_logprobs, torch.ones_like(logprobs))
+    return torch.where(penalty.isinf(), penalty, penalty.clamp(-LARGEST_PENALTY, LARGEST_PENALTY))
 
 
 def reward_penalty(
@@ -147,6 +149,10 @@ def kl_warning(estimator: str, placement: str, *, off_policy: bool = True, ratio
             "importance weight of its tokens: it has the gradient of the reverse KL at ratio_level token only"
         )
     return _ALWAYS.get(pair) or (_OFF_POLICY.get(pair) if off_policy else None)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _check(estimator: str, placement: str) -> None:

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from r1lab.loss.aggregate import power_of_two, scaled_sum
 from r1lab.loss.kl import k3
 from r1lab.model.adapter import adapters_off
 from r1lab.module.evaluation import sample
@@ -47,6 +48,8 @@ def kl_to_base(
         logprobs, _ = completion_logprobs(policy, batch, **options)
         with adapters_off(policy) if base is None else nullcontext():
             ref_logprobs, _ = completion_logprobs(base or policy, batch, **options)
-        total += float(k3(logprobs, ref_logprobs)[batch.completion_mask].sum())
-        tokens += int(batch.completion_mask.sum())
+        values = k3(logprobs, ref_logprobs)[batch.completion_mask]
+        unit = power_of_two(len(values))
+        total += float(scaled_sum(values, unit)) * unit
+        tokens += len(values)
     return total / tokens

@@ -109,6 +109,11 @@ def test_whitening_by_hand():
     equal(whitened(advantages, mask), [[-step, 0.0], [step, 0.0]])
 
 
+def test_whitening_of_large_advantages_does_not_overflow():
+    advantages, mask = draw(6).float(), torch.ones(draw(6).shape, dtype=torch.bool)
+    assert torch.equal(whitened(advantages * 2.0**110, mask), whitened(advantages, mask))
+
+
 def test_whitening_of_equal_advantages_is_zero_and_not_rounding():
     advantages = torch.full((7, 3), 0.1)
     assert (whitened(advantages, torch.ones(7, 3, dtype=torch.bool)) == 0).all()

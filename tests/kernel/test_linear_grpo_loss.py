@@ -213,6 +213,17 @@ def test_the_kl_is_clamped_where_the_definition_clamps_it(device, log_r, dtype):
         assert (fused.metrics["kl_clamp_fraction"] > 0) == (log_r > 80 or (kl == "ratio_k3" and log_r > 0))
 
 
+@pytest.mark.skipif(not GPU, reason="takes a minute in the interpreter")
+def test_metrics_of_a_long_completion_at_the_clamp_are_finite(device):
+    inputs = Inputs((2, 8000, 4, 65), device)
+    inputs.ref = inputs.own + 200.0
+    size = {"sequences": 1, "tokens": len(inputs.ids), "aggregate": "token_mean"}
+    out, exact = (inputs.run(f, **size)[0] for f in (linear_grpo_loss, definition.linear_grpo_loss))
+    for name, value in exact.metrics.items():
+        torch.testing.assert_close(out.metrics[name], value, rtol=1e-4, atol=1e-6)
+    assert out.metrics["kl"].isfinite() and out.metrics["kl"] > 1e34
+
+
 def test_float16_holds_the_log_ratio_too(device):
     inputs = Inputs((2, 3, 4, 65), device, torch.float16)
     inputs.old[0, 0] = -math.inf

@@ -24,6 +24,27 @@ def test_constant_length():
 
 
 @pytest.mark.parametrize("name", AGGREGATES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_mean_of_finite_values_is_finite(name, dtype):
+    largest = torch.finfo(dtype).max / 2
+    values = torch.full((2, 8000), largest, dtype=dtype).requires_grad_()
+    share = AGGREGATES[name](values, torch.ones(2, 8000, dtype=torch.bool), sequences=2, tokens=16000, max_length=8000)
+    (gradient,) = torch.autograd.grad(share, values)
+    assert share.dtype == torch.float32 and share.item() == pytest.approx(largest, rel=1e-5)
+    torch.testing.assert_close(gradient, torch.full_like(values, 1 / 16000))
+
+
+def test_sums_are_those_of_plain_arithmetic_to_the_bit():
+    generator = torch.Generator().manual_seed(0)
+    values, mask = torch.randn(7, 333, generator=generator), torch.rand(7, 333, generator=generator) < 0.7
+    size = {"sequences": 21, "tokens": 4321, "max_length": 333}
+    kept = torch.where(mask, values, 0.0)
+    assert torch.equal(token_mean(values, mask, **size), kept.sum() / 4321)
+    assert torch.equal(sequence_mean(values, mask, **size), (kept.sum(1) / mask.sum(1)).sum() / 21)
+    assert torch.equal(constant_length(values, mask, **size), kept.sum() / (21 * 333))
+
+
+@pytest.mark.parametrize("name", AGGREGATES)
 def test_nothing_counted_is_zero(name):
     share = AGGREGATES[name](VALUES[2:], MASK[2:], sequences=1, tokens=0, max_length=3)
     assert share.item() == 0

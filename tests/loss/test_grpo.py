@@ -10,7 +10,9 @@ import math
 import pytest
 import torch
 
+from r1lab.loss.aggregate import AGGREGATES
 from r1lab.loss.grpo import grpo_loss
+from r1lab.loss.kl import KL_ESTIMATORS
 
 LN2 = math.log(2)
 MASK = torch.tensor([[True, True], [True, False]])
@@ -232,3 +234,22 @@ def test_shapes_that_would_broadcast_are_refused():
         arguments[position] = values
         with pytest.raises(ValueError, match="must be"):
             grpo_loss(*arguments, **BASE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kl", KL_ESTIMATORS)
+@pytest.mark.parametrize("far", [-200.0, 80.0, 200.0])
+def test_a_long_completion_far_from_its_reference_has_a_finite_loss(dtype, kl, far):
+    logprobs = torch.full((1, 8000), -1.0, dtype=dtype).requires_grad_()
+    old, mask = logprobs.detach(), torch.ones(1, 8000, dtype=torch.bool)
+    options = BASE | {"beta": 0.5, "kl": kl, "kl_placement": "loss", "sequences": 1, "tokens": 8000, "max_length": 8000}
+    for aggregate in AGGREGATES:
+        out = grpo_loss(
+            logprobs, old, old + far, torch.ones(1, dtype=dtype), mask, None, **options | {"aggregate": aggregate}
+        )
+        (gradient,) = torch.autograd.grad(out.loss, logprobs)
+        assert out.loss.isfinite() and gradient.isfinite().all()
+        assert all(value.isfinite() for value in out.metrics.values())
+        each = KL_ESTIMATORS[kl](old.double(), old.double() + far, torch.ones(1, 8000, dtype=torch.float64))
+        if dtype != torch.float16:  # which is clamped sooner
+            assert out.metrics["kl_loss"].item() == pytest.approx(0.5 * each[0, 0].item(), rel=0.02)

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from r1lab.advantage.group import group_advantages
 from r1lab.loss.kl import (
     KL_ESTIMATORS,
     is_clamped,
@@ -103,10 +104,38 @@ def test_ratio_k3_is_bounded_in_value_and_gradients(dtype, limit):
     assert torch.equal(ratio_k3(logprobs, log_r, torch.ones_like(ratio)), k3(logprobs, log_r))
 
 
-def test_penalties_in_the_reward_are_bounded():
-    mask = torch.ones(1, len(FAR), dtype=torch.bool)
-    for name in KL_ESTIMATORS:
-        assert reward_penalty(torch.zeros_like(FAR)[None], FAR[None], mask, name, 0.5).isfinite().all(), name
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", KL_ESTIMATORS)
+@pytest.mark.parametrize("far", [-200.0, 80.0, 200.0])
+def test_penalties_of_long_completions_are_finite(name, dtype, far):
+    logprobs, mask = torch.zeros(2, 8000, dtype=dtype), torch.ones(2, 8000, dtype=torch.bool)
+    arguments = (logprobs, torch.full_like(logprobs, far), mask, name, 0.5)
+    exact = token_penalty(*(x.double() for x in arguments[:2]), *arguments[2:])
+    for penalty, expected in ((token_penalty, exact), (reward_penalty, exact.sum(1))):
+        values = penalty(*arguments)
+        assert values.dtype == torch.float32
+        torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=0)
+    rewards = torch.stack([-reward_penalty(*arguments), torch.zeros(2)], dim=1)
+    advantages = group_advantages(rewards, scale="std", ddof=0, eps=1e-4)
+    torch.testing.assert_close(advantages.abs(), torch.ones(2, 2), rtol=1e-4, atol=0)
+
+
+def test_an_infinite_penalty_stays_infinite():
+    # Such a step is skipped: what makes it infinite is a fault of a model, not a distance.
+    ref = torch.tensor([[-math.inf, 0.0]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    for name in ("k1", "k2", "k3"):
+        assert reward_penalty(torch.zeros(1, 2), ref, mask, name, 1.0).isinf().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_k2_is_finite_in_value_and_gradient(dtype):
+    log_r = torch.tensor([-6e4, -362.0, -200.0, 1.5, 300.0, 6e4], dtype=dtype)
+    logprobs = torch.zeros_like(log_r).requires_grad_()
+    value = k2(logprobs, log_r)
+    (gradient,) = torch.autograd.grad(value.sum(), logprobs)
+    torch.testing.assert_close(value.double(), log_r.double().square() / 2)
+    assert torch.equal(gradient, -log_r)
 
 
 @pytest.mark.parametrize("name", KL_ESTIMATORS)
