@@ -82,8 +82,8 @@ def plain(value: Any, place: str) -> Any:
         return [plain(item, place) for item in sorted(value, key=repr)]
     if isinstance(value, (datetime.date, datetime.time)):
         return None if value != value else value.isoformat()  # pandas' NaT equals nothing
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
+    if isinstance(value, datetime.timedelta) and (seconds := _seconds(value)) is not None:
+        return seconds
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, (bytearray, memoryview)):
@@ -110,6 +110,13 @@ def _plain_array(value: np.ndarray | np.generic, place: str) -> Any:
     if isinstance(items, np.generic):  # a long double, which Python has not
         raise ValueError(f"{place} holds {_shown(value)}, which no checkpoint can store exactly: write it as text")
     return plain(items, place)
+
+
+def _seconds(value: datetime.timedelta) -> float | None:
+    """A duration in seconds; None where a float does not hold its digits."""
+    nanoseconds = getattr(value, "nanoseconds", 0)  # of pandas' Timedelta
+    exact = Decimal(value.days * 86400 + value.seconds) + Decimal(value.microseconds * 1000 + nanoseconds) / 10**9
+    return float(exact) if Decimal(repr(float(exact))) == exact else None
 
 
 def _number(value: Any) -> int | float | None:

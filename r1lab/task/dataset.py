@@ -130,10 +130,12 @@ def _read(path: str, setting: str) -> list[dict[str, Any]]:
     if file.suffix == ".jsonl":
         rows = _json_lines(file, told)
     elif file.suffix == ".parquet":
-        import pyarrow.parquet
+        import pyarrow
+
+        from r1lab.task.parquet import read_rows
 
         try:
-            rows = pyarrow.parquet.read_table(file).to_pylist()
+            rows = read_rows(file, fields=_READ)
         except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
             raise ValueError(f"{told} cannot be read as Parquet: {error}") from error
     else:

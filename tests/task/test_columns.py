@@ -119,6 +119,8 @@ PLAIN = [
     (datetime.time(3, 4), "03:04:00"),
     (datetime.timedelta(minutes=1, microseconds=500), 60.0005),
     (pd.Timedelta("90s"), 90.0),
+    (pd.Timedelta("12:34:56.123456789"), 45296.123456789),
+    (pd.Timedelta(-1, "ns"), -1e-9),
     (np.timedelta64(1500, "ms"), 1.5),
     (Decimal("24"), 24),
     (Decimal("0.10"), 0.1),
@@ -151,7 +153,13 @@ def test_not_a_number_stays():
     assert all(math.isnan(plain(value, "x")) for value in (float("nan"), np.float64("nan"), Decimal("NaN")))
 
 
-@pytest.mark.parametrize("value", [object(), 10**700, 1 + 1j, Decimal("0." + "1" * 30), np.longdouble(1)])
+TOO_FINE = [
+    *(object(), 10**700, 1 + 1j, Decimal("0." + "1" * 30), np.longdouble(1)),
+    *(pd.Timedelta(9 * 10**18 + 7, "ns"), datetime.timedelta(days=10**8, microseconds=7)),
+]
+
+
+@pytest.mark.parametrize("value", TOO_FINE, ids=repr)
 def test_what_plain_data_cannot_hold_is_rejected(value):
     with pytest.raises(ValueError, match=r"^row 1, column x\.y\[0\] holds .*, which no checkpoint can store exactly"):
         plain({"y": [value]}, "row 1, column x")

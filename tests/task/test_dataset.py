@@ -112,6 +112,38 @@ def test_columns_are_plain_data_and_load_safely(tmp_path):
     assert torch.load(tmp_path / "a.pt", weights_only=True)["columns"] == prompt.columns
 
 
+def test_nanoseconds_of_parquet_are_kept(tmp_path):
+    table = pyarrow.table(
+        {
+            "question": ["a"],
+            "answer": ["1"],
+            "time": pyarrow.array([45296123456789], pyarrow.time64("ns")),
+            "times": pyarrow.array([[45296123456789]], pyarrow.list_(pyarrow.time64("ns"))),
+            "coarse": pyarrow.array([45296123456000], pyarrow.time64("ns")),
+            "stamp": pyarrow.array([45296123456789], pyarrow.timestamp("ns")),
+            "span": pyarrow.array([45296123456789], pyarrow.duration("ns")),
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    columns = dataset(train=tmp_path / "a.parquet").sample("train", 0).columns
+    assert columns == {
+        "question": "a",
+        "time": "12:34:56.123456789",
+        "times": ["12:34:56.123456789"],
+        "coarse": "12:34:56.123456",
+        "stamp": "1970-01-01T12:34:56.123456789",
+        "span": 45296.123456789,
+    }
+    long = pyarrow.array([9 * 10**18 + 7], pyarrow.duration("ns"))
+    pyarrow.parquet.write_table(table.append_column("long", long), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"^row 1 of task.path=.*, column long, holds Timedelta.* write it as text"):
+        dataset(tmp_path / "b.parquet")
+    pyarrow.parquet.write_table(table.drop(["answer"]).rename_columns(
+        ["question", "answer", "times", "coarse", "stamp", "span"]), tmp_path / "c.parquet")  # fmt: skip
+    with pytest.raises(ValueError, match="column answer, must be text or a whole number, got datetime.time"):
+        dataset(tmp_path / "c.parquet")
+
+
 def test_wrong_values_are_rejected_with_row_and_column(tmp_path):
     rows = [{"question": "a", "answer": "1"}, {"question": "b", "answer": ["1"]}]
     file = lines(tmp_path / "a.jsonl", rows)
