@@ -6,6 +6,7 @@ judge the reasoning; the safe one sees the whole response. Each general prompt b
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -75,7 +76,8 @@ class SequenceClassifier:
 
     A text has the score that transformers gives to it alone. Decoders are scored at their last token that is not the
     config's padding, so padding must not be mistaken for text, nor text for padding: rows are padded with an id that
-    none of them holds, and the config names that id during the pass.
+    none of them holds, and the config names that id during the pass. Encoder-decoders such as BART take only rows
+    with the same number of EOS tokens together.
 
     Args:
         model, tokenizer: `num_labels` 1; the text follows its prompt.
@@ -102,14 +104,30 @@ class SequenceClassifier:
     def score_rows(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """The scores of B rows of ids."""
         rows = [self._without_end(row) for row in rows]
-        batches = (rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
-        return [score for batch in batches for score in self._scores(batch)]
+        scores = [0.0] * len(rows)
+        for places in self._batches(rows):
+            for place, score in zip(places, self._scores([rows[place] for place in places]), strict=True):
+                scores[place] = score
+        return scores
 
-    @torch.no_grad()
+    def _batches(self, rows: list[list[int]]) -> Iterator[list[int]]:
+        """Places of the rows that are scored together."""
+        alike: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            ends = row.count(self.model.config.eos_token_id) if self.model.config.is_encoder_decoder else 0
+            alike.setdefault(ends, []).append(place)
+        for places in alike.values():
+            yield from (places[start : start + self.batch_size] for start in range(0, len(places), self.batch_size))
+
     def _scores(self, rows: list[list[int]]) -> list[float]:
         pad = self._unused_id(rows)
         if pad is None and len(rows) > 1:
             return [score for row in rows for score in self._scores([row])]
+        return self._scores_padded(rows, pad)
+
+    @torch.no_grad()
+    def _scores_padded(self, rows: list[list[int]], pad: int | None) -> list[float]:
+        """The scores of rows, padded with an id that the config names as its padding meanwhile."""
         width, device = max(map(len, rows)), self.model.device
         # Left out are `token_type_ids`, which decoders do not take.
         ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
@@ -131,11 +149,27 @@ class SequenceClassifier:
         return row
 
     def _without_end(self, row: Sequence[int]) -> list[int]:
-        """A row up to its last token that is not the config's padding, where transformers scores it."""
+        """A row up to its last token that is not the config's padding, where transformers scores a decoder."""
         end = len(row)
         while end > 1 and row[end - 1] == self.config_pad:
             end -= 1
-        return list(row[:end])
+        return list(row[:end] if end < len(row) and self._ignores_padding_at_the_end else row)
+
+    @cached_property
+    def _ignores_padding_at_the_end(self) -> bool:
+        """Whether a text is scored before the config's padding at its end, as decoders are, measured on a few texts."""
+        if self.model.config.is_encoder_decoder:
+            return False
+        ordinary = _ordinary_ids(self.model, self.tokenizer)
+        starts = [ordinary[length : 2 * length] for length in (1, 2, 3) if 2 * length <= len(ordinary)]
+        before = self._scores_each(starts)
+        ended = [[*start, self.config_pad] for start in starts]
+        at_end = self._scores_each(ended)
+        scores = [self._scores_padded([row], self.config_pad)[0] for row in ended]
+        return _distance(scores, before) < _distance(scores, at_end)
+
+    def _scores_each(self, rows: list[list[int]]) -> list[float]:
+        return [self._scores([row])[0] for row in rows]
 
     def _unused_id(self, rows: Sequence[Sequence[int]]) -> int | None:
         """An id to pad with: the tokenizer's or the config's own if no row holds it, else any ordinary one."""
@@ -146,6 +180,17 @@ class SequenceClassifier:
         own = [pad for pad in (self.tokenizer.pad_token_id, self.config_pad) if pad is not None and 0 <= pad < size]
         ordinary = (i for i in range(size) if i not in special)
         return next((pad for pad in (*own, *ordinary) if pad not in used), None)
+
+
+def _distance(scores: Sequence[float], others: Sequence[float]) -> float:
+    return sum(abs(x - y) for x, y in zip(scores, others, strict=True))
+
+
+def _ordinary_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the embedding without a role in the tokenizer or the config."""
+    config = model.config.get_text_config()
+    special = {*tokenizer.all_special_ids, *_ids(config.eos_token_id), *_ids(config.pad_token_id)}
+    return [i for i in range(model.get_input_embeddings().weight.shape[0]) if i not in special]
 
 
 def _ids(ids: int | Sequence[int] | None) -> Sequence[int]:
@@ -185,9 +230,32 @@ def load_classifier(
     check_token_ids(model, tokenizer, setting)
     model = quantized(model, quantize).to("cuda" if torch.cuda.is_available() else "cpu")
     scorer = SequenceClassifier(model, tokenizer, batch_size, max_length)
+    _check_text(scorer, setting)
     if batch_size > 1:
         check_padding(scorer.score_rows, model, scorer.tokenizer)
     return scorer
+
+
+def _check_text(scorer: SequenceClassifier, setting: str) -> None:
+    """Raise ValueError where the model fails on a text as the tokenizer makes it, between its special tokens."""
+    config, tokenizer = scorer.model.config.get_text_config(), scorer.tokenizer
+    frame = encode_whole(tokenizer, "")
+    try:
+        scorer.score_rows([[*frame[:-1], *_ordinary_ids(scorer.model, tokenizer)[:3], *frame[-1:]]])
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        remedy = "give another reward model"
+        if config.pad_token_id is None:
+            pad = tokenizer.pad_token_id
+            remedy = f"set pad_token_id in its config.json{'' if pad is None else f', to {pad} as in its tokenizer'}"
+        elif scorer.model.config.is_encoder_decoder and config.eos_token_id not in frame:
+            remedy = f"give a tokenizer that ends each text with the model's EOS token, id {config.eos_token_id}"
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(
+            f"{setting}: {type(scorer.model).__name__} cannot score a text, with pad_token_id={config.pad_token_id} "
+            f"and eos_token_id={config.eos_token_id} in its config.json ({reason}): {remedy}"
+        ) from error
 
 
 def check_padding(
@@ -195,8 +263,7 @@ def check_padding(
 ) -> None:
     """Raise ValueError where a model scores rows of ids otherwise side by side than alone."""
     config = model.config.get_text_config()
-    special = {*tokenizer.all_special_ids, *_ids(config.eos_token_id), *_ids(config.pad_token_id)}
-    ordinary = [i for i in range(model.get_input_embeddings().weight.shape[0]) if i not in special]
+    ordinary = _ordinary_ids(model, tokenizer)
     end = list(_ids(config.eos_token_id))[:1]
     rows = [ordinary[length : 2 * length] + end for length in (1, 2, 5, 12, 30) if 2 * length <= len(ordinary)]
     together, alone = score_rows(rows), [score_rows([row])[0] for row in rows]

@@ -171,6 +171,43 @@ def test_encoders_keep_their_special_tokens(config_class, size):
     assert short.score([""] * 2, ["a long text", "_text"]) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("of_config", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("config_class", "size"),
+    [(BertConfig, LLAMA), (RobertaConfig, LLAMA), (BartConfig, BART)],
+)
+def test_encoders_read_a_text_to_its_end_whatever_pads(config_class, size, of_config):
+    # <eos>, which ends each text, and <pad> are the config's padding in turn. BART is scored at the last <eos>.
+    model = tiny_classifier(config_class, **{**size, "bos_token_id": 2}, pad_token_id=of_config, eos_token_id=0)
+    for weights in model.parameters():  # so that texts differ by more than rounding
+        if weights.ndim > 1:
+            torch.nn.init.normal_(weights, 0, 0.3)
+    for wrapped in (True, False):
+        tokenizer = byte_tokenizer("<pad>", wrapped=wrapped)
+        texts = TEXTS if wrapped or config_class is not BartConfig else [text for text in TEXTS if "<eos>" in text]
+        expected = [alone_in_transformers(model, tokenizer, text) for text in texts]
+        scorer = SequenceClassifier(model, tokenizer, batch_size=16, max_length=128)
+        assert scorer.score([""] * len(texts), texts) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "of_config", "wrapped", "message"),
+    [
+        (RobertaConfig, None, True, "set pad_token_id in its config.json, to 1 as in its tokenizer"),
+        (BartConfig, 1, False, "give a tokenizer that ends each text with the model's EOS token, id 0"),
+    ],
+)
+def test_models_that_cannot_score_a_text_are_rejected(tmp_path, config_class, of_config, wrapped, message):
+    size = BART if config_class is BartConfig else LLAMA
+    model = tiny_classifier(config_class, **{**size, "bos_token_id": 2}, pad_token_id=of_config, eos_token_id=0)
+    model.save_pretrained(tmp_path)
+    byte_tokenizer("<pad>", wrapped=wrapped).save_pretrained(tmp_path)
+    name = type(model).__name__
+    for batch_size in (1, 2):
+        with pytest.raises(ValueError, match=f"^scorer.name={tmp_path}: {name} cannot score a text.*: {message}$"):
+            load_classifier(str(tmp_path), "float32", batch_size, max_length=64, quantize=None)
+
+
 def test_a_padding_token_beyond_the_embedding_pads_nothing():
     model = tiny_classifier(LlamaConfig, **LLAMA, pad_token_id=None, eos_token_id=0)
     tokenizer = byte_tokenizer(None)
