@@ -63,7 +63,7 @@ def evaluate(config: DictConfig) -> None:
         "seconds": round(time.perf_counter() - started, 2),
         "scores": scores,
     }
-    write_whole(path, json.dumps(record, indent=2) + "\n")  # first: what was sampled is kept, whatever prints it
+    write_whole(path, json.dumps(record, indent=2) + "\n")  # first: the scores are kept even if printing fails
     console = Console()
     console.print(score_table(scores))
     console.print(f"{record['seconds']:.0f} s; written to {path}", soft_wrap=True, highlight=False)

@@ -1,7 +1,7 @@
 """python -m r1lab.generate checkpoint=PATH: what a policy says, to a prompt on the screen or over a split as Parquet.
 
 `prompt="38 * 3 + 7 - 6"` prints completions. `split=heldout output=FOLDER` writes shards of `shard_size` prompts; one
-that is already there is kept, so that the same command goes on where it was interrupted. Samples are stored before they
+that is already there is kept, so that the same command resumes an interrupted one. Samples are stored before they
 are scored; if a scorer fails, the same command scores them and samples nothing again. meta.json beside them says how
 they were made, and a command with other settings is refused. Draws are keyed by prompt: the shards are the same however
 often it was interrupted.

@@ -1,4 +1,4 @@
-"""Files of torch that load without running code (`weights_only=True`): verified, and told what keeps them from it."""
+"""Verify that torch loads a file without running code (`weights_only=True`), or report the types that prevent it."""
 
 import io
 from collections.abc import Iterator, Mapping

@@ -27,7 +27,7 @@ from r1lab.analysis.progress import progress, wall_hours
 from r1lab.analysis.setting import describe, short_names
 from r1lab.analysis.sweep import Sweep
 
-# How many differences are told one by one.
+# The number of differences that are listed individually.
 TOLD = 4
 
 
@@ -87,7 +87,7 @@ def _greedy(sweep: Sweep, found: Sequence[Effect]) -> str:
 
 
 def _first(sweep: Sweep, found: Sequence[Effect]) -> list[Effect]:
-    """The differences that are told one by one: the best point's, then the surest of a grid, the best of a search."""
+    """The differences that are listed: the best point's, then the surest of a grid, the best of a search."""
     order = [e for e in ranked(sweep, found) if e.comparison and e.comparison.difference.n]
     # Of those without a test the largest.
     by_certainty = sorted(order, key=lambda e: (e.p is None, e.p or 0.0, -abs(e.comparison.difference.mean)))

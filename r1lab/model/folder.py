@@ -171,7 +171,7 @@ def _needs_code(told: str, file: str, auto_map: Any) -> FolderError:
     names = auto_map if isinstance(auto_map, dict) else {}
     asked = ", ".join(f"{name}: {value}" for name, value in names.items()) or "auto_map"
     return FolderError(
-        f"{told}: its {file} asks for code of its own ({asked}), which r1lab does not run: give a model whose "
+        f"{told}: its {file} asks for custom code ({asked}), which r1lab does not run: give a model whose "
         "architecture and tokenizer are in transformers"
     )
 

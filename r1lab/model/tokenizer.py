@@ -60,7 +60,7 @@ def _tokens_before(ids: list[int], whole: Sequence[int]) -> list[int]:
         if list(whole[start : start + len(ids)]) == ids:
             return list(whole[:start])
     raise ValueError(
-        "the tokenizer writes a text otherwise where it adds special tokens, so that its BOS token cannot be told: "
+        "the tokenizer encodes a text differently when it adds special tokens, so its BOS token cannot be identified: "
         "use a tokenizer whose post-processor only adds tokens before and after a text"
     )
 

@@ -104,7 +104,7 @@ def unsafe(path: Path, types: Sequence[str]) -> CheckpointError:
 
 def _or_the_best(path: Path) -> str:
     best = path.with_name("best.ckpt")
-    return f"; go on from ckpt_path={best}, the best one" if best.exists() and best != path else ""
+    return f"; resume from ckpt_path={best}, the best one" if best.exists() and best != path else ""
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -237,7 +237,7 @@ class Distill(Taught):
         return sampled_divergence(of_teacher, student, weights).sum() / max(tokens, 1)
 
     def top_k(self, batch: Batch, rows: Sequence[TaughtCompletion]) -> tuple[Tensor, Tensor]:
-        """Ids and logprobs [N,k] of the teacher's likeliest tokens: its own now, or those that were stored. With
+        """Ids and logprobs [N,k] of the teacher's likeliest tokens, computed now or read from storage. With
         `tail` the logprobs are [N,k+1], and the last column is of all other tokens."""
         if self.teacher is not None:
             options = {"k": self.k, "temperature": self.teacher_temperature, "tail": self.tail}

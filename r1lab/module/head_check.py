@@ -44,7 +44,7 @@ def _compare(model: PreTrainedModel, device: torch.device | None) -> None:
     if not off <= bound:  # not a number is no agreement
         raise ValueError(
             f"{name}: its logits are {off:.1e} nats off those of its output head on the same hidden states (at most "
-            f"{bound:.1e}), so that training would not be of what is sampled: {_REMEDY}"
+            f"{bound:.1e}), so training would use another distribution than sampling: {_REMEDY}"
         )
 
 

@@ -101,12 +101,12 @@ def ratios(squares: Tensor) -> list[float]:
 
 
 def metric_prefix(group: dict[str, Any]) -> str:
-    """What the names of a parameter group's metrics begin with."""
+    """Prefix of a parameter group's metric names."""
     return f"{group['name']}_" if "name" in group else ""
 
 
 def rounding_warning(group: dict[str, Any], ratio: float, step: int) -> str | None:
-    """What to warn of after a step with this ratio of norms, and the setting that helps; None at `LEAST` or above."""
+    """Warning text for this ratio of norms, with the setting that helps; None at `LEAST` or above."""
     if not ratio < LEAST:
         return None
     prefix, dtypes = metric_prefix(group), {p.dtype for p in group["params"]}

@@ -114,7 +114,7 @@ class RewardModel(PolicyModule):
     def evaluate(
         self, pairs: Sequence[Preference], gather: Callable[[Any], list] = lambda own: [own]
     ) -> dict[str, float]:
-        """How well the different pairs are told.
+        """Accuracy and margin on the distinct pairs.
 
         Args:
             gather: one rank's scores -> those of each rank.

@@ -26,8 +26,14 @@ REJECTED = {
 EXAMPLES = {"graph_color": "possible_answer", "rubiks_cube": "example_correct_answer"}
 
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+# Scorers leave commas out, wherever they stand.
+_GROUPED = r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?"
 # What an answer must be made of before a scorer sees it: scorers skip the rest, or run for hours on it.
 _FORMS = {
+    **dict.fromkeys(
+        ("chain_sum", "decimal_arithmetic", "decimal_chain_sum", "products", "rectangle_count"),
+        rf"{_NUMBER}|{_GROUPED}",
+    ),
     "advanced_geometry": rf"{_NUMBER}\s*°?|\(?\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)?",
     "complex_arithmetic": r"(?i:[-+0-9.ije() ]+)",
     "cryptarithm": r"[A-Z]\s*=\s*[0-9](?:\s*,\s*[A-Z]\s*=\s*[0-9])*",
@@ -46,6 +52,11 @@ _FORMS = {
 def same_text(answer: str, right: str) -> bool:
     """Whether two texts have the same words in the same lines, empty lines aside."""
     return _lines(answer) == _lines(right)
+
+
+def holds(answer: str, right: str) -> bool:
+    """Whether all letters of the right answer stand in an answer one after another."""
+    return bool(right.strip()) and _letters(right) in _letters(answer)
 
 
 def _lines(text: str) -> list[list[str]]:
@@ -85,6 +96,8 @@ def _same_number(answer: str, entry: Mapping[str, Any]) -> bool:
 
 
 def _fraction(text: str) -> Fraction:
+    if "," in text and not re.fullmatch(_GROUPED, text.strip()):
+        raise ValueError(f"{text!r} has commas that do not separate thousands")
     return Fraction(text.replace(",", ""))
 
 

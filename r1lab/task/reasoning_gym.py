@@ -154,7 +154,8 @@ class ReasoningGym:
     def is_correct(self, prompt: Prompt, answer: str) -> float:
         """1 for a right answer, by `r1lab.task.gym_rules`; else the dataset's own score if it is below 1, or 0.
 
-        Many datasets give part of the score to an answer that is nearly right.
+        Many datasets give part of the score to an answer that is nearly right. They give it also for the right answer
+        among others (`Yes No`) or with a tail: such an answer gets 0.
         """
         split = prompt.columns["split"]
         entry = self._entry(split, prompt.index)
@@ -175,7 +176,8 @@ class ReasoningGym:
         except Exception:
             # Several scorers raise on text that they cannot parse, and such an answer is wrong.
             return 0.0
-        return score if score > 0 else 0.0  # NaN is neither
+        hedged = gym_rules.holds(answer, entry["answer"] or "")
+        return score if score > 0 and not hedged else 0.0  # NaN is not above 0
 
     def _may_be_scored(self, answer: str) -> bool:
         formula = self.name in _READ_AS_FORMULA

@@ -58,7 +58,7 @@ BROKEN = [
     (lambda place: write(place, "config.json", model_type="nosuch"), "model_type='nosuch', which transformers .* know"),
     (
         lambda place: write(place, "config.json", model_type="own", auto_map=CODE),
-        r"its own .*: own\.Model\), which",
+        r"custom code .*: own\.Model\), which",
     ),
     (lambda place: write(place, "config.json", hidden_size="x"), "config.json cannot be read .*hidden_size"),
 ]
@@ -76,7 +76,7 @@ TOKENIZER_CODE = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.
 BROKEN_TOKENIZER = [
     (without("tokenizer*"), "has no tokenizer"),
     (lambda place: (place / "tokenizer.json").write_text("{ no"), "tokenizer.json cannot be read .*line 1 column 3"),
-    (lambda place: write(place, "tokenizer_config.json", **TOKENIZER_CODE), r"code of its own .*own\.Tokenizer"),
+    (lambda place: write(place, "tokenizer_config.json", **TOKENIZER_CODE), r"custom code .*own\.Tokenizer"),
 ]
 
 

@@ -43,6 +43,13 @@ def test_rules(name, right, also_right, wrong):
     assert [agrees(name, answer, entry) for answer in wrong] == [False] * len(wrong)
 
 
+def test_commas_separate_thousands():
+    right = ["1,234", "-12,345,678.5", "1234", "12."]
+    assert [has_form("chain_sum", answer) for answer in [*right, "1,2", ",12", "12,", "1,23,4"]] == [True] * 4 + [
+        False
+    ] * 4
+
+
 @pytest.mark.parametrize("text", ["nan", "['nan', 'nan']"])
 def test_numbers_that_are_none_are_rejected(text):
     # complex_arithmetic and number_sorting pay 1 for them.
@@ -89,6 +96,22 @@ class TestWithTheLibrary:
     @pytest.fixture(autouse=True)
     def library(self):
         pytest.importorskip("reasoning_gym")
+
+    @pytest.mark.parametrize(
+        ("name", "hedges"),
+        [
+            ("syllogism", ["Yes No", "No Yes"]),
+            ("course_schedule", ["True False"]),
+            ("isomorphic_strings", ["False True"]),
+            ("caesar_cipher", ["{} X"]),
+            ("number_filtering", ["{} ['1']"]),
+        ],
+    )
+    def test_the_right_answer_among_others_earns_nothing(self, name, hedges):
+        task = ReasoningGym(NoTokens(), Template("{question}"), name)
+        for prompt in [task.sample("train", index) for index in range(4)]:
+            assert [task.is_correct(prompt, hedge.format(prompt.answer)) for hedge in hedges] == [0.0] * len(hedges)
+            assert task.is_correct(prompt, prompt.answer) == 1.0
 
     @pytest.mark.parametrize("name", ["game_of_life_halting", "spell_backward", "calendar_arithmetic", "gsm_symbolic"])
     def test_right_answers_alone_are_paid(self, name):
