@@ -153,7 +153,8 @@ def tail_logprob(logits: Tensor, ids: Tensor) -> Tensor:
 
 def check_head(temperature: float, softcap: float | None, entropy: str, chunk_bytes: int) -> None:
     """Raises ValueError for what `linear_logprob` refuses."""
-    check_temperature(temperature)
+    # A setting in range, times the scale of the model's own logits.
+    check_temperature(temperature, scale=1e3)
     if softcap is not None and not 0 < softcap < math.inf:
         raise ValueError(f"softcap must be above 0 and finite, got {softcap}")
     check_chunk_bytes(chunk_bytes)
@@ -161,12 +162,18 @@ def check_head(temperature: float, softcap: float | None, entropy: str, chunk_by
         raise ValueError(f"entropy must be none, value or gradient, got {entropy!r}")
 
 
-def check_temperature(value: float, name: str = "temperature", *, greedy: bool = False) -> None:
-    """Raise ValueError for what logits cannot be divided by; `greedy` accepts 0."""
+def check_temperature(value: float, name: str = "temperature", *, greedy: bool = False, scale: float = 1.0) -> None:
+    """Raise ValueError for what logits cannot be divided by.
+
+    Args:
+        greedy: accept 0.
+        scale: the accepted range is wider by this factor at both ends.
+    """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and (LEAST_TEMPERATURE <= value <= LARGEST_TEMPERATURE or (greedy and value == 0)):
+    least, largest = LEAST_TEMPERATURE / scale, LARGEST_TEMPERATURE * scale
+    if is_number and (least <= value <= largest or (greedy and value == 0)):
         return
-    accepted = f"from {LEAST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}"
+    accepted = f"from {least:g} to {largest:g}"
     if greedy:
         accepted = f"0 (greedy) or {accepted}"
     elif is_number and not 0 < value < math.inf:

@@ -92,7 +92,8 @@ def positions(config: Any) -> int | None:
     A factor that stretches rotary positions counts.
     """
     config = config.get_text_config(decoder=True)
-    limit = getattr(config, "max_position_embeddings", None)
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "n_positions"))
+    limit = next((limit for limit in limits if limit is not None), None)
     if not isinstance(limit, int) or limit < 1:
         return None
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}

@@ -60,6 +60,9 @@ def _products(body: nn.Module, config: PreTrainedConfig) -> tuple[float, float]:
 
 
 def _pair(config: PreTrainedConfig) -> float:
+    """FLOP of attention for each pair of tokens; 0 for a state-space model, whose config has no heads."""
+    if not getattr(config, "num_attention_heads", None):
+        return 0.0
     return 2.0 * config.num_hidden_layers * config.num_attention_heads * sum(head_sizes(config))
 
 

@@ -7,6 +7,7 @@ that `generate` itself makes (`TransformersGenerate`) is the reference that the 
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ class CachedLoop:
         recorder: Recorder | None = None,
     ) -> list[Completion]:
         check_sequences(model, [prompt.ids for prompt in prompts], sampling.max_new_tokens)
-        check_sampling(self, model, "set rollout=generate")
+        check_sampling(self, model, partial(_other_engine, model))
         chunk = max(1, self.batch_size // group_size if self.batch_size else len(prompts))
         # Prompts of like length together: less padding, and rows finish at like times.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
@@ -187,6 +188,15 @@ class CachedLoop:
         if self.everyone_done:
             self.everyone_done(False)
         return model(**inputs)
+
+
+def _other_engine(model: PreTrainedModel) -> str:
+    """What to do about a model that the loop cannot sample."""
+    try:
+        check_sampling(TransformersGenerate(None), model, "")
+    except ValueError:
+        return "neither can rollout=generate; take another model"
+    return "r1lab.train samples it with rollout=generate"
 
 
 class TransformersGenerate:

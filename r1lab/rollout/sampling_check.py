@@ -1,7 +1,7 @@
 """Whether an engine's logprobs are the model's own: with padding on the left, a cache, and rows that end early."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 _GROUP, _NEW_TOKENS = 2, 5
 
 
-def check_sampling(engine: "RolloutEngine", model: PreTrainedModel, remedy: str) -> None:
+def check_sampling(engine: "RolloutEngine", model: PreTrainedModel, remedy: str | Callable[[], str]) -> None:
     """Sample two prompts of unequal length, and compare each completion's logprobs with one pass over it alone.
 
     They are sampled to the end, and again with a token as end-of-sequence that the first row drew. Run once a model,
     see `r1lab.model.probe.once`; ranks that hold a model in shards must call it together.
 
     Args:
-        remedy: what to do about a model that the engine cannot sample, for the error's message.
+        remedy: what to do about a model that the engine cannot sample, or what finds it out, for the error's message.
 
     Raises:
         ValueError: for an architecture that the engine cannot sample, or samples from another distribution.
@@ -36,27 +36,30 @@ def check_sampling(engine: "RolloutEngine", model: PreTrainedModel, remedy: str)
     once(model, ("sampling", type(engine).__name__), partial(_compare, engine, model, remedy), sharded=True)
 
 
-def _compare(engine: "RolloutEngine", model: PreTrainedModel, remedy: str) -> None:
+def _compare(engine: "RolloutEngine", model: PreTrainedModel, remedy: str | Callable[[], str]) -> None:
+    reason = _disagreement(engine, model)
+    if reason is not None:
+        told = remedy if isinstance(remedy, str) else remedy()
+        raise ValueError(f"{type(engine).__name__} {reason}: {told}")
+
+
+def _disagreement(engine: "RolloutEngine", model: PreTrainedModel) -> str | None:
+    """How the engine fails to sample a model; None: it samples from the model's own distribution."""
     name = type(model).__name__
     prompts = [Prompt(tuple(ids), "", "", index) for index, ids in enumerate(probe_rows(model)[:2])]
     try:
         rows = _sample(engine, model, prompts, eos=None)
         rows += _sample(engine, model, prompts, eos=rows[0].ids[1])
+        pairs = [(prompts[i // _GROUP % len(prompts)], completion) for i, completion in enumerate(rows)]
+        differences = [(_logprobs(model, *pair) - torch.tensor(pair[1].sampling_logprobs)).abs() for pair in pairs]
+        noise = (_logprobs(model, *pairs[0], copies=3) - _logprobs(model, *pairs[0])).abs()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        raise ValueError(f"{type(engine).__name__} cannot sample from {name} ({reason}): {remedy}") from error
-    pairs = [(prompts[i // _GROUP % len(prompts)], completion) for i, completion in enumerate(rows)]
-    differences = [(_logprobs(model, *pair) - torch.tensor(pair[1].sampling_logprobs)).abs() for pair in pairs]
-    noise = (_logprobs(model, *pairs[0], copies=3) - _logprobs(model, *pairs[0])).abs()
+        return f"cannot sample from {name} ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
     rounded = rounds(model, model.get_input_embeddings().weight.device)
     off = disagreement(differences, noise, rounded, EXACT_LOGPROB, ROUNDED_LOGPROB)
-    if off is not None:
-        raise ValueError(
-            f"{type(engine).__name__} samples from {name} with logprobs up to {off:.2g} nats off the model's own "
-            f"for the same tokens: {remedy}"
-        )
+    return off and f"samples from {name} with logprobs up to {off:.2g} nats off the model's own for the same tokens"
 
 
 def _sample(engine: "RolloutEngine", model: PreTrainedModel, prompts: list[Prompt], eos: int | None):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from r1lab.model.attention import use_attention
 from r1lab.model.row_check import check_rows
 from r1lab.module.logprobs import completion_logprobs
 from r1lab.rollout.collate import collate
@@ -51,9 +52,10 @@ def sampled(model, engine):
     return [(PROMPTS[i // 2], row.ids, torch.tensor(row.sampling_logprobs)) for i, row in enumerate(rows)]
 
 
-def outcome(architecture, way):
+def outcome(architecture, way, attention=None):
     """Equal, rejected, or by how many nats it is off."""
     model = tiny_model(architecture)
+    use_attention(model, attention)
     try:
         rows = {
             "padded": lambda: trained(model, False),
@@ -74,6 +76,24 @@ def outcome(architecture, way):
 )
 def test_logprobs_are_the_models_own_or_rejected(architecture, way):
     assert outcome(architecture, way) == ("rejected" if architecture in REJECTED[way] else "equal")
+
+
+@pytest.mark.parametrize(
+    "architecture", [a if a in ("doge", *QUICK) else pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES]
+)
+@pytest.mark.parametrize("way", ["padded", "packed", "loop"])
+def test_the_same_with_the_attention_of_model_hf(architecture, way):
+    """`model=hf` sets attention=auto, which is varlen on a CPU."""
+    assert outcome(architecture, way, "auto") == ("rejected" if architecture in REJECTED[way] else "equal")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "remedy"),
+    [("rwkv", "neither can rollout=generate"), ("lfm2", "r1lab.train samples it with rollout=generate")],
+)
+def test_the_remedy_of_the_loop_works(architecture, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        sampled(tiny_model(architecture), CachedLoop)
 
 
 @pytest.mark.parametrize("architecture", ["lfm2", "bloom", "opt", "llama", "deepseek_v3"])

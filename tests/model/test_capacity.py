@@ -76,6 +76,7 @@ def test_texts_to_be_learnt_fit_too(packed):
         ("llama", {"max_position_embeddings": 64}, 64),
         ("opt", {"max_position_embeddings": 64}, 64),
         ("gpt2", {"n_positions": 64}, 64),
+        ("mpt", {"max_seq_len": 48}, 48),
         ("mamba", {}, None),
         ("bloom", {}, None),
         # Its positions are stretched, whether max_position_embeddings says so or not.

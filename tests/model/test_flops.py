@@ -5,6 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from r1lab.model.flops import forward_cost
 from r1lab.model.mtp import MultiTokenPrediction
 from r1lab.model.policy import new_policy
+from tests.architectures import tiny_model
 
 DENSE = {
     "model_type": "llama",
@@ -69,3 +70,9 @@ def test_of_a_mixture_the_active_experts_count():
     assert cost.token == 2 * (2 * attention + dense + (2 + 1) * expert + router)
     assert cost.pair == 2 * 2 * 2 * (16 + 12)
     assert cost.head == 2 * 50 * h
+
+
+@pytest.mark.parametrize("kind", ["mamba", "rwkv"])
+def test_models_without_attention_cost_nothing_for_pairs_of_tokens(kind):
+    cost = forward_cost(tiny_model(kind))
+    assert cost.pair == 0 and cost.token > 0

@@ -63,3 +63,12 @@ def test_another_model_of_the_same_config_is_checked_again():
     model.lm_head.register_forward_hook(lambda module, inputs, logits: logits * 2)
     with pytest.raises(ValueError, match="LlamaForCausalLM: its logits are"):
         check_head(model)
+
+
+@pytest.mark.parametrize("temperature", [300.0, 0.005])
+def test_a_temperature_in_range_times_the_scale_of_the_logits_is_accepted(temperature):
+    model = tiny_model("granite")  # which divides its logits
+    hidden, ids = torch.randn(3, model.config.hidden_size), torch.tensor([4, 5, 6])
+    expected = (model.lm_head(hidden) / model.config.logits_scaling / temperature).log_softmax(-1)
+    logprobs, _ = LinearHead("torch").logprob(model, hidden, ids, temperature=temperature)
+    torch.testing.assert_close(logprobs, expected.gather(-1, ids[:, None])[:, 0], atol=1e-4, rtol=1e-4)
