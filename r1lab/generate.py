@@ -36,7 +36,7 @@ from r1lab.entry import own_settings, run
 from r1lab.evaluate import override
 from r1lab.limits import check_command
 from r1lab.load import Loaded, load, policy_hash
-from r1lab.model.tokenizer import encode_prompt, encode_text, vocabulary_hash
+from r1lab.model.tokenizer import encode_prompt, encode_text, prompt_start, vocabulary_hash
 from r1lab.module.evaluation import expand, sample
 from r1lab.module.logprobs import top_k_rows
 from r1lab.reward.accuracy import Accuracy
@@ -186,6 +186,8 @@ def write_split(
     loaded.task.sample(split, first)  # refused before the folder is claimed
     temperature = sampling.temperature or 1.0
     stored = {"logprobs": {"k": top_k, "temperature": temperature}} if top_k else {}
+    if start := prompt_start(loaded.tokenizer):
+        stored["special_tokens"] = start
     claim(
         folder,
         {
@@ -241,7 +243,8 @@ def claim(folder: Path, meta: dict[str, Any]) -> None:
     """Note in meta.json how a folder's shards are made; refuse one whose shards were made otherwise.
 
     Where the weights lay does not matter, their hash does; and their tokenizer, noted since, goes with them.
-    settings_sha256, of all but where the weights lay, is the name of what was made.
+    settings_sha256, of all but where the weights lay, is the name of what was made. A folder without `special_tokens`
+    has prompts that begin with none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "meta.json"
@@ -249,7 +252,8 @@ def claim(folder: Path, meta: dict[str, Any]) -> None:
     compared = [key for key in meta if key not in ("checkpoint", "tokenizer_sha256")]
     if path.exists() and any(folder.glob("shard-*")):
         old = json.loads(path.read_text())
-        known = {**dict.fromkeys(compared), **{key: old[key] for key in old if key in (*compared, "logprobs")}}
+        optional = "logprobs", "special_tokens"
+        known = {**dict.fromkeys(compared), **{key: old[key] for key in old if key in (*compared, *optional)}}
         changed = [key for key in known if known[key] != meta.get(key)]
         if changed:
             differences = "; ".join(f"{key} was {old.get(key)} and is now {meta.get(key)}" for key in changed)

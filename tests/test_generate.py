@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from r1lab.generate import SCHEMA, generate
+from r1lab.generate import SCHEMA, claim, generate
 from r1lab.load import load
 from r1lab.module.evaluation import sample
 from r1lab.override import literal
@@ -217,6 +217,17 @@ def test_other_settings_are_refused(write, tmp_path, change):
     with pytest.raises(ValueError, match=f"other settings .*{change.split('=')[0]}.* choose another output"):
         write(change)
     assert files(tmp_path / "out") == before
+
+
+def test_prompts_that_begin_otherwise_are_other_settings(tmp_path):
+    old, new = {"seed": 1}, {"seed": 1, "special_tokens": [0]}
+    for before, now in (old, new), (new, old):
+        folder = tmp_path / str(len(before))
+        claim(folder, before)
+        (folder / "shard-00000-of-00002.parquet").touch()
+        claim(folder, before)
+        with pytest.raises(ValueError, match="other settings .*special_tokens was .* choose another output"):
+            claim(folder, now)
 
 
 def test_the_same_weights_from_another_place_are_not(write, tiny_run, tmp_path):

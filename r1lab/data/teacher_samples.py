@@ -134,7 +134,8 @@ def _check_stored(
             f"module.teacher_temperature={temperature}, but the logprobs in {place} are those at "
             f"{stored['temperature']}: set it to that"
         )
-    refuse_other_tokens(tokenizer, meta["tokenizer_sha256"], f"the teacher of {place}")
+    start = meta.get("special_tokens", [])  # older versions put nothing before a prompt
+    refuse_other_tokens(tokenizer, meta["tokenizer_sha256"], start, f"the teacher of {place}")
 
 
 def _kept(path: Path, filters: Mapping[str, Callable], per_prompt: int) -> list[int]:

@@ -4,9 +4,38 @@ import hashlib
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:  # tasks are unpickled in processes that have no need of transformers
     from transformers import PreTrainedTokenizerBase
+
+# Tokenizer -> (all tokens that it adds, those of them that come first).
+_STARTS: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[list[int], list[int]]]" = WeakKeyDictionary()
+
+
+def prompt_start(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens that the tokenizer puts before a text (BOS), found once per tokenizer and its special tokens.
+
+    Raises:
+        ValueError: if the tokenizer changes a text that it adds special tokens to.
+    """
+    added = list(tokenizer.encode(""))
+    if added == encode_text(tokenizer, ""):
+        return []
+    if tokenizer not in _STARTS or _STARTS[tokenizer][0] != added:
+        _STARTS[tokenizer] = added, _start_of(tokenizer)
+    return _STARTS[tokenizer][1]
+
+
+def _start_of(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    # A text that holds special tokens does not tell which of them the tokenizer added.
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    for token in sorted(set(tokenizer.get_vocab().values()) - special):
+        text = tokenizer.decode([token])
+        ids = encode_text(tokenizer, text) if text.strip() else []
+        if ids and special.isdisjoint(ids):
+            return _tokens_before(ids, tokenizer.encode(text))
+    raise ValueError("the tokenizer has special tokens only: use one that has tokens for text")
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
@@ -18,8 +47,7 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     Raises:
         ValueError: if the text has no token, or the tokenizer changes a text that it adds special tokens to.
     """
-    ids = encode_text(tokenizer, text)
-    return _behind(_tokens_before(ids, tokenizer.encode(text)), ids, text)
+    return _behind(prompt_start(tokenizer), encode_text(tokenizer, text), text)
 
 
 def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
@@ -27,10 +55,7 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -
     if not texts:
         return []
     rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    # A text that holds special tokens does not tell which of them the tokenizer added.
-    special = set(tokenizer.all_special_ids)
-    plain = next((i for i, row in enumerate(rows) if row and special.isdisjoint(row)), 0)
-    first = _tokens_before(rows[plain], tokenizer.encode(texts[plain]))
+    first = prompt_start(tokenizer)
     return [_behind(first, ids, text) for ids, text in zip(rows, texts, strict=True)]
 
 
@@ -105,14 +130,25 @@ def vocabulary_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
-def refuse_other_tokens(student: "PreTrainedTokenizerBase", of_teacher: str, name: str) -> None:
-    """Raise ValueError where the `vocabulary_hash` of a teacher is not that of the student's tokenizer.
+def refuse_other_tokens(
+    student: "PreTrainedTokenizerBase", of_teacher: str, start_of_teacher: Sequence[int], name: str
+) -> None:
+    """Raise ValueError where a teacher's logprobs are of other tokens, or of prompts that begin otherwise.
 
-    name: the setting and value that chose the teacher.
+    Args:
+        of_teacher: the `vocabulary_hash` of its tokenizer. start_of_teacher: its `prompt_start`.
+        name: the setting and value that chose the teacher.
     """
     if vocabulary_hash(student) != of_teacher:
         raise ValueError(
             f"{name} has another tokenizer than the student, so that its logprobs are of other tokens: take a teacher "
             "with the student's tokenizer, or let it write samples (python -m r1lab.generate) and learn from their "
             "text with module.mode=sft"
+        )
+    start = prompt_start(student)
+    if list(start_of_teacher) != start:
+        raise ValueError(
+            f"{name} adds other special tokens to a prompt than the student ({list(start_of_teacher)}, not {start}), "
+            "so that its logprobs are of other prompts: set add_bos_token alike in both tokenizer_config.json, and "
+            "write stored samples again"
         )

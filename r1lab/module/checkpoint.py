@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r1lab.model.policy import NAMED, pack_model, pack_tokenizer, rebuild, unpack_tokenizer
+from r1lab.model.tokenizer import prompt_start
 from r1lab.plain_pickle import unsafe_types, verify
 from r1lab.strategy.folder import META
 
@@ -36,7 +37,7 @@ def save_state(module: L.LightningModule, checkpoint: dict[str, Any], state: dic
         "config": module.run_config,
         "model": pack_model(module.policy),
         "tokenizer": pack_tokenizer(module.tokenizer),
-        "special_tokens": list(module.tokenizer.encode("")),  # which prompts begin with, as far as they come first
+        "special_tokens": prompt_start(module.tokenizer),
         **state,
     }
 
@@ -53,12 +54,12 @@ def load_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def note_prompt_start(state: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn where a run was trained before prompts began with the tokenizer's BOS token, and resumes with it."""
-    added = tokenizer.encode("")
-    if "special_tokens" not in state and added and added[0] == tokenizer.bos_token_id:
+    """Warn where a checkpoint was trained before prompts began with the tokenizer's BOS token, and now they do."""
+    if "special_tokens" not in state and (start := prompt_start(tokenizer)):
+        tokens = "".join(tokenizer.convert_ids_to_tokens(start))
         log.warning(
-            f"the checkpoint is of a version of r1lab whose prompts lacked the BOS token {tokenizer.bos_token!r} that "
-            "the tokenizer puts first: from here on they have it. Start the run again for one kind of prompt"
+            f"the checkpoint is of a version of r1lab whose prompts lacked the BOS token {tokens!r} that the tokenizer "
+            "puts first: from here on they have it. Train again for one kind of prompt"
         )
 
 
@@ -164,14 +165,17 @@ def unpack_checkpoint(checkpoint: dict[str, Any]) -> tuple[PreTrainedModel, PreT
     state = load_state(checkpoint)
     prefix = "policy."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return rebuild(state["model"], weights), unpack_tokenizer(state["tokenizer"]), state["config"]
+    tokenizer = unpack_tokenizer(state["tokenizer"])
+    note_prompt_start(state, tokenizer)
+    return rebuild(state["model"], weights), tokenizer, state["config"]
 
 
 def slim(path: str | Path, out: str | Path) -> None:
     """Write the policy of a checkpoint alone: for sharing, not for going on. `load_checkpoint` reads it."""
     checkpoint = read_checkpoint(path)
     weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("policy.")}
-    state = {key: load_state(checkpoint)[key] for key in ("config", "model", "tokenizer", "step")}
+    kept = "config", "model", "tokenizer", "special_tokens", "step"
+    state = {key: value for key, value in load_state(checkpoint).items() if key in kept}
     AtomicCheckpointIO().save_checkpoint({"state_dict": weights, _KEY: state}, out)
 
 

@@ -20,7 +20,7 @@ from r1lab.model.moe import cast
 from r1lab.model.policy import load_policy, load_tokenizer
 from r1lab.model.quantize import check_precision
 from r1lab.model.quantize import quantize as quantized
-from r1lab.model.tokenizer import refuse_other_tokens, vocabulary_hash
+from r1lab.model.tokenizer import prompt_start, refuse_other_tokens, vocabulary_hash
 from r1lab.module.base import PolicyModule
 from r1lab.module.checkpoint import checkpoint_file, load_checkpoint
 from r1lab.module.logprobs import counted_hidden
@@ -44,13 +44,8 @@ class Teacher:
 
     def refuse_other_tokens(self, student: PreTrainedTokenizerBase) -> None:
         """Raises ValueError where its tokens are not the student's, or its prompts begin with other ones."""
-        refuse_other_tokens(student, vocabulary_hash(self.tokenizer), f"module.teacher.name={self.name}")
-        if self.tokenizer.encode("") != student.encode(""):
-            raise ValueError(
-                f"module.teacher.name={self.name} adds other special tokens to a text than the student "
-                f"({self.tokenizer.encode('')}, not {student.encode('')}), so that it would judge prompts "
-                "without its BOS token: set add_bos_token alike in both tokenizer_config.json"
-            )
+        own = vocabulary_hash(self.tokenizer), prompt_start(self.tokenizer)
+        refuse_other_tokens(student, *own, f"module.teacher.name={self.name}")
 
 
 def load_teacher(name: str, dtype: str | None, quantize: str | None) -> Teacher:

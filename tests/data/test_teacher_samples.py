@@ -7,9 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from r1lab.data.filters import FILTERS
-from r1lab.data.teacher_samples import TeacherData, TeacherSamples
+from r1lab.data.teacher_samples import TeacherData, TeacherSamples, _check_stored
 from r1lab.load import load
 from r1lab.model.tiny import FILLER, word_tokenizer
+from r1lab.model.tokenizer import vocabulary_hash
+from tests.model.byte_tokenizer import BOS, tokenizer
 
 DEFAULTS = {"filters": {}, "per_prompt": 4, "top_k": 0, "temperature": 1.0, "seed": 1}
 
@@ -70,6 +72,17 @@ def test_a_teacher_of_another_tokenizer_is_read_as_text_and_never_by_its_logprob
     } | {(prompt, f"{text} <eos>".strip()) for prompt, text in texts}
     with pytest.raises(ValueError, match="the teacher of data.folder=.* has another tokenizer .* module.mode=sft"):
         TeacherSamples(teacher_samples, other, **DEFAULTS | {"top_k": 3})
+
+
+def test_stored_logprobs_must_be_of_prompts_that_begin_alike():
+    logprobs = {"k": 3, "temperature": 1.0}
+    writes = tokenizer("<bos> $A")
+    meta = {"logprobs": logprobs, "tokenizer_sha256": vocabulary_hash(writes)}
+    _check_stored(meta | {"special_tokens": [BOS]}, "data.folder=x", writes, 3, 1.0)
+    _check_stored(meta, "data.folder=x", tokenizer(None), 3, 1.0)
+    for own, student in (meta, writes), (meta | {"special_tokens": [BOS]}, tokenizer(None)):
+        with pytest.raises(ValueError, match="the teacher of data.folder=x adds other special tokens to a prompt"):
+            _check_stored(own, "data.folder=x", student, 3, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,15 @@ import pytest
 
 from r1lab.data.documents import in_microbatches
 from r1lab.model.policy import load_tokenizer
-from r1lab.model.tokenizer import encode_prompt, encode_prompts, encode_text, encode_whole, eos_of, with_padding
+from r1lab.model.tokenizer import (
+    encode_prompt,
+    encode_prompts,
+    encode_text,
+    encode_whole,
+    eos_of,
+    prompt_start,
+    with_padding,
+)
 from r1lab.module.reward_model import scored_ids
 from r1lab.task.arithmetic import Arithmetic
 from r1lab.task.template import Template
@@ -29,6 +37,13 @@ def test_a_prompt_has_what_the_tokenizer_puts_first_once(form, first):
     begun = "".join(writes.convert_ids_to_tokens(first)) + "a b"
     assert encode_prompt(writes, begun) == first + text
     assert encode_prompts(writes, ["a b", begun]) == [first + text] * 2 and encode_prompts(writes, []) == []
+
+
+def test_special_tokens_that_change_are_followed():
+    writes = tokenizer("<bos> $A <eos>")
+    assert prompt_start(writes) == [BOS]
+    writes.backend_tokenizer.post_processor = tokenizer("<start> $A <eos>").backend_tokenizer.post_processor
+    assert prompt_start(writes) == [START] and encode_prompt(writes, "a")[0] == START
 
 
 def test_prompts_of_special_tokens_do_not_hide_what_the_tokenizer_adds():

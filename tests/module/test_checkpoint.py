@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import r1lab
+from r1lab.model.policy import load_policy, pack_model, pack_tokenizer
 from r1lab.module import checkpoint
 from r1lab.module.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint, note_prompt_start, slim
 from tests.model.byte_tokenizer import tokenizer
@@ -103,6 +104,19 @@ def test_a_run_from_before_prompts_had_a_bos_token_is_told(caplog):
     assert not caplog.messages
     note_prompt_start(old, tokenizer("<bos> $A <eos>"))
     assert "prompts lacked the BOS token '<bos>'" in caplog.text
+
+
+def test_loading_a_policy_from_before_prompts_had_a_bos_token_warns_once(tmp_path, caplog):
+    policy = load_policy("tiny", dtype="float32")
+    state = {"config": {}, "model": pack_model(policy), "tokenizer": pack_tokenizer(tokenizer("<bos> $A")), "step": 1}
+    weights = {f"policy.{name}": value for name, value in policy.state_dict().items()}
+    for known, warnings in ({}, 1), ({"special_tokens": [0]}, 0):
+        torch.save({"state_dict": weights, "r1lab": state | known}, tmp_path / "a.ckpt")
+        slim(tmp_path / "a.ckpt", tmp_path / "b.ckpt")
+        for name in "ab":
+            caplog.clear()
+            load_checkpoint(tmp_path / f"{name}.ckpt")
+            assert caplog.text.count("prompts lacked the BOS token") == warnings
 
 
 def content(folder):
