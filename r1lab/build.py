@@ -3,7 +3,7 @@
 import copy
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from r1lab.reward.schedule import Schedule
 from r1lab.reward.weighted import WeightedSum
 from r1lab.rollout.sampling import Sampling
 from r1lab.task.protocol import Task
+from r1lab.types import Prompt
 
 _LOOKED_AT = 1000  # prompts, for a kind that a reward is for
 _CHECKED, _MOST_ROWS = 64, 10_000  # prompts that rewards must be able to score: of a task without end, of a data set
@@ -90,15 +91,23 @@ def _refuse_absent_kinds(name: str, term: Mapping[str, Any], task: Task) -> None
 
 def refuse_unscorable(terms: Mapping[str, Callable[..., Any]], task: Task) -> None:
     """Raise ValueError where a term cannot score some of the first prompts: before anything is sampled."""
-    checks = {name: term.check_prompts for name, term in terms.items() if hasattr(term, "check_prompts")}
-    rows = len(getattr(task, "rows", {}).get("train", ()))
-    prompts = [task.sample("train", i) for i in range(min(rows, _MOST_ROWS) or _CHECKED)] if checks else []
+    checks = {f"reward.{name}": term.check_prompts for name, term in terms.items() if hasattr(term, "check_prompts")}
+    if checks:
+        rows = task.unencoded("train", _MOST_ROWS) if hasattr(task, "unencoded") else []
+        drawn = [task.sample("train", i) for i in range(_CHECKED)]  # a mix has parts without rows, too
+        check_scorable(checks, [*rows, *drawn], "train")
+
+
+def check_scorable(
+    checks: Mapping[str, Callable[[Sequence[Prompt]], None]], prompts: Sequence[Prompt], split: str
+) -> None:
+    """Raise ValueError, with the name of the check, where one raises for the prompts of a split."""
     for name, check_prompts in checks.items():
         try:
             check_prompts(prompts)
         except Exception as error:  # a checker may be anyone's
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            raise ValueError(f"reward.{name} cannot score the prompts of train: {kind}{error}") from error
+            raise ValueError(f"{name} cannot score the prompts of {split}: {kind}{error}") from error
 
 
 def _weight(name: str, weight: Any, max_steps: int | None) -> float | Schedule:

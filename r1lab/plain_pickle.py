@@ -10,15 +10,28 @@ from torch import Tensor
 
 # Types that load safely if what they hold does, or that hold nothing.
 _SAFE = (dict, list, tuple, Tensor, bool, float, str, type(None))
+_PLAIN = (bool, float, str, type(None))  # and integers, as long as they are of 64 bits
 
 
 def refuse_unsafe(value: Any, place: str, remedy: str) -> None:
     """Raise ValueError where torch would not load a value that it saved; `remedy` ends the message."""
-    if not loads_safely(value):
+    if not is_plain(value) and not loads_safely(value):
         raise ValueError(
             f"{unsafe_part(value, place) or place} cannot be stored in a checkpoint, which must load without running "
             f"code: {remedy}"
         )
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is plain data of known types, which load safely; False also where only `loads_safely` tells."""
+    if type(value) is dict:
+        return is_plain(list(value)) and is_plain(list(value.values()))
+    if type(value) in (list, tuple):
+        kinds = set(map(type, value))
+        if kinds == {int}:  # token ids: no look at each
+            return is_plain(min(value)) and is_plain(max(value))
+        return all(map(is_plain, value))
+    return type(value) in _PLAIN or (type(value) is int and value.bit_length() < 64)
 
 
 def verify(file: Path, content: Any) -> None:

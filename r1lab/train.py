@@ -38,6 +38,7 @@ from r1lab.analysis.scores import score_table
 from r1lab.build import (
     build_policy_parts,
     build_reward,
+    check_scorable,
     evaluation_sampling,
     make,
     make_documents,
@@ -61,6 +62,7 @@ from r1lab.module.evaluation import evaluate_splits
 from r1lab.module.head import LinearHead
 from r1lab.module.reward_model import RewardModel
 from r1lab.module.teacher import load_teacher
+from r1lab.reward.accuracy import Accuracy
 from r1lab.run_folder import (
     FINISHED,
     claim,
@@ -78,6 +80,7 @@ from r1lab.strategy.lost_rank import LostRank, is_of_a_lost_rank
 from r1lab.strategy.precision import precision_plugin
 from r1lab.task.different import first_prompts
 from r1lab.task.protocol import Task
+from r1lab.types import Prompt
 
 _LONGEST = 64  # questions of a data set, by characters, among which is the longest prompt
 _LARGE = 50_000_000  # parameters from which on a step of the default size takes minutes on a CPU
@@ -120,6 +123,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     L.seed_everything(config["seed"], workers=True, verbose=False)
     parts = build_policy_parts(config)
     module = build_module(config, parts)
+    check_validation(config, parts["task"])
     in_turn = config["strategy"].get("in_turn", False)
     if in_turn and config["evaluate"]:
         raise ValueError("strategy.in_turn=true makes no whole policy to score beside the others': add evaluate=false")
@@ -391,13 +395,30 @@ def note_sampling(rollout: dict[str, Any]) -> None:
 
 
 def check_lengths(config: dict[str, Any], task: Task, policy: torch.nn.Module) -> None:
-    """Raise ValueError where a prompt of a data set would end the run in a later rollout, being too long for the model.
+    """Raise ValueError where a prompt would end the run in a later rollout or validation: too long for the model.
 
-    The prompts of other tasks are alike in length, so that the first rollout tells.
+    The prompts of tasks without data sets are alike in length, so that the first rollout tells.
     """
     if config["data"]["_target_"].endswith("PromptData") and hasattr(task, "longest"):
         longest = task.longest("train", _LONGEST)
         check_sequences(policy, [prompt.ids for prompt in longest], config["rollout"]["max_new_tokens"])
+    validated = [prompt.ids for prompt in validation_prompts(config, task)]
+    check_sequences(policy, validated, config["evaluation"]["max_new_tokens"])
+
+
+def check_validation(config: dict[str, Any], task: Task) -> None:
+    """Raise ValueError where the task's checker cannot score a prompt of validation."""
+    checks = {"reward.accuracy, the checker of answers,": Accuracy(task.is_correct).check_prompts}
+    check_scorable(checks, validation_prompts(config, task), "validation")
+
+
+def validation_prompts(config: dict[str, Any], task: Task) -> list[Prompt]:
+    """The prompts that each validation samples from; none where the run validates otherwise, or never."""
+    count = config["data"].get("validation_prompts", 0)
+    never = config["trainer"].get("limit_val_batches") == 0 or "validation" not in task.splits
+    if never or not count or "preferences" in config["data"]:
+        return []
+    return first_prompts(task, "validation", count, log_repeats=False)
 
 
 def note_slowness(name: str, policy: torch.nn.Module) -> None:

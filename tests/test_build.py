@@ -83,6 +83,9 @@ class Rows(Task):
     def sample(self, split, index):
         return self.rows[split][index]
 
+    def unencoded(self, split, count):
+        return self.rows[split][:count]
+
 
 ACCURACY = "accuracy.Accuracy"
 LIMITS = dict.fromkeys(("cpu_seconds", "wall_seconds", "memory_mib", "output_mib", "processes"), 64)

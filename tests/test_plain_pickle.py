@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from r1lab.plain_pickle import refuse_unsafe, unsafe_part, unsafe_types, verify
+from r1lab.plain_pickle import is_plain, refuse_unsafe, unsafe_part, unsafe_types, verify
 
 SAFE = {"a": [1, 2.5, None, True, "x", b"y", (torch.ones(1),), {3}], "b": OrderedDict(c={"d": 2**70})}
 
@@ -35,6 +35,15 @@ def test_the_part_that_does_not_load_is_named(value, part, tmp_path):
     with pytest.raises(ValueError) as refused:
         verify(tmp_path / "a.pt", value)
     assert part.replace("x", "checkpoint", 1) in str(refused.value).replace("of x", "of checkpoint")
+
+
+def test_plain_data_is_not_pickled(monkeypatch):
+    monkeypatch.setattr(torch, "save", None)
+    refuse_unsafe(
+        [{"ids": (1, 2), "text": "x", "columns": {"a": [1.5, None, True, [], {}, {1: -(2**63) + 1}]}}], "x", ""
+    )
+    for value in ((1, 2**64), [{"a": Decimal(1)}], OrderedDict(), (str,), {(1, np.int64(1)): 1}):
+        assert not is_plain(value)
 
 
 def test_types_of_a_file(tmp_path):

@@ -172,13 +172,31 @@ def test_documents_that_ranks_cannot_share_are_told():
         refuse_ranks(module, data, 4)
 
 
-def test_a_long_question_of_a_data_set_is_rejected_before_anything_is_sampled(train_small, tmp_path):
-    questions = {"train": [*(f"{i} + 1" for i in range(60)), " + ".join(["7"] * 300)], "validation": ["8 + 8"]}
-    given = ["task=dataset", "evaluate=false"]
-    for split, texts in questions.items():
-        file = tmp_path / f"{split}.jsonl"
-        file.write_text("".join(json.dumps({"question": text, "answer": 1}) + "\n" for text in texts))
-        given.append(f"task.files.{split}={file}")
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_long_question_of_a_data_set_is_rejected_before_anything_is_sampled(split, mixed, train_small, tmp_path):
+    questions = {"train": [f"{i} + 1" for i in range(60)], "validation": ["8 + 8"]}
+    questions[split].append(" + ".join(["7"] * 300))
+    files = questions_in(tmp_path, {name: [(text, 1) for text in texts] for name, texts in questions.items()})
+    given = ["task=dataset", *(f"task.files.{file}" for file in files)]
+    if mixed:
+        given = ["task=mixed", "+task@task.parts.own=dataset", "task.sources={own: 1}"]
+        given += [f"task.parts.own.files.{file}" for file in files]
     with pytest.raises(ValueError, match="prompt of 601 tokens and max_new_tokens=8 exceed the 512 positions"):
-        train_small(tmp_path / "run", *given)
+        train_small(tmp_path / "run", "evaluate=false", *given)
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_an_answer_of_validation_that_no_checker_can_score_is_rejected(train_small, tmp_path):
+    files = questions_in(tmp_path, {"train": [("1 + 1", 2)], "validation": [("8 + 8", 16), ("8 + 9", "x")]})
+    given = ["task=dataset", "reward=[numeric,format]", *(f"task.files.{file}" for file in files)]
+    with pytest.raises(ValueError, match="cannot score the prompts of validation: .*'x' is no"):
+        train_small(tmp_path / "run", "evaluate=false", *given)
+
+
+def questions_in(folder, splits):
+    """SPLIT=FILE of each split's questions and answers."""
+    for split, rows in splits.items():
+        lines = [json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in rows]
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+    return [f"{split}={folder / split}.jsonl" for split in splits]

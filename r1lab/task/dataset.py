@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -75,17 +76,19 @@ class Dataset:
     def sample(self, split: str, index: int) -> Prompt:
         if split not in self.rows:
             raise ValueError(f"unknown split {split!r}; there are {', '.join(self.splits)}")
+        prompt = self._unencoded(split, index)
+        return replace(prompt, ids=tuple(encode_prompt(self.tokenizer, prompt.text)))
+
+    def unencoded(self, split: str, count: int) -> list[Prompt]:
+        """The first `count` prompts of a split, each row once, without ids: to check many of them quickly."""
+        return [self._unencoded(split, index) for index in range(min(count, len(self.rows.get(split, ()))))]
+
+    def _unencoded(self, split: str, index: int) -> Prompt:
         round_, place = divmod(index, len(self.rows[split]))
         row = self.rows[split][self._order(split, round_)[place]]
-        text = self.template(row["question"])
         fields = self.defaults | {key: row[key] for key in _FIELDS if key in row}
-        return Prompt(
-            ids=tuple(encode_prompt(self.tokenizer, text)),
-            text=text,
-            index=index,
-            columns={key: value for key, value in row.items() if key not in _FIELDS},
-            **fields,
-        )
+        columns = {key: value for key, value in row.items() if key not in _FIELDS}
+        return Prompt(ids=(), text=self.template(row["question"]), index=index, columns=columns, **fields)
 
     def longest(self, split: str, count: int) -> list[Prompt]:
         """The prompts of the `count` longest questions of a split, by characters."""

@@ -44,8 +44,21 @@ class Mixed:
         if split not in self.splits:
             raise ValueError(f"unknown split {split!r}; there are {', '.join(self.splits)}")
         (name,) = random.Random(f"{self.name}/{split}/{index}").choices(list(self.parts), self.weights)
-        prompt = self.parts[name].sample(split, index)
-        return replace(prompt, columns={**prompt.columns, "part": name})
+        return _of_part(self.parts[name].sample(split, index), name)
+
+    def longest(self, split: str, count: int) -> list[Prompt]:
+        """The prompts of the `count` longest questions of each part that is a data set."""
+        parts = {name: part.longest for name, part in self.parts.items() if hasattr(part, "longest")}
+        return [_of_part(prompt, name) for name, longest in parts.items() for prompt in longest(split, count)]
+
+    def unencoded(self, split: str, count: int) -> list[Prompt]:
+        """The first `count` prompts of each part that is a data set, each row once, without ids."""
+        parts = {name: part.unencoded for name, part in self.parts.items() if hasattr(part, "unencoded")}
+        return [_of_part(prompt, name) for name, unencoded in parts.items() for prompt in unencoded(split, count)]
 
     def is_correct(self, prompt: Prompt, answer: str) -> float | bool:
         return self.parts[prompt.columns["part"]].is_correct(prompt, answer)
+
+
+def _of_part(prompt: Prompt, name: str) -> Prompt:
+    return replace(prompt, columns={**prompt.columns, "part": name})

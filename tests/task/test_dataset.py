@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from r1lab.task.dataset import Dataset
+from r1lab.task.mixed import Mixed
 from r1lab.task.template import Template
 
 
@@ -162,3 +163,21 @@ def test_the_longest_questions(tmp_path):
     task = dataset(train=lines(tmp_path / "a.jsonl", [{"question": "q" * n, "answer": n} for n in (3, 9, 1, 7)]))
     assert [len(prompt.ids) for prompt in task.longest("train", 2)] == [3 + 9, 3 + 7]
     assert len(task.longest("train", 10)) == 4
+
+
+def test_prompts_of_all_rows_without_ids(tmp_path):
+    task = dataset(train=lines(tmp_path / "a.jsonl", [{"question": "q" * n, "answer": n} for n in (3, 9, 1, 7)]))
+    assert task.unencoded("train", 10) == [dataclasses.replace(task.sample("train", i), ids=()) for i in range(4)]
+    assert len(task.unencoded("train", 3)) == 3 and task.unencoded("heldout", 3) == []
+
+
+def test_a_mix_has_the_rows_and_the_longest_questions_of_its_data_sets(tmp_path):
+    own = dataset(train=lines(tmp_path / "a.jsonl", [{"question": "q" * n, "answer": n} for n in (3, 9)]))
+    task = Mixed({"own": lambda: own, "endless": Endless}, {"own": 1, "endless": 1})
+    for prompts in task.longest("train", 5), task.unencoded("train", 5):
+        assert sorted(len(prompt.columns["question"]) for prompt in prompts) == [3, 9]
+        assert {prompt.columns["part"] for prompt in prompts} == {"own"}
+
+
+class Endless:
+    splits, template = ("train",), "template"
