@@ -1,7 +1,12 @@
+from fnmatch import fnmatchcase
+
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from r1lab.entry import CONF, flat
+from r1lab.override import TEXTS as NAMES
 from r1lab.override import literal, literal_words, quoted
 from tests.sweeper.fake import command_line
 
@@ -109,3 +114,30 @@ def test_the_command_line_takes_any_question_and_folder(monkeypatch, tmp_path, c
     command_line(monkeypatch, "prompt='7' + 5 \\", f"checkpoint={tmp_path}/o'brien, 2", module="r1lab.generate")
     assert (given["prompt"], given["checkpoint"]) == ("'7' + 5 \\", f"{tmp_path}/o'brien, 2")
     assert capsys.readouterr().err == ""
+
+
+# Last parts of keys in conf that may hold a path or a text; `name` is also the name of a choice.
+PATHS = {"checkpoint", "chain_question", "ckpt_path", "command", "dirpath", "folder", "measured", "output", "path",
+         "project", "save_dir", "student", "teacher", "template", "version"}  # fmt: skip
+# Python paths of objects, and values that are no path.
+OBJECTS = {
+    "hydra.help.template",
+    "strategy.checkpoint",
+    "callback.flops.cost.path",
+    "callback.gate.measure.path",
+    "_target_",
+}
+
+
+def test_every_path_in_conf_is_text():
+    unknown = set()
+    for file in CONF.rglob("*.yaml"):
+        text = file.read_text()
+        group = "" if "@package _global_" in text else ".".join(file.relative_to(CONF).parts[:-1])
+        for key, found in flat(yaml.safe_load(text) or {}):
+            setting = f"{group}.{key}".lstrip(".")
+            holds_text = (found is None or isinstance(found, str)) and key.split(".")[-1] in PATHS
+            if holds_text and setting not in OBJECTS and not any(fnmatchcase(setting, name) for name in NAMES):
+                unknown.add(setting)
+    assert unknown == set()
+    assert read(literal("data.curriculum.measured=a,b")) == "a,b"
