@@ -107,7 +107,7 @@ def assert_committed_files_follow_from_the_journal(name):
     assert (RESULTS / name / "verdict.md").read_text() == text
 
 
-@pytest.mark.parametrize("name", ["reward_weights", "balance"])
+@pytest.mark.parametrize("name", ["reward_weights"])
 def test_committed_files_follow_from_the_journal(name):
     assert_committed_files_follow_from_the_journal(name)
 
