@@ -159,7 +159,7 @@ TOO_FINE = [
 ]
 
 
-@pytest.mark.parametrize("value", TOO_FINE, ids=repr)
+@pytest.mark.parametrize("value", TOO_FINE, ids=lambda value: type(value).__name__)
 def test_what_plain_data_cannot_hold_is_rejected(value):
     with pytest.raises(ValueError, match=r"^row 1, column x\.y\[0\] holds .*, which no checkpoint can store exactly"):
         plain({"y": [value]}, "row 1, column x")
