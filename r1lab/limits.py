@@ -29,13 +29,19 @@ LEAST = {
     "data.batch_size": 1,
     "data.microbatch_tokens": 0,  # no limit
     "module.microbatch_tokens": 0,
+    "model.lr": 0,
+    "model.sft_lr": 0,
+    "model.value_lr": 0,
+    # They follow the model's unless they are set, so the model's come first.
+    "module.value_lr": 0,
     "optimizer.lr": 0,
 }
 
 
 def check_numbers(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a setting of a run's config that is no number, or too small, for a precision that cannot be
-    trained in, and for rollouts that do not divide into groups and minibatches. Missing settings are skipped."""
+    """Raise ValueError for a setting of a run's config that is no finite number, no whole one where it counts, or too
+    small, for a precision that cannot be trained in, and for rollouts that do not divide into groups and minibatches.
+    Missing settings are skipped."""
     for name, least in LEAST.items():
         *sections, key = name.split(".")
         place: Any = config
@@ -46,6 +52,11 @@ def check_numbers(config: Mapping[str, Any]) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{name} must be a number, got {value!r}")
+        if name.endswith("lr"):
+            if not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}: give one such as 1e-5")
+        elif not math.isfinite(value) or value != int(value):
+            raise ValueError(f"{name} must be a whole number, got {value}: give one such as {max(least, 100)}")
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if "precision" in (config.get("trainer") or {}):
@@ -73,5 +84,7 @@ def check_command(settings: Mapping[str, Any]) -> None:
         values = settings.get(name)
         if values is not None and not (isinstance(values, list) and all(type(value) is kind for value in values)):
             raise ValueError(f"{name} must be a list, such as {example}, got {values!r}")
+    if wrong := [k for k in settings.get("ks") or [] if k < 1]:
+        raise ValueError(f"ks must hold numbers from 1, got {wrong[0]}")
     if settings.get("splits") == []:
         raise ValueError("splits is empty: name at least one, such as [heldout]")

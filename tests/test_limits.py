@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from r1lab.limits import check_command, check_numbers
@@ -8,6 +10,7 @@ CONFIG = {
     "rollout": {"batch_size": 256, "group_size": 16, "max_new_tokens": 48},
     "module": {"num_minibatches": 1, "num_iterations": 1, "microbatch_tokens": 0},
     "data": {"validation_prompts": 8, "batch_size": None},
+    "model": {"lr": 0.001, "sft_lr": None},
     "optimizer": {"lr": 0.001},
 }
 
@@ -19,6 +22,7 @@ def changed(name, value):
 
 def test_a_config_that_can_be():
     check_numbers(CONFIG)
+    check_numbers(changed("trainer.max_steps", 100.0))
     check_numbers({"rollout": CONFIG["rollout"]})  # of a plan, or of what samples alone
 
 
@@ -31,6 +35,15 @@ def test_a_config_that_can_be():
         ("module.microbatch_tokens", -8000, "module.microbatch_tokens must be at least 0, got -8000"),
         ("module.microbatch_tokens", "abc", "module.microbatch_tokens must be a number, got 'abc'"),
         ("optimizer.lr", -1, "optimizer.lr must be at least 0, got -1"),
+        ("optimizer.lr", math.inf, "^optimizer.lr must be a finite number, got inf: give one such as 1e-5$"),
+        ("optimizer.lr", math.nan, "^optimizer.lr must be a finite number, got nan"),
+        ("model.lr", math.inf, "^model.lr must be a finite number, got inf"),
+        ("module.value_lr", math.inf, "^module.value_lr must be a finite number, got inf"),
+        ("model.value_lr", -1.0, "^model.value_lr must be at least 0, got -1.0"),
+        ("trainer.max_steps", math.nan, "^trainer.max_steps must be a whole number, got nan: give one such as 100$"),
+        ("trainer.max_steps", math.inf, "^trainer.max_steps must be a whole number, got inf"),
+        ("trainer.max_steps", 1.5, "^trainer.max_steps must be a whole number, got 1.5"),
+        ("data.batch_size", 1.5, "^data.batch_size must be a whole number, got 1.5"),
         ("trainer.precision", 16, "trainer.precision=16 is not one of 32-true"),
         (
             "rollout.group_size",
@@ -58,6 +71,7 @@ def test_what_cannot(name, value, words):
         ("seed", 2**64, "seed must be at most"),
         ("ks", 4, r"ks must be a list, such as \[1,4\], got 4"),
         ("ks", [1, "a"], "ks must be a list"),
+        ("ks", [0, 4], "ks must hold numbers from 1, got 0"),
         ("splits", "heldout", r"splits must be a list, such as \[heldout,harder\], got 'heldout'"),
         ("splits", [], "splits is empty"),
     ],

@@ -63,7 +63,10 @@ def evaluate(
     if num_samples < 1:
         raise ValueError(f"evaluation.num_samples must be at least 1, got {num_samples}")
     if wrong := [k for k in ks if not 1 <= k <= num_samples]:
-        raise ValueError(f"pass@{wrong[0]} needs 1 <= k <= evaluation.num_samples, got {num_samples} samples a prompt")
+        raise ValueError(
+            f"evaluation.ks={list(ks)}: pass@{wrong[0]} needs a k from 1 to evaluation.num_samples={num_samples}; "
+            "raise evaluation.num_samples, or leave that k out"
+        )
     prompts = different(prompts, question_key)
     options = {"is_correct": is_correct, "seed": seed, "advance": advance}
     rows = measure(model, tokenizer, engine, prompts, sampling=sampling, num_samples=num_samples, **options)

@@ -103,7 +103,7 @@ def test_samples_and_greedy_are_asked_for_with_the_key_of_evaluations():
 
 @pytest.mark.parametrize("k", [0, 5])
 def test_k_needs_as_many_samples(k):
-    with pytest.raises(ValueError, match=f"pass@{k} "):
+    with pytest.raises(ValueError, match=rf"^evaluation.ks=\[.*{k}\]: pass@{k} needs"):
         scores(ks=[k])
 
 
