@@ -113,6 +113,13 @@ class TestWithTheLibrary:
             assert [task.is_correct(prompt, hedge.format(prompt.answer)) for hedge in hedges] == [0.0] * len(hedges)
             assert task.is_correct(prompt, prompt.answer) == 1.0
 
+    @pytest.mark.parametrize("name", ["palindrome_generation", "rubiks_cube", "sentence_reordering", "tsumego"])
+    def test_wrong_answers_share_a_small_floor_and_an_empty_one_earns_nothing(self, name):
+        task = ReasoningGym(NoTokens(), Template("{question}"), name)
+        prompt = task.sample("train", 0)
+        floor = [task.is_correct(prompt, text) for text in ("I do not know", "I cannot solve this problem.", "x")]
+        assert max(floor) <= 0.05 and task.is_correct(prompt, "") == task.is_correct(prompt, " \n") == 0.0
+
     @pytest.mark.parametrize("name", ["game_of_life_halting", "spell_backward", "calendar_arithmetic", "gsm_symbolic"])
     def test_right_answers_alone_are_paid(self, name):
         extremes, paid = scores(name, 4)
