@@ -51,7 +51,7 @@ def _plain(value):
     if not _is_difference(value):
         plain, content = value._remote_peer.ask("data", value)
         if plain is True:
-            return content
+            return value._remote_peer.unchanged(value._remote_number, content)
     raise TypeError("an object that is no plain data cannot be compared with plain data, or be true or false")
 
 
@@ -65,10 +65,11 @@ class Foreign(Remote):  # noqa: F821
             return True
         if not isinstance(other, Foreign):
             return _plain(self) == other
-        plain, value = self._remote_peer.ask("data", self)
-        other_plain, other_value = self._remote_peer.ask("data", other)
+        peer = self._remote_peer
+        plain, value = peer.ask("data", self)
+        other_plain, other_value = peer.ask("data", other)
         if plain is True and other_plain is True:
-            return value == other_value
+            return peer.unchanged(self._remote_number, value) == peer.unchanged(other._remote_number, other_value)
         (kind, attributes), (other_kind, other_attributes) = value, other_value
         if kind is not other_kind or not attributes or not other_attributes:
             raise TypeError("only objects of one class, with attributes, can be compared")
@@ -112,6 +113,7 @@ def _arithmetic(name, reflected):
         if not foreign and not difference:
             plain, value = peer.ask("data", self)
             if plain is True:
+                value = peer.unchanged(self._remote_number, value)
                 return OPERATIONS[name](*((other, value) if reflected else (value, other)))  # noqa: F821
             # The sum of a list starts with 0.
             difference = name in DIFFERENCES and not (name == "add" and other == 0)
@@ -150,11 +152,21 @@ class Tester(Peer):  # noqa: F821
     """Takes plain data from the program, and lets it do little to what the tests pass.
 
     differences: numbers of the program's objects that arithmetic with plain data made.
+    values: of the program's objects, by number, where Python cannot change them.
     """
 
     def __init__(self, *args):
         super().__init__(*args)
         self.differences = set()
+        self.values = {}
+
+    def unchanged(self, number, content):
+        """The plain data of an object. Raises TypeError where data that Python cannot change is not what it was."""
+        if type(content) in (int, float, complex, str, bytes):
+            known = self.values.setdefault(number, content)
+            if type(known) is not type(content) or repr(known) != repr(content):
+                raise TypeError("the value of an object that cannot change has changed")
+        return content
 
     def encode(self, value):
         """Whatever Python can copy crosses so; a test's own functions, classes and instances are called from there."""

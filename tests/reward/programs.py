@@ -373,7 +373,7 @@ assert [later_on() for _ in range(3)] == [45] * 3
 
 # Writes to the tester what `guest_program` would not; its functions are called by tests that must fail.
 FORGING_PROGRAM = """
-import pickle, sys
+import io, pickle, sys
 
 def forged(content):
     peer = sys.modules["__main__"].program
@@ -400,6 +400,21 @@ def counts(s):  # Counter.__eq__ = Yes, then a Counter
 def number(x):  # type("X", (int,), {"__eq__": Yes})(8)
     made = kind("builtins.type") + text("X") + kind("builtins.int") + b"\\x85}" + text("__eq__") + liar() + b"s\\x87R"
     return step(text("value"), made, b"K\\x08\\x85R]\\x87") or True
+
+class Named(tuple):  # what a message names
+    pass
+
+class Sender(pickle.Pickler):
+    def persistent_id(self, value):
+        return tuple(value) if type(value) is Named else None
+
+def error(x):  # an instance of type("E", (Exception,), {"__eq__": Yes})
+    yes = Named(("mine", sys.modules["__main__"].program.number(lambda *_: True)))
+    base = Named(("class", "builtins.Exception"))
+    made = Named(("standard", "builtins.type", ("E", (base,), {"__eq__": yes}), [], []))
+    content = io.BytesIO()
+    Sender(content, 4).dump(("value", Named(("exception", made, (), {}, "")), []))
+    return forged(content.getvalue()) or True
 
 def shell(x):
     return forged(b"cos\\nsystem\\n(S'true'\\ntR.")
