@@ -10,7 +10,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -123,7 +123,8 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
     L.seed_everything(config["seed"], workers=True, verbose=False)
     parts = build_policy_parts(config)
     module = build_module(config, parts)
-    check_validation(config, parts["task"])
+    validated = validation_prompts(config, parts["task"])
+    check_validation(parts["task"], validated)
     in_turn = config["strategy"].get("in_turn", False)
     if in_turn and config["evaluate"]:
         raise ValueError("strategy.in_turn=true makes no whole policy to score beside the others': add evaluate=false")
@@ -131,7 +132,7 @@ def train_claimed(folder: Path, config: dict[str, Any]) -> Objective:
         # Built before the trainer builds it, so that it can be scored before the first step.
         module.configure_model()
         note_slowness(config["model"]["name"], module.policy)
-        check_lengths(config, parts["task"], module.policy)
+        check_lengths(config, parts["task"], module.policy, validated)
     data = parts["data"] = build_data(config, parts, module)
     timer = Timer(config["budget"]["seconds"] and {"seconds": config["budget"]["seconds"]})
     trainer = build_trainer(config, folder, [timer])
@@ -394,7 +395,7 @@ def note_sampling(rollout: dict[str, Any]) -> None:
         )
 
 
-def check_lengths(config: dict[str, Any], task: Task, policy: torch.nn.Module) -> None:
+def check_lengths(config: dict[str, Any], task: Task, policy: torch.nn.Module, validated: Sequence[Prompt]) -> None:
     """Raise ValueError where a prompt would end the run in a later rollout or validation: too long for the model.
 
     The prompts of tasks without data sets are alike in length, so that the first rollout tells.
@@ -402,14 +403,13 @@ def check_lengths(config: dict[str, Any], task: Task, policy: torch.nn.Module) -
     if config["data"]["_target_"].endswith("PromptData") and hasattr(task, "longest"):
         longest = task.longest("train", _LONGEST)
         check_sequences(policy, [prompt.ids for prompt in longest], config["rollout"]["max_new_tokens"])
-    validated = [prompt.ids for prompt in validation_prompts(config, task)]
-    check_sequences(policy, validated, config["evaluation"]["max_new_tokens"])
+    check_sequences(policy, [prompt.ids for prompt in validated], config["evaluation"]["max_new_tokens"])
 
 
-def check_validation(config: dict[str, Any], task: Task) -> None:
+def check_validation(task: Task, validated: Sequence[Prompt]) -> None:
     """Raise ValueError where the task's checker cannot score a prompt of validation."""
     checks = {"reward.accuracy, the checker of answers,": Accuracy(task.is_correct).check_prompts}
-    check_scorable(checks, validation_prompts(config, task), "validation")
+    check_scorable(checks, validated, "validation")
 
 
 def validation_prompts(config: dict[str, Any], task: Task) -> list[Prompt]:

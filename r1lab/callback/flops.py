@@ -50,7 +50,8 @@ class Flops(L.Callback):
 
     # ---- what Lightning calls -------------------------------------------------------------------------------------
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not on_fit_start, which for callbacks comes before the module's own, where models are checked.
         self.trainer, self.policy = trainer, pl_module.policy
         policy = pl_module.policy
         self._passes = 2.0 + self.cost(policy).trained

@@ -47,7 +47,12 @@ def scaled_sum(values: Tensor, unit: float, dim: int | None = None) -> Tensor:
     A sum of large values overflows where their mean does not: 8,000 tokens of k3 at its clamp exceed float32. A unit
     that is a power of two changes no digit.
     """
-    return (values.to(torch.promote_types(values.dtype, torch.float32)) / unit).sum(dim=dim)
+    return (wide(values) / unit).sum(dim=dim)
+
+
+def wide(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 if they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _over(values: Tensor, count: int) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from r1lab.loss.aggregate import wide
 from r1lab.loss.ratio import largest_log_ratio, largest_ratio
 
 PLACEMENTS = ("loss", "reward", "none")
@@ -26,7 +27,7 @@ def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """(log r)^2 / 2, [B, T], in float32 at least: biased in value, exact in gradient on policy."""
-    return 0.5 * _wide(ref_logprobs - logprobs).square()
+    return 0.5 * wide(ref_logprobs - logprobs).square()
 
 
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -83,8 +84,8 @@ def token_penalty(
     Raises ValueError for an unknown estimator.
     """
     _check(estimator, "reward")
-    logprobs = torch.where(completion_mask, _wide(logprobs.detach()), 0.0)
-    ref_logprobs = torch.where(completion_mask, _wide(ref_logprobs.detach()), 0.0)
+    logprobs = torch.where(completion_mask, wide(logprobs.detach()), 0.0)
+    ref_logprobs = torch.where(completion_mask, wide(ref_logprobs.detach()), 0.0)
     # The sampling policy's own ratio to itself is 1, so ratio_k3 is k3 here.
     penalty = beta * KL_ESTIMATORS[estimator](logprobs, ref_logprobs, torch.ones_like(logprobs))
     return torch.where(penalty.isinf(), penalty, penalty.clamp(-LARGEST_PENALTY, LARGEST_PENALTY))
@@ -149,10 +150,6 @@ def kl_warning(estimator: str, placement: str, *, off_policy: bool = True, ratio
             "importance weight of its tokens: it has the gradient of the reverse KL at ratio_level token only"
         )
     return _ALWAYS.get(pair) or (_OFF_POLICY.get(pair) if off_policy else None)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _check(estimator: str, placement: str) -> None:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BY_LENGTH = ("longrope", "dynamic")  # rotary positions whose frequencies follow from the length of the batch
+# In transformers' configs; an alias of the first, as `n_positions` of GPT-2, is read under that name.
+_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions")
 _ROLES = ("pad_token", "eos_token", "bos_token", "unk_token")
 
 
@@ -64,16 +66,17 @@ def _check(model: nn.Module, length: int, largest: int, new_tokens: int) -> None
         )
     if limit is None or length + new_tokens <= limit:
         return
+    option = _limit_name(model.config.get_text_config(decoder=True))
     if not new_tokens:
         raise ValueError(
-            f"a text of {length} tokens exceeds the {limit} positions of the model (max_position_embeddings): leave "
+            f"a text of {length} tokens exceeds the {limit} positions of the model ({option}): leave "
             "out longer texts, or take a model with more positions"
         )
     room = limit - length
     lower = f"lower max_new_tokens to at most {room}, or " if room > 0 else ""
     raise ValueError(
         f"a prompt of {length} tokens and max_new_tokens={new_tokens} exceed the {limit} positions of the model "
-        f"(max_position_embeddings): {lower}leave out long prompts. In training it is rollout.max_new_tokens, in "
+        f"({option}): {lower}leave out long prompts. In training it is rollout.max_new_tokens, in "
         "validation and scores evaluation.max_new_tokens"
     )
 
@@ -86,14 +89,18 @@ def embedding_size(model: nn.Module) -> int | None:
         return None
 
 
+def _limit_name(config: Any) -> str:
+    """Which option of a config limits its sequences: MPT's max_seq_len, for example."""
+    return next((name for name in _LIMITS if getattr(config, name, None)), _LIMITS[0])
+
+
 def positions(config: Any) -> int | None:
     """The longest sequence that a model of this config was made for; None where the config knows no limit.
 
     A factor that stretches rotary positions counts.
     """
     config = config.get_text_config(decoder=True)
-    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "n_positions"))
-    limit = next((limit for limit in limits if limit is not None), None)
+    limit = getattr(config, _limit_name(config), None)
     if not isinstance(limit, int) or limit < 1:
         return None
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}

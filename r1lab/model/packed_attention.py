@@ -71,7 +71,10 @@ def mask_of(packed: str, **asked: Any) -> Tensor | Packing | BlockMask | None:
     # A sequence begins where a token does not see the one before it.
     tokens = torch.arange(asked["q_length"], device=asked["device"])
     sees = asked["mask_function"](tokens.new_zeros(()), tokens.new_zeros(()), tokens[1:], tokens[:-1])
-    begins = nn.functional.pad((~sees).nonzero()[:, 0] + 1, (1, 1))
+    begins = (~sees).nonzero()[:, 0] + 1
+    if not len(begins):  # one sequence: the model itself asked for a mask to compute with (Doge)
+        return sdpa_mask(**asked)
+    begins = nn.functional.pad(begins, (1, 1))
     begins[-1] = len(tokens)
     return packing(begins)
 

@@ -51,7 +51,7 @@ def _compare(body: PreTrainedModel, packed: bool, device: torch.device | None) -
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        raise _rejected(body, packed, reason) from error
+        raise _rejected(body, packed, reason, "take a model of another architecture") from error
     differences = [relative(*pair) for pair in zip(together, alone, strict=True)]
     off = disagreement(differences, noise, rounded, EXACT_HIDDEN, ROUNDED_HIDDEN)
     if off is not None:
@@ -80,13 +80,13 @@ def _hidden(body: nn.Module, ids: list[list[int]], device: torch.device, places:
     return body(input_ids=torch.tensor(ids, device=device), use_cache=False, **options).last_hidden_state
 
 
-def _rejected(body: nn.Module, packed: bool, reason: str) -> ValueError:
+_CAUSAL = "take a causal language model, whose tokens see only what is before them"
+
+
+def _rejected(body: nn.Module, packed: bool, reason: str, remedy: str = _CAUSAL) -> ValueError:
     name = type(body).__name__
     if packed:
         return ValueError(
             f"module.padding_free=true: {name} cannot compute packed sequences ({reason}); set it to false"
         )
-    return ValueError(
-        f"{name} cannot compute sequences padded on the right ({reason}); take a causal language model, whose tokens "
-        "see only what is before them"
-    )
+    return ValueError(f"{name} cannot compute sequences padded on the right ({reason}); {remedy}")

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 if TYPE_CHECKING:  # tasks are unpickled in processes that have no need of transformers
     from transformers import PreTrainedTokenizerBase
 
-# Tokenizer -> (all tokens that it adds, those of them that come first).
+# Tokenizer -> (all tokens that it adds, the ones before the text).
 _STARTS: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[list[int], list[int]]]" = WeakKeyDictionary()
 
 

@@ -24,16 +24,15 @@ import operator
 import pickle
 
 PLAIN = {type(None), bool, int, float, str, bytes, list, tuple, dict, set, frozenset}
-STANDARD = {
-    "builtins.bytearray", "builtins.complex", "builtins.range", "builtins.slice", "collections.Counter",
-    "collections.OrderedDict", "collections.defaultdict", "collections.deque", "datetime.date", "datetime.datetime",
-    "datetime.time", "datetime.timedelta", "datetime.timezone", "decimal.Decimal", "fractions.Fraction", "array.array",
-    "pathlib.PosixPath", "pathlib.PurePosixPath", "uuid.UUID",
-}  # fmt: skip
 # Arguments of the constructor, where `__reduce__` gives others.
 ARGUMENTS = {
     "array.array": lambda value: (value.typecode, value.tolist()), "pathlib.PosixPath": lambda value: (str(value),),
     "pathlib.PurePosixPath": lambda value: (str(value),), "uuid.UUID": lambda value: (value.hex,),
+}  # fmt: skip
+STANDARD = {
+    "builtins.bytearray", "builtins.complex", "builtins.range", "builtins.slice", "collections.Counter",
+    "collections.OrderedDict", "collections.defaultdict", "collections.deque", "datetime.date", "datetime.datetime",
+    "datetime.time", "datetime.timedelta", "datetime.timezone", "decimal.Decimal", "fractions.Fraction", *ARGUMENTS,
 }  # fmt: skip
 DICTS = {dict, collections.Counter, collections.OrderedDict, collections.defaultdict}
 MUTABLE = DICTS | {list, set, bytearray, collections.deque}

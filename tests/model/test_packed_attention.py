@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from transformers.masking_utils import causal_mask_function
 
 from r1lab.model import packed_attention
 from r1lab.model.attention import use_attention
-from r1lab.model.packed_attention import packing
+from r1lab.model.packed_attention import mask_of, packing
 from r1lab.model.policy import new_policy
 from r1lab.module.logprobs import completion_logprobs
 from r1lab.rollout.collate import collate
@@ -94,6 +95,13 @@ def test_varlen_makes_no_mask_of_the_whole_row(monkeypatch):
     monkeypatch.setattr(packed_attention, "sdpa_mask", None)
     model = new_policy(SHAPES["llama"], seed=0, attention="varlen")
     completion_logprobs(model, collate(PROMPTS, COMPLETIONS, 0, packed=True), temperature=1.0)
+
+
+def test_a_model_that_asks_for_a_mask_of_one_sequence_gets_a_tensor():
+    """Doge computes with the mask in its layers."""
+    asked = {"batch_size": 1, "q_length": 4, "kv_length": 4, "device": torch.device("cpu")}
+    mask = mask_of("varlen", mask_function=causal_mask_function, allow_is_causal_skip=False, **asked)
+    assert torch.equal(mask[0, 0], torch.ones(4, 4, dtype=torch.bool).tril())
 
 
 def test_packing():
