@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from r1lab.loss.logprob import CHUNK_BYTES, check_chunk_bytes, check_temperature, head_logits
+from r1lab.loss.logprob import CHUNK_BYTES, LARGEST_SCALE, check_chunk_bytes, check_temperature, head_logits
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 
@@ -79,7 +79,7 @@ def check_distill(
     chunk_bytes: int,
 ) -> None:
     """Raises ValueError for what `linear_distill_loss` refuses."""
-    check_divergence(divergence, jsd_beta, temperature, teacher_temperature)
+    check_divergence(divergence, jsd_beta, temperature, teacher_temperature, LARGEST_SCALE)
     check_chunk_bytes(chunk_bytes)
     if len(head) != len(teacher_head):
         raise ValueError(f"student and teacher must have one vocabulary, got {len(head)} and {len(teacher_head)}")
@@ -87,14 +87,19 @@ def check_distill(
         raise ValueError(f"student and teacher must have the same tokens, got {len(hidden)} and {len(teacher_hidden)}")
 
 
-def check_divergence(divergence: str, jsd_beta: float, temperature: float, teacher_temperature: float) -> None:
-    """Raises ValueError for a divergence that there is not, or numbers out of its range."""
+def check_divergence(
+    divergence: str, jsd_beta: float, temperature: float, teacher_temperature: float, scale: float = 1.0
+) -> None:
+    """Raises ValueError for a divergence that there is not, or numbers out of its range.
+
+    scale: see `r1lab.loss.logprob.check_temperature`.
+    """
     if divergence not in DIVERGENCES:
         raise ValueError(f"divergence {divergence!r} is not one of {', '.join(DIVERGENCES)}")
     if not 0 <= jsd_beta <= 1:
         raise ValueError(f"jsd_beta must be within [0, 1], got {jsd_beta}")
-    check_temperature(temperature)
-    check_temperature(teacher_temperature, "teacher_temperature")
+    check_temperature(temperature, scale=scale)
+    check_temperature(teacher_temperature, "teacher_temperature", scale=scale)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

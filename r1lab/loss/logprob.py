@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 CHUNK_BYTES = 256 << 20
 # Of temperatures: below, logits / temperature overflow or have nothing but rounding; above, all tokens are as likely.
 LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3
+LARGEST_SCALE = 1e3  # of a model's own logits, by which a head multiplies the temperature of a setting
 
 
 class Statistics(NamedTuple):
@@ -153,8 +154,7 @@ def tail_logprob(logits: Tensor, ids: Tensor) -> Tensor:
 
 def check_head(temperature: float, softcap: float | None, entropy: str, chunk_bytes: int) -> None:
     """Raises ValueError for what `linear_logprob` refuses."""
-    # A setting in range, times the scale of the model's own logits.
-    check_temperature(temperature, scale=1e3)
+    check_temperature(temperature, scale=LARGEST_SCALE)
     if softcap is not None and not 0 < softcap < math.inf:
         raise ValueError(f"softcap must be above 0 and finite, got {softcap}")
     check_chunk_bytes(chunk_bytes)

@@ -104,17 +104,11 @@ def _lacking(name: str, dtype: torch.dtype) -> str | None:
     return None
 
 
-# They compute with a mask, and packed rows have none.
-_OWN_MASK = ("doge",)
-
-
 def _unfit(name: str, model: PreTrainedModel) -> str | None:
     """What keeps a model from an attention, and what to change; None: nothing."""
     supports = {
         "sdpa": model._supports_sdpa,
-        "varlen": model._supports_sdpa
-        and model._supports_attention_backend
-        and model.config.model_type not in _OWN_MASK,
+        "varlen": model._supports_sdpa and model._supports_attention_backend,
         "flex": model._supports_flex_attn and model._supports_sdpa and model._supports_attention_backend,
         **dict.fromkeys(FLASH, model._supports_flash_attn),
     }

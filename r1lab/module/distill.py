@@ -89,8 +89,6 @@ class Distill(Taught):
                 f"module.teacher_temperature={teacher_temperature} are of divergences; leave both at 1"
             )
         check_temperature(proposal_temperature, "module.proposal_temperature")
-        check_temperature(temperature, "module.temperature")
-        check_temperature(teacher_temperature, "module.teacher_temperature")
         if mode != "sft":
             how = mode if mode in DIVERGENCES else "forward_kl"
             try:

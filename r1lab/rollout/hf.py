@@ -7,7 +7,6 @@ that `generate` itself makes (`TransformersGenerate`) is the reference that the 
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -90,7 +89,9 @@ class CachedLoop:
         recorder: Recorder | None = None,
     ) -> list[Completion]:
         check_sequences(model, [prompt.ids for prompt in prompts], sampling.max_new_tokens)
-        check_sampling(self, model, partial(_other_engine, model))
+        other = TransformersGenerate(self.tokenizer)
+        other.everyone_done = self.everyone_done
+        check_sampling(self, model, ("rollout=generate", other))
         chunk = max(1, self.batch_size // group_size if self.batch_size else len(prompts))
         # Prompts of like length together: less padding, and rows finish at like times.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
@@ -190,15 +191,6 @@ class CachedLoop:
         return model(**inputs)
 
 
-def _other_engine(model: PreTrainedModel) -> str:
-    """What to do about a model that the loop cannot sample."""
-    try:
-        check_sampling(TransformersGenerate(None), model, "")
-    except ValueError:
-        return "neither can rollout=generate; take another model"
-    return "r1lab.train samples it with rollout=generate"
-
-
 class TransformersGenerate:
     """Transformers' own `generate`: the yardstick of the loop above, seeded through torch's global generator."""
 
@@ -212,7 +204,7 @@ class TransformersGenerate:
     def generate(
         self, model, prompts, *, group_size, sampling, seed, step, policy_version=0, recorder=None
     ) -> list[Completion]:
-        check_sampling(self, model, "take another model")
+        check_sampling(self, model)
         if not prompts:
             if self.everyone_done is not None:
                 # The others' passes gather weights, in which this rank takes part.

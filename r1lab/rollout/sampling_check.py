@@ -1,7 +1,7 @@
 """Whether an engine's logprobs are the model's own: with padding on the left, a cache, and rows that end early."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -21,26 +21,32 @@ if TYPE_CHECKING:
 _GROUP, _NEW_TOKENS = 2, 5
 
 
-def check_sampling(engine: "RolloutEngine", model: PreTrainedModel, remedy: str | Callable[[], str]) -> None:
+def check_sampling(
+    engine: "RolloutEngine", model: PreTrainedModel, other: "tuple[str, RolloutEngine] | None" = None
+) -> None:
     """Sample two prompts of unequal length, and compare each completion's logprobs with one pass over it alone.
 
     They are sampled to the end, and again with a token as end-of-sequence that the first row drew. Run once a model,
     see `r1lab.model.probe.once`; ranks that hold a model in shards must call it together.
 
     Args:
-        remedy: what to do about a model that the engine cannot sample, or what finds it out, for the error's message.
+        other: another engine, and the setting that chooses it. The error names it as a remedy only if it can sample
+            the model.
 
     Raises:
         ValueError: for an architecture that the engine cannot sample, or samples from another distribution.
     """
-    once(model, ("sampling", type(engine).__name__), partial(_compare, engine, model, remedy), sharded=True)
+    once(model, ("sampling", type(engine).__name__), partial(_compare, engine, model, other), sharded=True)
 
 
-def _compare(engine: "RolloutEngine", model: PreTrainedModel, remedy: str | Callable[[], str]) -> None:
-    reason = _disagreement(engine, model)
-    if reason is not None:
-        told = remedy if isinstance(remedy, str) else remedy()
-        raise ValueError(f"{type(engine).__name__} {reason}: {told}")
+def _compare(engine: "RolloutEngine", model: PreTrainedModel, other: "tuple[str, RolloutEngine] | None") -> None:
+    if reason := _disagreement(engine, model):
+        remedy = "take another model"
+        if other is not None:
+            setting, substitute = other
+            works = not _disagreement(substitute, model)
+            remedy = f"r1lab.train samples it with {setting}" if works else f"neither can {setting}; {remedy}"
+        raise ValueError(f"{type(engine).__name__} {reason}: {remedy}")
 
 
 def _disagreement(engine: "RolloutEngine", model: PreTrainedModel) -> str | None:

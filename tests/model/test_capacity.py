@@ -12,6 +12,7 @@ from r1lab.rollout.collate import collate
 from r1lab.rollout.hf import CachedLoop, TransformersGenerate
 from r1lab.rollout.sampling import Sampling
 from r1lab.types import Prompt
+from tests.architectures import tiny_model
 from tests.model.byte_tokenizer import tokenizer
 
 GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16, "eos_token_id": 1}
@@ -77,6 +78,7 @@ def test_texts_to_be_learnt_fit_too(packed):
         ("opt", {"max_position_embeddings": 64}, 64),
         ("gpt2", {"n_positions": 64}, 64),
         ("mpt", {"max_seq_len": 48}, 48),
+        ("whisper", {"max_target_positions": 64}, 64),
         ("mamba", {}, None),
         ("bloom", {}, None),
         # Its positions are stretched, whether max_position_embeddings says so or not.
@@ -93,6 +95,11 @@ def test_texts_to_be_learnt_fit_too(packed):
 )
 def test_positions_of_a_config(kind, settings, limit):
     assert positions(AutoConfig.for_model(kind, **settings)) == limit
+
+
+def test_the_error_names_the_option_that_limits_the_sequences():
+    with pytest.raises(ValueError, match=r"a text of 65 tokens exceeds the 64 positions of the model \(max_seq_len\)"):
+        check_sequences(tiny_model("mpt"), [[5] * 65])
 
 
 def test_a_model_that_does_not_tell_its_embedding_is_let_pass():

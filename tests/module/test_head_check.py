@@ -72,3 +72,15 @@ def test_a_temperature_in_range_times_the_scale_of_the_logits_is_accepted(temper
     expected = (model.lm_head(hidden) / model.config.logits_scaling / temperature).log_softmax(-1)
     logprobs, _ = LinearHead("torch").logprob(model, hidden, ids, temperature=temperature)
     torch.testing.assert_close(logprobs, expected.gather(-1, ids[:, None])[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_distillation_accepts_a_temperature_in_range_times_the_scale_of_the_logits():
+    model, teacher = tiny_model("granite"), tiny_model("granite")
+    hidden, targets = torch.randn(2, 3, model.config.hidden_size).unbind()
+    options = {"divergence": "forward_kl", "jsd_beta": 0.5, "temperature": 300.0, "tokens": 3}
+    loss = LinearHead("torch").distill_loss(model, hidden, teacher, targets, **options)
+    log_q, log_p = (
+        (m.lm_head(h) / m.config.logits_scaling / 300.0).log_softmax(-1)
+        for m, h in ((model, hidden), (teacher, targets))
+    )
+    torch.testing.assert_close(loss.mean(), (log_p.exp() * (log_p - log_q)).sum(-1).mean(), atol=1e-7, rtol=1e-3)
